@@ -1,0 +1,205 @@
+"""Where arrays live: the mesh, and from parameter paths to shardings.
+
+Three mesh axes. Each carries what its name says, and nothing else is decided
+anywhere else:
+
+    data    rows of the batch; parameters are copied along it
+    fsdp    rows of the batch; parameters are split along their `embed` axis
+    model   parameters are split along `mlp`, `heads` and `vocab`
+"""
+
+import contextlib
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from basic import types
+
+AXES = ("data", "fsdp", "model")
+ROWS = ("data", "fsdp")
+RULES = {"embed": "fsdp", "mlp": "model", "heads": "model", "vocab": "model"}
+
+
+def join() -> None:
+  """Joins the processes of a cluster that JAX recognises; call it first.
+
+  Slurm, Open MPI, Kubernetes and TPU pods are recognised by their environment,
+  anything else by JAX_COORDINATOR_ADDRESS and its companions.
+  """
+  jax.distributed.initialize()
+
+
+def mesh(*, data: int = -1, fsdp: int = 1, model: int = 1) -> Mesh:
+  """Arranges the devices of all processes.
+
+  Args:
+    data: devices along `data`; -1 takes what the others leave.
+    fsdp: devices along `fsdp`; -1 likewise.
+    model: devices along `model`; -1 likewise.
+
+  Returns:
+    A mesh with the axes data, fsdp, model.
+
+  Raises:
+    ValueError: if the sizes do not multiply to the number of devices.
+  """
+  sizes = {"data": data, "fsdp": fsdp, "model": model}
+  shape = _complete(sizes, jax.device_count())
+  return jax.make_mesh(
+      tuple(shape.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES)
+  )
+
+
+def _complete(sizes: Mapping[str, int], devices: int) -> dict[str, int]:
+  """Replaces the one -1 of a mesh by what is left of the devices."""
+  open_axes = [name for name, size in sizes.items() if size == -1]
+  if len(open_axes) > 1:
+    raise ValueError(f"mesh {dict(sizes)} has more than one -1: {open_axes}.")
+  if any(size < 1 and size != -1 for size in sizes.values()):
+    raise ValueError(f"mesh {dict(sizes)} takes sizes of 1 or more, or one -1.")
+  taken = int(np.prod([size for size in sizes.values() if size != -1]))
+  shape = {n: devices // taken if s == -1 else s for n, s in sizes.items()}
+  if int(np.prod(list(shape.values()))) != devices:
+    raise ValueError(
+        f"mesh {dict(sizes)} does not fit {devices} devices; its sizes must "
+        f"multiply to {devices}, and one of them may be -1."
+    )
+  return shape
+
+
+class Layout(NamedTuple):
+  """A mesh and the axis table of a model: what goes where.
+
+  Attributes:
+    mesh: with the axes of `AXES`.
+    axes: parameter path -> names of its axes.
+  """
+
+  mesh: Mesh
+  axes: types.AxisTable = ()
+
+  @property
+  def rows(self) -> NamedSharding:
+    """Leaves of a batch: split along the leading axis."""
+    return NamedSharding(self.mesh, PartitionSpec(ROWS))
+
+  @property
+  def everywhere(self) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(self.mesh, PartitionSpec())
+
+  def context(self) -> contextlib.AbstractContextManager:
+    """Makes the mesh the one that ops see."""
+    return jax.set_mesh(self.mesh)
+
+  def check_batch(self, batch_size: int) -> None:
+    """Refuses a batch that the devices cannot share evenly.
+
+    Args:
+      batch_size: rows of the global batch.
+
+    Raises:
+      ValueError: if the devices of the mesh do not divide it.
+    """
+    # The objective spreads the rows of embeddings over every axis.
+    if batch_size % self.mesh.size:
+      raise ValueError(
+          f"batch_size is {batch_size}, which {self.mesh.size} devices do not "
+          f"divide (mesh {dict(self.mesh.shape)}); use a multiple of "
+          f"{self.mesh.size}."
+      )
+
+  def shard(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """This process's rows of a batch as global arrays.
+
+    Args:
+      batch: leaves [b / processes ...] on the host.
+
+    Returns:
+      Leaves [b ...], split over the mesh along the leading axis.
+    """
+    return {
+        name: jax.make_array_from_process_local_data(self.rows, leaf)
+        for name, leaf in batch.items()
+    }
+
+  def place(self, shapes: Any) -> Any:
+    """Shardings of a tree: a train state, parameters, or part of them.
+
+    A leaf whose path ends in the path of a parameter lives as that parameter
+    does: gradients, moments, averages. Everything else is copied.
+
+    Args:
+      shapes: tree of arrays or ShapeDtypeStructs.
+
+    Returns:
+      The same tree of NamedShardings.
+
+    Raises:
+      ValueError: if a parameter of a tower matches no row of the axis table, or
+        one with another number of axes.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: NamedSharding(
+            self.mesh, self._spec(_name(path), leaf)
+        ),
+        shapes,
+    )
+
+  def _spec(self, path: str, leaf: Any) -> PartitionSpec:
+    names = _names(self.axes, path)
+    is_parameter = path.startswith("params/") and not path.startswith(
+        "params/objective/"
+    )
+    if names is None or len(names) != len(leaf.shape):
+      if is_parameter:
+        raise ValueError(
+            f"parameter {path!r} of shape {tuple(leaf.shape)} matches "
+            f"{'no row' if names is None else names} of its encoder's axis "
+            "table; add a row with one name for each of its axes."
+        )
+      return PartitionSpec()
+    spec, undivided = _assign(self.mesh, names, leaf.shape)
+    if is_parameter:  # Once, and not again for each of its moments.
+      for name, size in undivided:
+        logging.warning(
+            "%s: its axis %r of %d is not divided by the %d devices of %r, so "
+            "it is copied.", path, name, size,
+            self.mesh.shape[RULES[name]], RULES[name],
+        )
+    return spec
+
+
+def _names(table: types.AxisTable, path: str) -> tuple[str, ...] | None:
+  for pattern, names in table:
+    if re.fullmatch(f"(?:.*/)?{pattern}", path):
+      return names
+  return None
+
+
+def _assign(
+    mesh: Mesh, names: tuple[str, ...], shape: tuple[int, ...]
+) -> tuple[PartitionSpec, list[tuple[str, int]]]:
+  """Each mesh axis at most once, and the axes that it does not divide."""
+  spec: list[str | None] = []
+  undivided = []
+  for name, size in zip(names, shape, strict=True):
+    axis = RULES.get(name)
+    if axis is None or axis in spec or mesh.shape[axis] == 1:
+      spec.append(None)
+    elif size % mesh.shape[axis]:
+      undivided.append((name, size))
+      spec.append(None)
+    else:
+      spec.append(axis)
+  return PartitionSpec(*spec), undivided
+
+
+def _name(path: tuple[Any, ...]) -> str:
+  """A JAX key path as ours: "opt_state/0/mu/image/encoder/norm/scale"."""
+  return jax.tree_util.keystr(path, simple=True, separator="/")

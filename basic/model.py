@@ -1,0 +1,136 @@
+"""Encoders and their projections: parameters and a batch -> Embedded."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from basic import types
+
+_PROJECTION = (
+    ("projection/kernel", ("embed", "projected")),
+    ("projection/bias", ("projected",)),
+)
+
+
+def model(
+    towers: Mapping[str, types.Encoder],
+    *,
+    width: int | None = None,
+    bias: bool = False,
+    views: Mapping[str, str] | None = None,
+) -> types.Model:
+  """Joins encoders into one function from a batch to embeddings.
+
+      pooled = encoder(inputs) W (+ b),   one W a tower, no W without `width`.
+
+  Args:
+    towers: encoder by name: {"image": vit(...), "text": ...}.
+    width: d, the width that all towers are projected to; None leaves each
+      tower's own width and learns no projection.
+    bias: whether projections have a bias.
+    views: leaf of the batch -> tower that reads it, and so also the names of
+      the views; None: each tower reads the leaf of its own name. Several views
+      may share a tower: {"crop_a": "image", "crop_b": "image"}.
+
+  Returns:
+    A model; `init(key, batch)` takes arrays or ShapeDtypeStructs of a batch.
+
+  Raises:
+    ValueError: if a view names a tower that does not exist, or none reads one.
+  """
+  views = dict(views or {name: name for name in towers})
+  for leaf, tower in views.items():
+    if tower not in towers:
+      raise ValueError(
+          f"view {leaf!r} names the tower {tower!r}; there are {sorted(towers)}."
+      )
+  for tower in towers:
+    if tower not in views.values():
+      raise ValueError(f"no view reads the tower {tower!r}: views are {views}.")
+
+  def apply(tower):
+    def view(params, inputs, keys):
+      features = towers[tower].apply(
+          params["encoder"], as_signal(inputs), keys
+      )
+      if width is None:
+        return features
+      return features._replace(
+          pooled=_project(params["projection"], features.pooled)
+      )
+
+    return view
+
+  def init(rng, batch):
+    return {
+        tower: _init_tower(
+            jax.random.fold_in(rng, n), towers[tower], batch[leaf], width, bias
+        )
+        for n, (tower, leaf) in enumerate(_first_leaf(views).items())
+    }
+
+  def side(batch):
+    return {name: leaf for name, leaf in batch.items() if name not in views}
+
+  encode = types.Encode(
+      {leaf: types.View(t, leaf, apply(t)) for leaf, t in views.items()}, side
+  )
+  return types.Model(init, encode, _axes(towers, width, bias))
+
+
+def as_signal(inputs: Any) -> Any:
+  """uint8 pixels as float32 in [-1, 1]; everything else as it is."""
+  if inputs.dtype != jnp.uint8:
+    return inputs
+  return inputs.astype(jnp.float32) / 127.5 - 1.0
+
+
+def _first_leaf(views: Mapping[str, str]) -> dict[str, str]:
+  """Tower -> the first leaf that it reads, towers in alphabetical order."""
+  first: dict[str, str] = {}
+  for leaf, tower in views.items():
+    first.setdefault(tower, leaf)
+  return dict(sorted(first.items()))
+
+
+def _init_tower(rng, encoder, inputs, width, bias):
+  # One row is enough to know the parameters, whatever the batch.
+  row = jnp.zeros((1, *inputs.shape[1:]), inputs.dtype)
+  params = encoder.init(rng, as_signal(row))
+  if width is None:
+    return {"encoder": params}
+  features = jax.eval_shape(encoder.apply, params, as_signal(row), None)
+  fan_in = features.pooled.shape[-1]
+  kernel = jax.random.normal(jax.random.fold_in(rng, 1), (fan_in, width))
+  projection = {"kernel": kernel * fan_in**-0.5}
+  if bias:
+    projection["bias"] = jnp.zeros((width,))
+  return {"encoder": params, "projection": projection}
+
+
+def _project(
+    params: types.Params, pooled: Float[Array, "b e"]
+) -> Float[Array, "b d"]:
+  projected = pooled @ params["kernel"]
+  if "bias" in params:
+    projected = projected + params["bias"][None]
+  return projected
+
+
+def _axes(towers, width, bias) -> types.AxisTable:
+  table = [
+      (f"{name}/encoder/{pattern}", names)
+      for name, encoder in towers.items()
+      for pattern, names in encoder.axes
+  ]
+  if width is not None:
+    rows = _PROJECTION if bias else _PROJECTION[:1]
+    table += [
+        (f"{name}/{pattern}", names)
+        for name in towers
+        for pattern, names in rows
+    ]
+  return tuple(table)

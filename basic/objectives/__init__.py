@@ -1,0 +1,1 @@
+"""Losses over all pairs of a batch, one to a file; none ever sees a pixel."""

@@ -1,0 +1,135 @@
+"""What is summed over pairs: one `tiles.Reduction` for each kind of sum."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from basic.ops import tiles
+
+# (row tags, column tags) -> what a tile [i j] needs: log-weights, or booleans.
+OfPairs = Callable[[tiles.Tags, tiles.Tags], Any]
+
+
+def diagonal(rows: tiles.Tags, cols: tiles.Tags) -> Any:
+  """Whether a pair is a row with itself: row i of one side, i of the other."""
+  return rows["index"] == cols["index"]
+
+
+def _finite(maximum: Array) -> Array:
+  """A maximum that can be subtracted: 0 where nothing has been seen."""
+  return jnp.where(jnp.isneginf(maximum), 0, maximum)
+
+
+def log_sum_exp(weight: OfPairs | None) -> tiles.Reduction:
+  """Sums exp(S_ij + weight_ij) over rows and over columns, in logarithms.
+
+  The state is a running maximum m, from -inf, and the sum l of the
+  exponentials below it:
+
+      m' = max(m, max_j S_j),   l' = l exp(m - m') + sum_j exp(S_j - m').
+
+  Args:
+    weight: additive log-weight of a pair; -inf removes it; None weighs 0.
+
+  Returns:
+    A reduction whose values are m + log l, in nats; -inf over no pairs.
+  """
+
+  def weigh(logits, rows, cols):
+    return logits if weight is None else logits + weight(rows, cols)
+
+  def absorb(state, logits, axis):
+    top, total = state
+    new = jnp.maximum(top, jnp.max(logits, axis))
+    safe = _finite(new)
+    terms = jnp.sum(jnp.exp(logits - jnp.expand_dims(safe, axis)), axis)
+    return new, total * jnp.exp(top - safe) + terms
+
+  def fold(logits, rows, cols, row_state, col_state):
+    logits = weigh(logits, rows, cols)
+    return absorb(row_state, logits, 1), absorb(col_state, logits, 0)
+
+  def start(n, dtype):
+    return jnp.full((n,), -jnp.inf, dtype), jnp.zeros((n,), dtype)
+
+  def merge(states):
+    top, total = states
+    new = jnp.max(top, 0)
+    return new, jnp.sum(total * jnp.exp(top - _finite(new)[None]), 0)
+
+  def finish(row_state, col_state):
+    return tuple(
+        _finite(top) + jnp.log(total) for top, total in (row_state, col_state)
+    )
+
+  def slope(logits, rows, cols, row, col):
+    logits = weigh(logits, rows, cols)
+    (row_value, row_bar), (col_value, col_bar) = row, col
+    by_row = jnp.exp(logits - _finite(row_value)[:, None])
+    by_col = jnp.exp(logits - _finite(col_value)[None, :])
+    return row_bar[:, None] * by_row + col_bar[None, :] * by_col
+
+  return tiles.Reduction(
+      lambda n, m, dtype: (start(n, dtype), start(m, dtype)),
+      fold, merge, finish, slope,
+  )
+
+
+def softplus(positive: OfPairs) -> tiles.Reduction:
+  """Sums softplus(-z_ij S_ij) over rows, z = 1 where positive, -1 elsewhere.
+
+  Args:
+    positive: whether a pair is positive.
+
+  Returns:
+    A reduction whose row values are the sums, in nats; columns have none.
+  """
+
+  def sign(rows, cols, dtype):
+    return jnp.where(positive(rows, cols), 1, -1).astype(dtype)
+
+  def fold(logits, rows, cols, row_state, col_state):
+    signs = sign(rows, cols, logits.dtype)
+    return row_state + jnp.sum(jax.nn.softplus(-signs * logits), 1), col_state
+
+  def slope(logits, rows, cols, row, col):
+    signs = sign(rows, cols, logits.dtype)
+    _, row_bar = row
+    return -row_bar[:, None] * signs * jax.nn.sigmoid(-signs * logits)
+
+  return tiles.Reduction(
+      start=lambda n, m, dtype: (jnp.zeros((n,), dtype), ()),
+      fold=fold,
+      merge=lambda states: jax.tree.map(lambda a: jnp.sum(a, 0), states),
+      finish=lambda row_state, col_state: (row_state, col_state),
+      slope=slope,
+  )
+
+
+def labels(values: Array) -> tiles.Tags:
+  """Tags that `agree` compares: one integer, or several, a row.
+
+  Args:
+    values: integers [b] or [b k].
+
+  Returns:
+    Tags for `similarity.lse` and the like.
+  """
+  columns = values.reshape(values.shape[0], -1).T
+  return {f"label {k}": column for k, column in enumerate(columns)}
+
+
+def agree(rows: tiles.Tags, cols: tiles.Tags) -> Any:
+  """Whether two rows have equal `labels`."""
+  names = [name for name in rows if name.startswith("label ")]
+  equal = [rows[name] == cols[name] for name in names]
+  return functools.reduce(jnp.logical_and, equal)
+
+
+def no_twins(rows: tiles.Tags, cols: tiles.Tags) -> Any:
+  """Log-weights that remove pairs of different rows with equal `labels`."""
+  return jnp.where(agree(rows, cols) & ~diagonal(rows, cols), -jnp.inf, 0.0)

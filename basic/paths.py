@@ -1,0 +1,93 @@
+"""Parameter paths, and the patterns that name them.
+
+A path is the keys of a nested dict joined by "/": "image/blocks/mlp/in/kernel".
+A pattern is a regular expression that must match the whole path. The same
+patterns place parameters, decay them, set their rates and freeze them.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Lists the leaves of a nested dict by path, in the order of the dict.
+
+  Example:
+    >>> flatten({"a": {"b": 1, "c": 2}})
+    {'a/b': 1, 'a/c': 2}
+  """
+  found = {}
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      found.update(flatten(value, f"{prefix}{key}/"))
+    else:
+      found[f"{prefix}{key}"] = value
+  return found
+
+
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+  """The inverse of `flatten`; empty branches are gone.
+
+  Example:
+    >>> unflatten({"a/b": 1, "a/c": 2})
+    {'a': {'b': 1, 'c': 2}}
+  """
+  tree: dict[str, Any] = {}
+  for path, leaf in leaves.items():
+    *branch, last = path.split("/")
+    node = tree
+    for key in branch:
+      node = node.setdefault(key, {})
+    node[last] = leaf
+  return tree
+
+
+def any_of(patterns: Iterable[str]) -> Callable[[str], bool]:
+  """Whether one of the patterns matches a whole path.
+
+  Example:
+    >>> any_of(("image/.*",))("image/stem/kernel")
+    True
+  """
+  compiled = [re.compile(pattern) for pattern in patterns]
+  return lambda path: any(p.fullmatch(path) for p in compiled)
+
+
+def split(
+    tree: Mapping[str, Any], frozen: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Parts a tree into what trains and what the patterns freeze.
+
+  Args:
+    tree: nested dict.
+    frozen: patterns; a path that one of them matches is frozen.
+
+  Returns:
+    (trainable, frozen), nested dicts without empty branches. `merge` joins
+    them again.
+  """
+  is_frozen = any_of(frozen)
+  leaves = flatten(tree)
+  return (
+      unflatten({p: x for p, x in leaves.items() if not is_frozen(p)}),
+      unflatten({p: x for p, x in leaves.items() if is_frozen(p)}),
+  )
+
+
+def merge(*trees: Mapping[str, Any]) -> dict[str, Any]:
+  """Joins nested dicts whose paths do not meet.
+
+  Keys come out sorted, the order in which JAX walks a dict.
+  """
+  leaves: dict[str, Any] = {}
+  for tree in trees:
+    leaves.update(flatten(tree))
+  return unflatten(dict(sorted(leaves.items())))
+
+
+def map_paths(
+    function: Callable[[str, Any], Any], tree: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Applies `function(path, leaf)` to every leaf of a nested dict."""
+  return unflatten({p: function(p, x) for p, x in flatten(tree).items()})
