@@ -128,6 +128,22 @@ class Layout(NamedTuple):
         for name, leaf in batch.items()
     }
 
+  def spread(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Rows that every process holds in full, as global arrays.
+
+    Args:
+      batch: leaves [b ...], the same in every process.
+
+    Returns:
+      Leaves [b ...], split over the mesh along the leading axis.
+    """
+    return {
+        name: jax.make_array_from_callback(
+            leaf.shape, self.rows, lambda index, leaf=leaf: leaf[index]
+        )
+        for name, leaf in batch.items()
+    }
+
   def place(self, shapes: Any) -> Any:
     """Shardings of a tree: a train state, parameters, or part of them.
 

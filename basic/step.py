@@ -90,3 +90,37 @@ def update(
     ), metrics
 
   return step
+
+
+def carry(
+    old: types.TrainState, new: types.TrainState, *, optimizer: bool
+) -> types.TrainState:
+  """Begins a stage with what the stage before it learned.
+
+  Args:
+    old: the last state of the stage before.
+    new: a fresh state of this stage.
+    optimizer: whether the optimizer's slots go on, which needs the same
+      trainable parameters; otherwise they start at zero.
+
+  Returns:
+    `new` with the step, key and every parameter of `old` whose path and shape
+    it shares; the memory of the objective where its shapes are the same.
+  """
+  known = paths.flatten(old.params)
+
+  def keep(path, leaf):
+    before = known.get(path)
+    return leaf if before is None or before.shape != leaf.shape else before
+
+  def shapes(tree):
+    return jax.tree.map(lambda a: (a.shape, a.dtype), tree)
+
+  same_memory = shapes(old.memory) == shapes(new.memory)
+  return types.TrainState(
+      old.step,
+      paths.map_paths(keep, new.params),
+      old.opt_state if optimizer else new.opt_state,
+      old.memory if same_memory else new.memory,
+      old.rng,
+  )

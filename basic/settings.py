@@ -1,0 +1,201 @@
+"""What an experiment can be told: its settings, checked and completed.
+
+The functions without a body are tables: their arguments are settings, their
+defaults are the defaults, their docstrings the manual.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from basic import (
+    checkpoint,
+    gradient,
+    images,
+    layout,
+    model,
+    optim,
+    schema,
+    types,
+)
+
+Settings = Mapping[str, Any]
+
+
+def experiment(
+    *,
+    steps: int,
+    batch_size: int,
+    source: Settings,
+    objective: Settings,
+    optimizer: Settings,
+    image: Settings | None = None,
+    text: Settings | None = None,
+    seed: int = 0,
+    views: Settings | None = None,
+    projection: Settings | None = None,
+    augment: Settings | None = None,
+    gradient: Settings | None = None,
+    frozen: tuple[str, ...] = (),
+    mesh: Settings | None = None,
+    tokenizer: Settings | None = None,
+    checkpoint: Settings | None = None,
+    record: Settings | None = None,
+    evals: Settings | None = None,
+    stages: tuple[Settings, ...] = (),
+) -> None:
+  """The settings of an experiment; each group goes to what it names.
+
+  Args:
+    steps: length of the run; with `stages`, each stage says its own.
+    batch_size: rows of the global batch.
+    source: `name` of a source and its settings.
+    objective: `name` of an objective and its settings.
+    optimizer: `name` of an optimizer and its settings.
+    image: `name` of the encoder that reads "image", and its settings.
+    text: `name` of the encoder that reads "text", and its settings.
+    seed: of everything that is drawn.
+    views: leaf of the batch -> tower, where they are not equal.
+    projection: `width` and `bias` of the projections (model.py).
+    augment: noise of training images (images.py).
+    gradient: `name`, "direct" or "cached", and its settings.
+    frozen: patterns of parameter paths that do not train.
+    mesh: devices along data, fsdp and model (layout.py).
+    tokenizer: how the vocabulary is found (`vocabulary` below).
+    checkpoint: `every` and `keep` (checkpoint.py).
+    record: what is written how often (`recording` below).
+    evals: by label: `name` of an evaluator, its settings, and those of
+      `evaluation` below.
+    stages: what each stage changes of all this, in order.
+  """
+
+
+def vocabulary(*, captions: int = 10_000, model: str | None = None) -> None:
+  """Settings of the vocabulary.
+
+  Args:
+    captions: examples of the source whose captions it is trained on.
+    model: a SentencePiece model file to use instead.
+  """
+
+
+def recording(
+    *,
+    every: int = 100,
+    tensorboard: bool = True,
+    wandb: Settings | None = None,
+) -> None:
+  """Settings of the record.
+
+  Args:
+    every: steps between two lines of metrics.jsonl.
+    tensorboard: whether to write event files too.
+    wandb: arguments of `wandb.init`; None leaves Weights & Biases out.
+  """
+
+
+def evaluation(
+    *,
+    source: Settings,
+    every: int | None = None,
+    batch_size: int = 100,
+    limit: int | None = None,
+) -> None:
+  """Settings of an evaluation, beside those of its evaluator.
+
+  Args:
+    source: `name` of a source and its settings.
+    every: steps between two evaluations; None: at the end only.
+    batch_size: rows that are encoded at a time.
+    limit: examples that are judged; None: all.
+  """
+
+
+GIVEN = ("tokenize", "classes", "batch_size")  # what an evaluator may be given
+
+
+def complete(config: Settings) -> dict[str, Any]:
+  """The whole configuration: checked, and with all defaults filled in.
+
+  Args:
+    config: settings of `experiment`, as a nested mapping.
+
+  Returns:
+    A nested dict of plain data.
+
+  Raises:
+    ValueError: if a setting is unknown, missing or of the wrong type, or a
+      name stands for nothing; in words, before any device is touched.
+  """
+  full = schema.complete("config", experiment, config)
+  for key, function in (
+      ("projection", model.model), ("augment", images.augment),
+      ("mesh", layout.mesh), ("tokenizer", vocabulary), ("record", recording),
+  ):
+    given = ("views",) if key == "projection" else ()
+    full[key] = schema.complete(key, function, full[key] or {}, given)
+  full["checkpoint"] = schema.complete(
+      "checkpoint", checkpoint.Checkpoints,
+      {"every": 1_000, **(full["checkpoint"] or {})},
+  )
+  for key, folder in (
+      ("source", "sources"), ("objective", "objectives"),
+      ("image", "encoders"), ("text", "encoders"),
+  ):
+    if full[key] is not None:
+      full[key] = _named(key, folder, full[key])
+  full["gradient"] = _member(
+      "gradient", gradient, types.Gradient, full["gradient"] or
+      {"name": "direct"}, ("frozen",),
+  )
+  full["optimizer"] = _member(
+      "optimizer", optim, optim.Optimizer, full["optimizer"], ("steps",)
+  )
+  full["evals"] = {
+      label: _complete_eval(f"evals.{label}", settings)
+      for label, settings in (full["evals"] or {}).items()
+  }
+  # Each stage is checked as the whole experiment that it makes.
+  for changes in full["stages"]:
+    complete(changed({**config, "stages": ()}, changes))
+  return full
+
+
+def changed(base: Settings, changes: Settings) -> dict[str, Any]:
+  """`changes` over `base`; groups that name something else are replaced."""
+  merged = dict(base)
+  for key, value in changes.items():
+    old = base.get(key)
+    nested = isinstance(value, Mapping) and isinstance(old, Mapping)
+    same = nested and value.get("name", old.get("name")) == old.get("name")
+    merged[key] = changed(old, value) if same else value
+  return merged
+
+
+def _name(where: str, settings: Settings) -> str:
+  if "name" not in settings:
+    raise ValueError(f"{where} has no 'name'; it says what to build.")
+  return settings["name"]
+
+
+def _named(where, folder, settings, given=()):
+  function = schema.plugin(folder, _name(where, settings))
+  return {
+      "name": settings["name"],
+      **schema.complete(where, function, settings, given),
+  }
+
+
+def _member(where, module, result, settings, given):
+  function = schema.member(module, _name(where, settings), result)
+  return {
+      "name": settings["name"],
+      **schema.complete(where, function, settings, given),
+  }
+
+
+def _complete_eval(where, settings):
+  ours = {k: v for k, v in settings.items() if schema.takes(evaluation, k)}
+  theirs = {k: v for k, v in settings.items() if k not in ours}
+  ours = schema.complete(where, evaluation, ours)
+  ours["source"] = _named(f"{where}.source", "sources", ours["source"])
+  return {**_named(where, "evals", theirs, GIVEN), **ours}
