@@ -258,6 +258,7 @@ def _shapes(source, ready, batch_size):
     return {
         name: jax.ShapeDtypeStruct((batch_size, *leaf.shape[1:]), leaf.dtype)
         for name, leaf in next(one).items()
+        if layout.holds(leaf)
     }
 
 

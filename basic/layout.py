@@ -121,11 +121,13 @@ class Layout(NamedTuple):
       batch: leaves [b / processes ...] on the host.
 
     Returns:
-      Leaves [b ...], split over the mesh along the leading axis.
+      Leaves [b ...], split over the mesh along the leading axis. Text, which
+      no device holds, stays behind.
     """
     return {
         name: jax.make_array_from_process_local_data(self.rows, leaf)
         for name, leaf in batch.items()
+        if holds(leaf)
     }
 
   def spread(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -189,6 +191,11 @@ class Layout(NamedTuple):
             self.mesh.shape[RULES[name]], RULES[name],
         )
     return spec
+
+
+def holds(leaf: np.ndarray) -> bool:
+  """Whether a device can hold a leaf of a batch: numbers, not text."""
+  return leaf.dtype.kind in "biuf"
 
 
 def _names(table: types.AxisTable, path: str) -> tuple[str, ...] | None:

@@ -19,7 +19,6 @@ from basic import (
     build,
     checkpoint,
     layout,
-    manifest,
     pipeline,
     record,
     report,
@@ -27,6 +26,7 @@ from basic import (
     step,
     types,
 )
+from basic.recording import manifest
 
 # Steps in flight at most: keeps the devices busy without queueing batches.
 AHEAD = 20
@@ -175,11 +175,13 @@ class _Flight:
             - (newest - n) * self._stage.batch_size,
         })
     if rate:
-      self._recorder.write(newest, {
-          "examples_per_second": rate, **{
-              f"unreadable/{reason}": count
-              for reason, count in self._stream.unreadable.items()
-          }}, prefix="data/")
+      unreadable = {
+          f"data/unreadable/{reason}": count
+          for reason, count in self._stream.unreadable.items()
+      }
+      self._recorder.write(
+          newest, {"throughput/examples_per_second": rate, **unreadable}
+      )
     self._steps = []
 
   def _not_finite(self, n, newest, metrics, checkpoints):

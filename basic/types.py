@@ -12,7 +12,7 @@ d width, i image rows, j text rows, h w c image, l layers.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -189,6 +189,7 @@ Gradient: TypeAlias = Callable[
 ]
 
 
+@runtime_checkable
 class Source(Protocol):
   """Examples by number, nothing more.
 
@@ -213,6 +214,7 @@ class Unreadable(ValueError):
     self.reason = reason
 
 
+@runtime_checkable
 class Evaluator(Protocol):
   """Judges an encoder; given what it needs, it opens nothing.
 

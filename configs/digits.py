@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
           name="text_transformer", vocab=256, length=24, width=96, depth=2,
           heads=4, dtype="float32"),
       projection=dict(width=64),
-      objective=dict(name="softmax", scale=10., distinct=None),
+      objective=dict(name="softmax", scale=10., distinct="caption_id"),
       gradient=dict(name="cached", chunks=1),
       optimizer=dict(name="adamw", peak=2e-3, warmup=100, decay=1e-2, b2=.98),
       mesh=dict(data=-1, fsdp=1, model=1),

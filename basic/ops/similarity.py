@@ -34,7 +34,7 @@ TILE = 1024
 def lse(
     x: Inexact[Array, "i d"],
     y: Inexact[Array, "j d"],
-    scale: Float[Array, ""],
+    scale: jax.typing.ArrayLike,
     *,
     row_tags: tiles.Tags | None = None,
     col_tags: tiles.Tags | None = None,
@@ -85,8 +85,8 @@ def lse(
 def softplus_sums(
     x: Inexact[Array, "i d"],
     y: Inexact[Array, "j d"],
-    scale: Float[Array, ""],
-    bias: Float[Array, ""],
+    scale: jax.typing.ArrayLike,
+    bias: jax.typing.ArrayLike,
     *,
     row_tags: tiles.Tags | None = None,
     col_tags: tiles.Tags | None = None,

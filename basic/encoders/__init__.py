@@ -1,0 +1,1 @@
+"""Encoders, one per file: inputs to features, one row at a time."""

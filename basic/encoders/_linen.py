@@ -1,0 +1,98 @@
+"""The way out of Linen: a module becomes a pair of pure functions."""
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from basic import types
+
+Precision: TypeAlias = Literal["bfloat16", "float32"]
+# What a block keeps for its backward pass: everything, nothing but its input,
+# or what the expensive operations (products and convolutions) gave.
+Remat: TypeAlias = Literal["none", "full", "products"]
+
+
+def pair(
+    module: nn.Module, like: Any
+) -> tuple[Callable[..., types.Params], Callable[..., types.Features]]:
+  """Turns a module into `init` and `apply` over a plain nested dict.
+
+  Args:
+    module: called as module(inputs, keys or None) -> Features.
+    like: dtype of the inputs.
+
+  Returns:
+    init(key, inputs) -> params, which reads only the shape of `inputs`, so
+    that an array, a tracer or a ShapeDtypeStruct will do; and
+    apply(params, inputs, keys or None) -> Features.
+  """
+
+  def init(key: Any, inputs: types.Inputs) -> types.Params:
+    # One row: parameters do not depend on the batch, and memory should not.
+    row = jnp.zeros((1, *inputs.shape[1:]), like)
+    return module.init(key, row, None)["params"]
+
+  def apply(
+      params: types.Params, inputs: types.Inputs, keys: Any = None
+  ) -> types.Features:
+    return module.apply({"params": params}, inputs, keys)
+
+  return init, apply
+
+
+def remat(
+    block: type[nn.Module], policy: Remat, *, prevent_cse: bool = True
+) -> type[nn.Module]:
+  """A block that keeps only what `policy` says for its backward pass.
+
+  Args:
+    block: called on arrays and None only.
+    policy: what it keeps.
+    prevent_cse: whether to keep the compiler from merging the recomputation
+      with the original, which would undo it. A scan does so by itself.
+  """
+  if policy == "none":
+    return block
+  saveable = {
+      "full": jax.checkpoint_policies.nothing_saveable,
+      "products": jax.checkpoint_policies.dots_saveable,
+  }[policy]
+  return nn.remat(block, policy=saveable, prevent_cse=prevent_cse)
+
+
+def scan(
+    block: type[nn.Module], policy: Remat, *, length: int, same: int
+) -> Any:
+  """`length` copies of a block as one, parameters stacked along a new axis 0.
+
+  The block is called as block(x, layer, ...) -> (x, None): each copy reads its
+  own entry of `layer`, and all read the same `same` further arguments.
+  """
+  return nn.scan(
+      remat(block, policy, prevent_cse=False),
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      in_axes=(0, *(nn.broadcast,) * same),
+      length=length,
+  )
+
+
+def check_images(images: Any) -> None:
+  """Refuses what is not float [b h w c], in words."""
+  if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
+    raise ValueError(
+        f"found images {images.dtype}{list(images.shape)}, expected float "
+        "[b h w c] in [-1, 1]; convert uint8 by x / 127.5 - 1 first"
+    )
+
+
+def check_rate(name: str, rate: float) -> None:
+  """Refuses a probability that leaves nothing, in words."""
+  if not 0 <= rate < 1:
+    raise ValueError(
+        f"found {name}={rate}, expected a share in [0, 1) to drop; 0 drops "
+        "nothing"
+    )

@@ -1,0 +1,189 @@
+"""The transformer that image and text towers share, and its pooling head."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from basic import types
+from basic.encoders import _linen
+from basic.ops import attention, noise
+
+# Paths end in these; one row a rank.
+AXES: types.AxisTable = (
+    ("blocks/(attention|mlp)_norm/(scale|bias)", ("layers", "embed")),
+    ("blocks/attention/(query|key|value)/kernel",
+     ("layers", "embed", "heads", "head")),
+    ("blocks/attention/(query|key|value)/bias", ("layers", "heads", "head")),
+    ("blocks/attention/out/kernel", ("layers", "heads", "head", "embed")),
+    ("blocks/mlp/in/kernel", ("layers", "embed", "mlp")),
+    ("blocks/mlp/in/bias", ("layers", "mlp")),
+    ("blocks/mlp/out/kernel", ("layers", "mlp", "embed")),
+    ("blocks/(attention|mlp)/out/bias", ("layers", "embed")),
+    ("norm/(scale|bias)", ("embed",)),
+)
+
+HEAD_AXES: types.AxisTable = (
+    ("pool/probe", ("embed",)),
+    ("pool/mlp_norm/(scale|bias)", ("embed",)),
+    ("pool/attention/(query|key|value)/kernel", ("embed", "heads", "head")),
+    ("pool/attention/(query|key|value)/bias", ("heads", "head")),
+    ("pool/attention/out/kernel", ("heads", "head", "embed")),
+    ("pool/mlp/in/kernel", ("embed", "mlp")),
+    ("pool/mlp/in/bias", ("mlp",)),
+    ("pool/mlp/out/kernel", ("mlp", "embed")),
+    ("pool/(attention|mlp)/out/bias", ("embed",)),
+)
+
+
+def norm(x: Float[Array, "..."], name: str) -> Float[Array, "..."]:
+  """LayerNorm in float32, back in the dtype of `x`."""
+  exact = nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name=name)(x)
+  return exact.astype(x.dtype)
+
+
+class Attention(nn.Module):
+  """Multi-head attention from `x` to `y`; the heads share the width."""
+
+  heads: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(
+      self,
+      x: Float[Array, "b n d"],
+      y: Float[Array, "b m d"],
+      mask: Bool[Array, "#b #n m"] | None = None,
+  ) -> Float[Array, "b n d"]:
+    width = x.shape[-1]
+    linear = functools.partial(
+        nn.DenseGeneral, dtype=self.dtype,
+        kernel_init=nn.initializers.xavier_uniform(),
+    )
+    shape = (self.heads, width // self.heads)
+    mixed = attention.attend(
+        linear(shape, name="query")(x),
+        linear(shape, name="key")(y),
+        linear(shape, name="value")(y),
+        mask=mask,
+    )
+    return linear(width, axis=(-2, -1), name="out")(mixed)
+
+
+class Mlp(nn.Module):
+  """out(gelu(in(x))), token by token."""
+
+  hidden: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    linear = functools.partial(
+        nn.Dense, dtype=self.dtype,
+        kernel_init=nn.initializers.xavier_uniform(),
+    )
+    hidden = nn.gelu(linear(self.hidden, name="in")(x))
+    return linear(x.shape[-1], name="out")(hidden)
+
+
+class Block(nn.Module):
+  """x + attention(norm(x)), then x + mlp(norm(x)): a pre-norm layer."""
+
+  depth: int
+  heads: int
+  mlp: int
+  dropout: float
+  stochastic_depth: float
+  dtype: Any
+
+  @nn.compact
+  def __call__(
+      self,
+      x: Float[Array, "b n d"],
+      layer: Int[Array, ""],
+      mask: Bool[Array, "#b #n n"] | None,
+      keys: types.RowKeys | None,
+  ) -> tuple[Float[Array, "b n d"], None]:
+    if keys is not None:
+      keys = noise.fold(keys, layer)
+    y = norm(x, "attention_norm")
+    y = Attention(self.heads, self.dtype, name="attention")(y, y, mask)
+    x = x + self._thin(y, layer, keys, 0)
+    y = norm(x, "mlp_norm")
+    y = Mlp(self.mlp, self.dtype, name="mlp")(y)
+    return x + self._thin(y, layer, keys, 2), None
+
+  def _thin(self, y, layer, keys, place):
+    """The branch under noise; deeper layers are skipped more often."""
+    if keys is None:
+      return y
+    if self.dropout:
+      y = noise.dropout(y, noise.fold(keys, place), self.dropout)
+    if self.stochastic_depth:
+      rate = self.stochastic_depth * layer / max(self.depth - 1, 1)
+      y = noise.stochastic_depth(y, noise.fold(keys, place + 1), rate)
+    return y
+
+
+class AttentionPool(nn.Module):
+  """One learned query over all tokens, then a residual MLP.
+
+  References:
+    Zhai et al., Scaling Vision Transformers, 2021, section 3.2.
+    https://arxiv.org/abs/2106.04560
+  """
+
+  heads: int
+  mlp: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(
+      self, x: Float[Array, "b n d"], mask: Bool[Array, "b n"] | None = None
+  ) -> Float[Array, "b d"]:
+    width = x.shape[-1]
+    probe = self.param("probe", nn.initializers.normal(width**-0.5), (width,))
+    probe = jnp.broadcast_to(probe.astype(x.dtype), (x.shape[0], 1, width))
+    seen = None if mask is None else mask[:, None]
+    z = Attention(self.heads, self.dtype, name="attention")(probe, x, seen)
+    y = Mlp(self.mlp, self.dtype, name="mlp")(norm(z, "mlp_norm"))
+    return (z + y)[:, 0]
+
+
+def stack(
+    x: Float[Array, "b n d"],
+    mask: Bool[Array, "#b #n n"] | None,
+    keys: types.RowKeys | None,
+    *,
+    depth: int,
+    remat: _linen.Remat,
+    **settings: Any,
+) -> Float[Array, "b n d"]:
+  """`depth` blocks as one scan, parameters under "blocks", and a final norm.
+
+  To be called within a compact method.
+
+  Args:
+    x: tokens, in the precision to compute in.
+    mask: True where a token may see another.
+    keys: one key a row, or None for no noise.
+    depth: blocks, at least 1.
+    remat: what each block keeps for its backward pass.
+    **settings: the remaining fields of `Block`.
+  """
+  block = _linen.scan(Block, remat, length=depth, same=2)
+  blocks = block(depth=depth, dtype=x.dtype, name="blocks", **settings)
+  x, _ = blocks(x, jnp.arange(depth), mask, keys)
+  return norm(x, "norm")
+
+
+def check_width(width: int, depth: int, heads: int) -> None:
+  """Refuses a shape that no block can have, in words."""
+  if depth < 1 or heads < 1 or width % heads:
+    raise ValueError(
+        f"found width={width}, depth={depth}, heads={heads}; expected at "
+        "least one block, and a width that the heads divide"
+    )

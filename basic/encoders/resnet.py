@@ -1,0 +1,237 @@
+"""Images to features by a residual network without batch statistics."""
+
+import functools
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from basic import types
+from basic.encoders import _linen
+from basic.ops import noise
+
+AXES: types.AxisTable = (
+    ("root/kernel", ("height", "width", "channels", "embed")),
+    ("stage[1-4]/first/(convolution[1-3]|shortcut)/kernel",
+     ("height", "width", "channels", "embed")),
+    ("stage[1-4]/first/norm[1-3]/(scale|bias)", ("embed",)),
+    ("stage[1-4]/blocks/convolution[1-3]/kernel",
+     ("layers", "height", "width", "channels", "embed")),
+    ("stage[1-4]/blocks/norm[1-3]/(scale|bias)", ("layers", "embed")),
+    ("norm/(scale|bias)", ("embed",)),
+)
+
+STAGES = {
+    26: (2, 2, 2, 2),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+
+
+def resnet(
+    *,
+    depth: Literal[26, 50, 101, 152] = 50,
+    width: float = 1.0,
+    groups: int = 32,
+    stochastic_depth: float = 0.0,
+    dtype: _linen.Precision = "bfloat16",
+    remat: _linen.Remat = "none",
+) -> types.Encoder:
+  """Reads an image by convolutions: a pre-activation ResNet, made row-wise.
+
+  Group normalisation and standardised kernels stand where batch
+  normalisation stood, so that no row feels another.
+
+  Args:
+    depth: layers with parameters.
+    width: multiplies all channels: 64 after the root, 2048 at the end.
+    groups: of channels that are normalised together; where it does not divide
+      the channels, or leaves fewer than two a group, the largest below it
+      that does.
+    stochastic_depth: share of rows that skip the last block, in [0, 1);
+      earlier blocks are skipped less, the first never.
+    dtype: to compute in; parameters, norms and standardisation are float32.
+    remat: what a block keeps for its backward pass: all that it needs
+      ("none"), its input ("full"), the results of convolutions ("products").
+
+  Returns:
+    An encoder from `Float[b h w c]` in [-1, 1] to `Float32[b 2048 width]`.
+
+  Raises:
+    ValueError: if `width` leaves fewer than 4 channels, `groups` is less than
+      1, the rate is not in [0, 1), or (on use) images are no floats [b h w c].
+
+  References:
+    Kolesnikov et al., Big Transfer, 2019. https://arxiv.org/abs/1912.11370
+    Qiao et al., Weight Standardization, 2019. https://arxiv.org/abs/1903.10520
+
+  Example:
+    >>> encoder = resnet(depth=26, width=0.25)
+    >>> image = jnp.zeros((1, 32, 32, 3))
+    >>> params = jax.eval_shape(encoder.init, jax.random.key(0), image)
+    >>> jax.eval_shape(encoder.apply, params, image, None).pooled.shape
+    (1, 512)
+  """
+  _linen.check_rate("stochastic_depth", stochastic_depth)
+  channels = round(64 * width)
+  if channels < 4 or groups < 1:
+    raise ValueError(
+        f"found width={width} and groups={groups}, expected at least 1/16 "
+        "(4 channels after the root) and at least 1 group"
+    )
+  module = ResNet(
+      STAGES[depth], channels, groups, stochastic_depth, dtype, remat
+  )
+  return types.Encoder(*_linen.pair(module, jnp.float32), AXES)
+
+
+def standardize(kernel: Float[Array, "h w c d"]) -> Float[Array, "h w c d"]:
+  """Gives each output's weights mean 0 and standard deviation 1.
+
+      w' = (w - mean(w)) / (std(w) + 1e-5)
+
+  References:
+    Qiao et al., Weight Standardization, 2019, eq. 5; without its scale, which
+    the normalisation that follows would undo.
+    https://arxiv.org/abs/1903.10520
+  """
+  axes = (0, 1, 2)
+  centred = kernel - kernel.mean(axes, keepdims=True)
+  variance = jnp.square(centred).mean(axes, keepdims=True)
+  # A tiny inside the root: its slope at a constant kernel would be infinite.
+  return centred / (jnp.sqrt(variance + 1e-12) + 1e-5)
+
+
+def group_count(channels: int, groups: int) -> int:
+  """The most groups, up to `groups`, that split channels into twos or more.
+
+  A channel alone would be normalised by its own pixels; where one pixel is
+  left, that erases it.
+  """
+  most = max(1, min(groups, channels // 2))
+  return next(n for n in range(most, 0, -1) if channels % n == 0)
+
+
+class Convolution(nn.Module):
+  """A convolution with standardised kernel, padded alike on both sides."""
+
+  features: int
+  size: int
+  stride: int
+  dtype: _linen.Precision
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
+    shape = (self.size, self.size, x.shape[-1], self.features)
+    kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+    return jax.lax.conv_general_dilated(
+        x,
+        standardize(kernel).astype(self.dtype),
+        (self.stride,) * 2,
+        [(self.size // 2,) * 2] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+class Bottleneck(nn.Module):
+  """x + narrow, look around, widen: each after a norm and a ReLU."""
+
+  depth: int
+  channels: int
+  stride: int
+  groups: int
+  stochastic_depth: float
+  dtype: _linen.Precision
+
+  @nn.compact
+  def __call__(
+      self,
+      x: Float[Array, "b h w c"],
+      layer: Int[Array, ""],
+      keys: types.RowKeys | None,
+  ) -> tuple[Float[Array, "b i j d"], None]:
+    convolve = functools.partial(Convolution, dtype=self.dtype)
+    narrow, wide = self.channels, 4 * self.channels
+    y = activate(x, self.groups, "norm1")
+    if x.shape[-1] != wide or self.stride != 1:
+      x = convolve(wide, 1, self.stride, name="shortcut")(y)
+    y = convolve(narrow, 1, 1, name="convolution1")(y)
+    y = activate(y, self.groups, "norm2")
+    y = convolve(narrow, 3, self.stride, name="convolution2")(y)
+    y = activate(y, self.groups, "norm3")
+    y = convolve(wide, 1, 1, name="convolution3")(y)
+    if keys is not None and self.stochastic_depth:
+      rate = jnp.float32(self.stochastic_depth) * layer / (self.depth - 1)
+      y = noise.stochastic_depth(y, noise.fold(keys, layer), rate)
+    return x + y, None
+
+
+class Stage(nn.Module):
+  """Blocks at one size; the first, which changes the size, stands alone.
+
+  `block` are the settings that all blocks share; `start` is the number of the
+  stage's first block among all.
+  """
+
+  start: int
+  length: int
+  stride: int
+  remat: _linen.Remat
+  block: Any
+
+  @nn.compact
+  def __call__(
+      self, x: Float[Array, "b h w c"], keys: types.RowKeys | None
+  ) -> Float[Array, "b i j d"]:
+    layer = self.start + jnp.arange(self.length)
+    first = _linen.remat(Bottleneck, self.remat)
+    first = first(stride=self.stride, name="first", **self.block)
+    x, _ = first(x, layer[0], keys)
+    rest = _linen.scan(Bottleneck, self.remat, length=self.length - 1, same=1)
+    x, _ = rest(stride=1, name="blocks", **self.block)(x, layer[1:], keys)
+    return x
+
+
+class ResNet(nn.Module):
+  """The tower: a root, four stages, a norm, an average."""
+
+  stages: tuple[int, ...]
+  channels: int
+  groups: int
+  stochastic_depth: float
+  dtype: _linen.Precision
+  remat: _linen.Remat
+
+  @nn.compact
+  def __call__(
+      self, images: Any, keys: types.RowKeys | None
+  ) -> types.Features:
+    _linen.check_images(images)
+    x = images.astype(self.dtype)
+    x = Convolution(self.channels, 7, 2, self.dtype, name="root")(x)
+    # Zeros, not -inf, around the pool, as in the published network.
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    x = nn.max_pool(x, (3, 3), (2, 2))
+    same = dict(
+        depth=sum(self.stages), groups=self.groups, dtype=self.dtype,
+        stochastic_depth=self.stochastic_depth,
+    )
+    for n, length in enumerate(self.stages):
+      block = dict(same, channels=self.channels * 2**n)
+      stride, start = 2 if n else 1, sum(self.stages[:n])
+      name = f"stage{n + 1}"
+      x = Stage(start, length, stride, self.remat, block, name=name)(x, keys)
+    x = activate(x, self.groups, "norm")
+    return types.Features(x.astype(jnp.float32).mean((1, 2)))
+
+
+def activate(
+    x: Float[Array, "b h w c"], groups: int, name: str
+) -> Float[Array, "b h w c"]:
+  """relu(GroupNorm(x)), the norm in float32."""
+  count = group_count(x.shape[-1], groups)
+  norm = nn.GroupNorm(count, epsilon=1e-5, dtype=jnp.float32, name=name)
+  return nn.relu(norm(x)).astype(x.dtype)

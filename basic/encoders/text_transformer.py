@@ -1,0 +1,163 @@
+"""Text ids to features by a transformer that padding cannot reach."""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from basic import types
+from basic.encoders import _linen, _transformer
+from basic.ops import patches, pooling
+
+AXES: types.AxisTable = (
+    ("vocabulary", ("vocab", "embed")),
+    ("positions", ("length", "embed")),
+    *_transformer.AXES,
+    *_transformer.HEAD_AXES,
+)
+
+
+def text_transformer(
+    *,
+    vocab: int = 32_000,
+    length: int = 64,
+    width: int = 512,
+    depth: int = 12,
+    heads: int = 8,
+    mlp: int | None = None,
+    causal: bool = False,
+    pool: Literal["mean", "first", "last", "attention"] = "mean",
+    positions: Literal["learned", "sincos"] = "learned",
+    dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
+    dtype: _linen.Precision = "bfloat16",
+    remat: _linen.Remat = "none",
+    keep_tokens: bool = False,
+) -> types.Encoder:
+  """Reads a caption: pre-norm transformer, then one vector a text.
+
+  Padding, id 0, is masked out of attention and pooling: more of it changes
+  nothing. A text of padding alone gives a finite vector.
+
+  Args:
+    vocab: ids are in [0, vocab); one beyond gives NaN.
+    length: the most ids a text may have; fewer are fine.
+    width: of a token, and of the pooled vector. A multiple of `heads`.
+    depth: blocks, at least 1.
+    heads: of attention.
+    mlp: hidden width of the blocks' MLP; None is 4 * width.
+    causal: whether a token sees only itself and what came before.
+    pool: mean of the real tokens, the first, the last real one, or a learned
+      query over them.
+    positions: one learned vector a place, or fixed sines and cosines.
+    dropout: share of each residual branch's entries to drop, in [0, 1).
+    stochastic_depth: share of rows that skip the last block's branches, in
+      [0, 1); earlier blocks are skipped less, the first never.
+    dtype: to compute in; parameters, norms and softmax are float32.
+    remat: what a block keeps for its backward pass: all that it needs
+      ("none"), its input ("full"), the results of matrix products ("products").
+    keep_tokens: whether features carry the tokens, in `dtype`, and their mask.
+
+  Returns:
+    An encoder from `Int[b t]` ids to `Float32[b width]`.
+
+  Raises:
+    ValueError: if the heads do not divide the width, a rate is not in [0, 1),
+      a causal text is pooled at its first token, which has seen nothing else,
+      or (on use) the ids are no [b t] integers or longer than `length`.
+
+  References:
+    Radford et al., Learning Transferable Visual Models From Natural Language
+    Supervision, 2021, section 2.4. https://arxiv.org/abs/2103.00020
+
+  Example:
+    >>> encoder = text_transformer(vocab=50, width=8, depth=1, heads=2)
+    >>> text = jnp.array([[7, 3, 0], [5, 0, 0]])
+    >>> params = jax.eval_shape(encoder.init, jax.random.key(0), text)
+    >>> jax.eval_shape(encoder.apply, params, text, None).pooled.shape
+    (2, 8)
+  """
+  _transformer.check_width(width, depth, heads)
+  _linen.check_rate("dropout", dropout)
+  _linen.check_rate("stochastic_depth", stochastic_depth)
+  if causal and pool == "first":
+    raise ValueError(
+        "found causal=True with pool='first': the first token of a causal "
+        "text has seen nothing but itself; pool 'last', 'mean' or 'attention'"
+    )
+  module = TextTransformer(
+      vocab, length, width, causal, pool, positions, keep_tokens, dtype,
+      dict(
+          depth=depth, heads=heads, mlp=mlp or 4 * width, dropout=dropout,
+          stochastic_depth=stochastic_depth, remat=remat,
+      ),
+  )
+  return types.Encoder(*_linen.pair(module, jnp.int32), AXES)
+
+
+class TextTransformer(nn.Module):
+  """The tower; `blocks` are the settings of `_transformer.stack`."""
+
+  vocab: int
+  length: int
+  width: int
+  causal: bool
+  pool: str
+  positions: str
+  keep_tokens: bool
+  dtype: _linen.Precision
+  blocks: Any
+
+  @nn.compact
+  def __call__(
+      self, ids: Any, keys: types.RowKeys | None
+  ) -> types.Features:
+    self._check(ids)
+    mask = ids != 0
+    x = self._embed(ids).astype(self.dtype)
+    x = _transformer.stack(x, self._visible(mask), keys, **self.blocks)
+    return types.Features(
+        self._pool(x, mask).astype(jnp.float32),
+        x if self.keep_tokens else None,
+        mask if self.keep_tokens else None,
+    )
+
+  def _check(self, ids):
+    if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
+      raise ValueError(
+          f"found text {ids.dtype}{list(ids.shape)}, expected integer ids "
+          "[b t], padded with 0"
+      )
+    if ids.shape[1] > self.length:
+      raise ValueError(
+          f"found texts of {ids.shape[1]} ids, this encoder reads at most "
+          f"length={self.length}; cut them in the tokenizer, or raise `length`"
+      )
+
+  def _embed(self, ids: Int[Array, "b t"]):
+    """Ids and places as vectors, float32."""
+    draw = nn.initializers.normal(self.width**-0.5)
+    table = self.param("vocabulary", draw, (self.vocab, self.width))
+    if self.positions == "learned":
+      places = self.param("positions", draw, (self.length, self.width))
+    else:
+      places = patches.sincos(self.length, self.width)
+    # Gathered before any cast: the table is far larger than a batch of text.
+    return jnp.take(table, ids, axis=0) + places[None, : ids.shape[1]]
+
+  def _visible(self, mask: Bool[Array, "b t"]) -> Bool[Array, "b _ t"]:
+    visible = mask[:, None]
+    if self.causal:
+      place = jnp.arange(mask.shape[1])
+      visible = visible & (place[None, None, :] <= place[None, :, None])
+    return visible
+
+  def _pool(self, x, mask):
+    if self.pool == "attention":
+      heads, hidden = self.blocks["heads"], self.blocks["mlp"]
+      head = _transformer.AttentionPool(heads, hidden, x.dtype, name="pool")
+      return head(x, mask)
+    if self.pool == "first":
+      return x[:, 0]
+    return {"mean": pooling.mean, "last": pooling.last}[self.pool](x, mask)

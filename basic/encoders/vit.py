@@ -1,0 +1,255 @@
+"""Images to features by a vision transformer."""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from basic import types
+from basic.encoders import _linen, _transformer
+from basic.ops import noise, patches, pooling
+
+AXES: types.AxisTable = (
+    ("stem/(kernel|convolution[1-9]/kernel|out/kernel)",
+     ("height", "width", "channels", "embed")),
+    ("stem/(bias|convolution[1-9]/bias|out/bias)", ("embed",)),
+    ("stem/norm[1-9]/(scale|bias)", ("embed",)),
+    ("positions", ("height", "width", "embed")),
+    ("token", ("embed",)),
+    *_transformer.AXES,
+    *_transformer.HEAD_AXES,
+)
+
+# width, depth, heads, mlp. Zhai et al., 2021, table 2, and Alabdulmohsin et
+# al., 2023 (https://arxiv.org/abs/2305.13035), for the shape-optimised So400m.
+VARIANTS = {
+    "Ti": (192, 12, 3, 768),
+    "S": (384, 12, 6, 1536),
+    "M": (512, 12, 8, 2048),
+    "B": (768, 12, 12, 3072),
+    "L": (1024, 24, 16, 4096),
+    "So400m": (1152, 27, 16, 4304),
+    "H": (1280, 32, 16, 5120),
+    "g": (1408, 40, 16, 6144),
+    "G": (1664, 48, 16, 8192),
+}
+
+
+def vit(
+    *,
+    variant: str | None = None,
+    width: int | None = None,
+    depth: int | None = None,
+    heads: int | None = None,
+    patch: int | None = None,
+    mlp: int | None = None,
+    stem: Literal["patch", "convolution"] = "patch",
+    positions: Literal["learned", "sincos"] = "learned",
+    pool: Literal["mean", "token", "attention"] = "mean",
+    drop_patches: float = 0.0,
+    stochastic_depth: float = 0.0,
+    dropout: float = 0.0,
+    dtype: _linen.Precision = "bfloat16",
+    remat: _linen.Remat = "none",
+    keep_tokens: bool = False,
+) -> types.Encoder:
+  """Reads an image as a set of patches: pre-norm transformer, then one vector.
+
+  The grid comes from the images: any size whose sides the patch divides.
+  Positions learned at one size are resized, bilinearly, to another.
+
+  Args:
+    variant: "B/16", "L/14", "Ti", ...: stands for width, depth, heads, mlp
+      and, after the slash, patch. What it stands for may not be given too.
+    width: of a token, and of the pooled vector. A multiple of `heads`; 768.
+    depth: blocks, at least 1; 12.
+    heads: of attention; 12.
+    patch: side of a patch in pixels; 16.
+    mlp: hidden width of the blocks' MLP; 4 * width.
+    stem: one convolution of the patch's size and stride, or one of size 3 and
+      stride 2 for each halving, which learns far better from little data and
+      needs a patch that is a power of two.
+    positions: one learned vector a place, or fixed sines and cosines.
+    pool: mean of the tokens, a class token, or a learned query over them.
+    drop_patches: share of each row's patches to leave out, in [0, 1), under
+      noise only.
+    stochastic_depth: share of rows that skip the last block's branches, in
+      [0, 1); earlier blocks are skipped less, the first never.
+    dropout: share of each residual branch's entries to drop, in [0, 1).
+    dtype: to compute in; parameters, norms and softmax are float32.
+    remat: what a block keeps for its backward pass: all that it needs
+      ("none"), its input ("full"), the results of matrix products ("products").
+    keep_tokens: whether features carry the patches' tokens, in `dtype`.
+
+  Returns:
+    An encoder from `Float[b h w c]` in [-1, 1] to `Float32[b width]`.
+
+  Raises:
+    ValueError: for an unknown variant, one given along with what it stands
+      for, a shape that cannot be, a rate not in [0, 1), and (on use) images
+      that are no floats [b h w c] or whose sides the patch does not divide.
+
+  References:
+    Dosovitskiy et al., An Image is Worth 16x16 Words, 2020.
+    https://arxiv.org/abs/2010.11929
+    Xiao et al., Early Convolutions Help Transformers See Better, 2021.
+    https://arxiv.org/abs/2106.14881
+
+  Example:
+    >>> encoder = vit(variant="Ti/16")
+    >>> image = jnp.zeros((1, 32, 32, 3))
+    >>> params = jax.eval_shape(encoder.init, jax.random.key(0), image)
+    >>> jax.eval_shape(encoder.apply, params, image, None).pooled.shape
+    (1, 192)
+  """
+  given = dict(width=width, depth=depth, heads=heads, mlp=mlp, patch=patch)
+  shape = _shape(variant, given)
+  _transformer.check_width(shape["width"], shape["depth"], shape["heads"])
+  rates = dict(dropout=dropout, stochastic_depth=stochastic_depth)
+  for name, rate in (*rates.items(), ("drop_patches", drop_patches)):
+    _linen.check_rate(name, rate)
+  width, patch = shape.pop("width"), shape.pop("patch")
+  if stem == "convolution" and (patch < 2 or patch & (patch - 1)):
+    raise ValueError(
+        f"found patch={patch} with stem='convolution', which halves the image "
+        "again and again: expected 2, 4, 8, 16, ..."
+    )
+  module = Vit(
+      width, patch, stem, positions, pool, drop_patches, keep_tokens, dtype,
+      dict(**shape, **rates, remat=remat),
+  )
+  init, apply = _linen.pair(module, jnp.float32)
+
+  def resized(params, images, keys=None):
+    return apply(_fit(params, images, patch), images, keys)
+
+  return types.Encoder(init, resized, AXES)
+
+
+def _shape(
+    variant: str | None, given: dict[str, int | None]
+) -> dict[str, int]:
+  """The numbers that a variant stands for, that were given, or those of B/16."""
+  chosen = {name: x for name, x in given.items() if x is not None}
+  letters, slash, patch = (variant or "").partition("/")
+  known = {}
+  if variant is not None:
+    if letters not in VARIANTS or (slash and not patch.isdecimal()):
+      raise ValueError(
+          f"found variant={variant!r}, expected one of {', '.join(VARIANTS)}, "
+          "alone or with a patch size, such as 'B/16'"
+      )
+    known = dict(zip(("width", "depth", "heads", "mlp"), VARIANTS[letters]))
+    if slash:
+      known["patch"] = int(patch)
+  if twice := sorted(known.keys() & chosen.keys()):
+    raise ValueError(
+        f"variant={variant!r} stands for {', '.join(twice)}, which was given "
+        "too; leave one of them out"
+    )
+  shape = dict(width=768, depth=12, heads=12, patch=16) | known | chosen
+  shape.setdefault("mlp", 4 * shape["width"])
+  if min(shape.values()) < 1:
+    raise ValueError(f"found {shape}, expected sizes of at least 1")
+  return shape
+
+
+def _grid(images: Any, patch: int) -> tuple[int, int]:
+  """How many patches there are each way."""
+  _linen.check_images(images)
+  height, width = images.shape[1:3]
+  if height % patch or width % patch:
+    raise ValueError(
+        f"found images of {height}x{width} pixels, expected sides that are "
+        f"multiples of patch={patch}; resize them or choose another patch"
+    )
+  return height // patch, width // patch
+
+
+def _fit(params: types.Params, images: Any, patch: int) -> types.Params:
+  """Learned positions, at the size of these images."""
+  height, width = _grid(images, patch)
+  if "positions" not in params:
+    return params
+  places = patches.resize(params["positions"], height, width)
+  return {**params, "positions": places}
+
+
+class Vit(nn.Module):
+  """The tower; `blocks` are the settings of `_transformer.stack`."""
+
+  width: int
+  patch: int
+  stem: str
+  positions: str
+  pool: str
+  drop_patches: float
+  keep_tokens: bool
+  dtype: _linen.Precision
+  blocks: Any
+
+  @nn.compact
+  def __call__(
+      self, images: Any, keys: types.RowKeys | None
+  ) -> types.Features:
+    x = self._patches(images)
+    if keys is not None and self.drop_patches:
+      x = noise.drop_tokens(x, noise.fold(keys, 0), self.drop_patches)
+    if self.pool == "token":
+      token = self.param("token", nn.initializers.zeros, (self.width,))
+      shape = (x.shape[0], 1, self.width)
+      token = jnp.broadcast_to(token.astype(x.dtype), shape)
+      x = jnp.concatenate([token, x], axis=1)
+    # Another number than the patches': no two uses share a draw.
+    keys = None if keys is None else noise.fold(keys, 1)
+    x = _transformer.stack(x, None, keys, **self.blocks)
+    kept = x[:, 1:] if self.pool == "token" else x
+    pooled = self._pool(x).astype(jnp.float32)
+    return types.Features(pooled, kept if self.keep_tokens else None)
+
+  def _patches(self, images) -> Float[Array, "b n d"]:
+    """One vector a patch, places added."""
+    height, width = _grid(images, self.patch)
+    x = images.astype(self.dtype)
+    if self.stem == "convolution":
+      x = Stem(self.width, self.patch, self.dtype, name="stem")(x)
+    else:
+      x = nn.Conv(
+          self.width, (self.patch,) * 2, (self.patch,) * 2, padding="VALID",
+          dtype=self.dtype, name="stem",
+      )(x)
+    if self.positions == "learned":
+      draw = nn.initializers.normal(self.width**-0.5)
+      places = self.param("positions", draw, (height, width, self.width))
+    else:
+      places = patches.sincos_2d(height, width, self.width)
+    x = x + places.astype(x.dtype)[None]
+    return x.reshape(x.shape[0], height * width, self.width)
+
+  def _pool(self, x):
+    if self.pool == "mean":
+      return pooling.mean(x)
+    if self.pool == "token":
+      return x[:, 0]
+    heads, hidden = self.blocks["heads"], self.blocks["mlp"]
+    return _transformer.AttentionPool(heads, hidden, x.dtype, name="pool")(x)
+
+
+class Stem(nn.Module):
+  """Halves the image until a pixel is a patch, doubling the channels."""
+
+  width: int
+  patch: int
+  dtype: _linen.Precision
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
+    halvings = self.patch.bit_length() - 1
+    for n in range(1, halvings + 1):
+      channels = max(8, self.width >> (halvings - n))
+      x = nn.Conv(
+          channels, (3, 3), (2, 2), dtype=self.dtype, name=f"convolution{n}"
+      )(x)
+      x = nn.gelu(_transformer.norm(x, f"norm{n}"))
+    return nn.Conv(self.width, (1, 1), dtype=self.dtype, name="out")(x)

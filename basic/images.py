@@ -1,0 +1,299 @@
+"""Image bytes to pixels, and pixels to the size and crop that a tower reads.
+
+An image is what its viewer sees: upright by its EXIF orientation, transparent
+parts on white, sixteen bits and CMYK as eight bits of RGB. All is checked
+before memory is spent on it, and what cannot be used raises
+`types.Unreadable` with one of these reasons to count by:
+
+    empty image, unknown image format, broken image header, image too large,
+    extreme aspect ratio, unsupported pixels, truncated image,
+    broken image data
+"""
+
+import dataclasses
+import io
+import math
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from basic import types
+
+_MAX_ASPECT = 20  # longer side over shorter
+_SIGNATURES = (  # offset, magic bytes, PIL's name of the format
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
+    (8, b"WEBP", "WEBP"),
+    (0, b"GIF8", "GIF"),
+    (0, b"BM", "BMP"),
+    (0, b"II*\x00", "TIFF"),
+    (0, b"MM\x00*", "TIFF"),
+    (4, b"ftypavif", "AVIF"),
+)
+_FAST = ("JPEG", "PNG", "WEBP", "BMP")  # OpenCV decodes these as PIL does
+_ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
+
+# (image, generator or None) -> image. No generator, no noise.
+Augment = Callable[
+    [UInt8[np.ndarray, "h w c"], np.random.Generator | None],
+    UInt8[np.ndarray, "i j c"],
+]
+
+
+def decode(
+    data: bytes, *, channels: int = 3, max_pixels: int = 40_000_000
+) -> UInt8[np.ndarray, "h w c"]:
+  """Turns the bytes of an image file into pixels.
+
+  Reads JPEG, PNG, WebP, GIF (first frame), BMP, TIFF and AVIF.
+
+  Args:
+    data: a whole file.
+    channels: 3 for RGB, 1 for luminance.
+    max_pixels: height times width above which an image is refused unread.
+
+  Returns:
+    Pixels, uint8 from 0 to 255.
+
+  Raises:
+    types.Unreadable: for one of the reasons at the top of this file.
+    ValueError: if `channels` is neither 1 nor 3.
+  """
+  if channels not in (1, 3):
+    raise ValueError(f"channels is {channels}; it is 1 or 3")
+  name = _sniff(data)
+  header = _open(data, name, max_pixels)
+  image = _decode_fast(data, header) if _is_plain(header, name) else None
+  if image is None:
+    image = _decode_any(header)
+  if channels == 1:
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+  return image
+
+
+def _sniff(data: bytes) -> str:
+  if not data:
+    raise types.Unreadable("empty image")
+  for offset, magic, name in _SIGNATURES:
+    if data.startswith(magic, offset):
+      return name
+  raise types.Unreadable("unknown image format", f"starts with {data[:12]!r}")
+
+
+def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
+  """Reads the header alone, and refuses what should not be decoded."""
+  try:
+    header = Image.open(io.BytesIO(data), formats=(name,))
+  except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
+    raise types.Unreadable("image too large", str(e)) from e
+  except Exception as e:  # PIL raises many kinds at damaged bytes
+    raise types.Unreadable("broken image header", f"{name}: {e}") from e
+  width, height = header.size
+  if width * height > max_pixels:
+    raise types.Unreadable(
+        "image too large", f"{height} by {width} is over {max_pixels} pixels"
+    )
+  if max(width, height) > _MAX_ASPECT * min(width, height):
+    raise types.Unreadable("extreme aspect ratio", f"{height} by {width}")
+  return header
+
+
+def _is_plain(header: Image.Image, name: str) -> bool:
+  """Whether there is nothing to rotate, to blend or to convert."""
+  if name not in _FAST or header.mode not in ("RGB", "L"):
+    return False
+  if header.has_transparency_data:
+    return False
+  if "exif" not in header.info and "xmp" not in header.info:
+    return True
+  try:
+    return header.getexif().get(_ORIENTATION, 1) == 1
+  except Exception:  # broken EXIF turns nothing
+    return True
+
+
+def _decode_fast(
+    data: bytes, header: Image.Image
+) -> UInt8[np.ndarray, "h w 3"] | None:
+  """Decodes with OpenCV; None if it cannot, and then PIL says why."""
+  flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+  try:
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+  except cv2.error:
+    return None
+  if image is None or image.shape[1::-1] != header.size:
+    return None
+  return image
+
+
+def _decode_any(header: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+  """Decodes with PIL whatever PIL reads."""
+  if header.mode in ("I", "F"):  # 32 bits; what is white is not said
+    raise types.Unreadable("unsupported pixels", f"mode {header.mode}")
+  try:
+    header.load()
+    image = ImageOps.exif_transpose(header)
+    if image.mode.startswith("I;16"):  # convert("RGB") would clip, not scale
+      gray = (np.asarray(image) >> 8).astype(np.uint8)
+      return np.repeat(gray[..., None], 3, axis=2)
+    if image.has_transparency_data:
+      image = image.convert("RGBA")
+      white = Image.new("RGBA", image.size, "white")
+      image = Image.alpha_composite(white, image)
+    return np.array(image.convert("RGB"))
+  except Exception as e:  # PIL raises many kinds at damaged bytes
+    cut = "truncated" in str(e).lower()
+    reason = "truncated image" if cut else "broken image data"
+    raise types.Unreadable(reason, str(e)) from e
+
+
+def resize(
+    image: UInt8[np.ndarray, "h w c"], size: int, crop: str = "center"
+) -> UInt8[np.ndarray, "s s c"]:
+  """Makes an image square, the same way every time.
+
+  Args:
+    image: pixels.
+    size: height and width of the result, in pixels.
+    crop: "center" scales the shorter side to `size` and keeps the middle;
+      "none" keeps everything and squashes it into the square.
+
+  Returns:
+    Pixels, a new array or the image itself where nothing changes.
+
+  Raises:
+    ValueError: if `crop` is neither.
+  """
+  if crop not in ("center", "none"):
+    raise ValueError(f"crop is {crop!r}; it is 'center' or 'none'")
+  if crop == "center":
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    image = image[top:top + side, left:left + side]
+  return _scale(image, size)
+
+
+def random_crop(
+    image: UInt8[np.ndarray, "h w c"],
+    size: int,
+    rng: np.random.Generator,
+    scale: tuple[float, float] = (0.3, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> UInt8[np.ndarray, "s s c"]:
+  """Cuts a random part out of an image and scales it to a square.
+
+  The part's area is uniform in `scale`, its aspect log-uniform in `ratio`. If
+  ten draws do not fit, the middle is taken as in `resize`.
+
+  Args:
+    image: pixels.
+    size: height and width of the result, in pixels.
+    rng: draws the part.
+    scale: least and greatest share of the image's area, in (0, 1].
+    ratio: least and greatest width over height, positive.
+
+  Returns:
+    Pixels.
+
+  References:
+    Szegedy et al., Going Deeper with Convolutions, 2014, section 6.
+    https://arxiv.org/abs/1409.4842
+  """
+  height, width = image.shape[:2]
+  for _ in range(10):
+    area = rng.uniform(*scale) * height * width
+    aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+    h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+    if 0 < h <= height and 0 < w <= width:
+      top = rng.integers(height - h, endpoint=True)
+      left = rng.integers(width - w, endpoint=True)
+      return _scale(image[top:top + h, left:left + w], size)
+  return resize(image, size)
+
+
+def flip(
+    image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator
+) -> UInt8[np.ndarray, "h w c"]:
+  """Mirrors left and right, for every other image.
+
+  A mirrored image makes captions that say "left" or quote writing untrue.
+  """
+  return image[:, ::-1] if rng.random() < 0.5 else image
+
+
+def augment(
+    *,
+    size: int | None = None,
+    crop: str = "none",
+    mirror: bool = False,
+    scale: tuple[float, float] = (0.3, 1.0),
+) -> Augment:
+  """Makes the function that a pipeline applies to every image.
+
+  It is called with an image and a generator, or with None for the
+  deterministic form: the middle for a random crop, and no mirroring.
+
+  Args:
+    size: height and width of the result in pixels; None leaves images alone.
+    crop: "none" squashes into the square, "center" keeps the middle,
+      "random" a random part (`random_crop`).
+    mirror: whether every other image is mirrored (`flip`).
+    scale: for random crops, the least and greatest share of the area.
+
+  Returns:
+    (image, generator or None) -> image; it can be pickled.
+
+  Raises:
+    ValueError: if `crop` is none of those, if one is asked for without a size,
+      or if `scale` does not ascend in (0, 1].
+
+  Example:
+    >>> image = np.zeros((6, 4, 3), np.uint8)
+    >>> augment(size=2, crop="random")(image, None).shape
+    (2, 2, 3)
+  """
+  if crop not in ("none", "center", "random"):
+    raise ValueError(f"crop is {crop!r}; it is 'none', 'center' or 'random'")
+  if crop != "none" and size is None:
+    raise ValueError(f"crop={crop!r} needs a size in pixels")
+  if not 0 < scale[0] <= scale[1] <= 1:
+    raise ValueError(f"scale is {scale}; it ascends within (0, 1]")
+  return _Augment(size, crop, mirror, tuple(scale))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Augment:
+  size: int | None
+  crop: str
+  mirror: bool
+  scale: tuple[float, float]
+
+  def __call__(
+      self,
+      image: UInt8[np.ndarray, "h w c"],
+      rng: np.random.Generator | None = None,
+  ) -> UInt8[np.ndarray, "i j c"]:
+    if self.crop == "random" and rng is not None:
+      image = random_crop(image, self.size, rng, self.scale)
+    elif self.size is not None:
+      crop = "none" if self.crop == "none" else "center"
+      image = resize(image, self.size, crop)
+    if self.mirror and rng is not None:
+      image = flip(image, rng)
+    return np.ascontiguousarray(image)
+
+
+def _scale(
+    image: UInt8[np.ndarray, "h w c"], size: int
+) -> UInt8[np.ndarray, "s s c"]:
+  """Scales to a square: means of areas going down, cubic going up."""
+  if image.shape[:2] == (size, size):
+    return image
+  smaller = size < max(image.shape[:2])
+  method = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
+  scaled = cv2.resize(image, (size, size), interpolation=method)
+  return scaled.reshape(size, size, image.shape[2])

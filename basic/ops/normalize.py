@@ -1,0 +1,41 @@
+"""Unit vectors, safe at zero and in float32 whatever comes in."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def unit(
+    x: Float[Array, "... d"], epsilon: float = 1e-30
+) -> Float[Array, "... d"]:
+  """Scales each vector of the last axis to length one.
+
+      u = x / |x|,        du = (dx - u <u, dx>) / |x|
+
+  The largest entry is divided out first, so that no square overflows or
+  vanishes: 1e20 and 1e-20 in float32 are vectors like any other. A vector of
+  zeros has no direction: it gives zeros and passes no gradient back. What is
+  not finite gives NaN, which is louder than a wrong direction.
+
+  Args:
+    x: vectors along the last axis, at any length and float precision.
+    epsilon: a vector with no entry above it, in absolute value, counts as
+      zero. Positive; its inverse bounds the gradient.
+
+  Returns:
+    Vectors of length one or zero: float64 where `x` is, float32 otherwise.
+
+  Example:
+    >>> print(unit(jnp.array([[3.0, 4.0], [0.0, 0.0]])))
+    [[0.6 0.8]
+     [0.  0. ]]
+  """
+  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  # u does not depend on this scale, so neither does its derivative.
+  largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
+  is_zero = largest <= epsilon
+  scaled = x / jnp.where(is_zero, 1.0, largest)
+  square = jnp.sum(scaled * scaled, axis=-1, keepdims=True)
+  # Both branches of a `where` are differentiated, and sqrt has no slope at 0.
+  length = jnp.sqrt(jnp.where(is_zero, 1.0, square))
+  return jnp.where(is_zero, 0.0, scaled / length)

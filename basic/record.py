@@ -1,0 +1,237 @@
+"""Writes a run down: its settings, its numbers, and how far it is.
+
+A run's folder holds
+
+    config.json     the complete configuration (`manifest`)
+    run.json        command, versions, devices, and when it was started
+    metrics.jsonl   the numbers, one JSON object a line (`journal`)
+    tensorboard/    the same numbers for TensorBoard
+
+What depends on the clock stands under names of its own, "time" and by
+convention "throughput/...", so that all other names of an interrupted run and
+of one that was not can be compared line by line.
+"""
+
+import collections
+import io
+import os
+import pathlib
+import secrets
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import tensorboardX
+
+from basic.recording import journal, manifest, progress
+
+begin = manifest.begin
+read = journal.read
+curve = journal.curve
+
+
+def table(results: Mapping[str, Any]) -> str:
+  """Sets results as lines of text, names of one group together.
+
+  Example:
+    >>> print(table({"zeroshot/top1": 0.5, "retrieval/image_to_text@1": 0.25}))
+    retrieval/image_to_text@1  0.2500
+    <BLANKLINE>
+    zeroshot/top1              0.5000
+  """
+  width = max((len(name) for name in results), default=0)
+  groups = collections.defaultdict(list)
+  for name in sorted(results):
+    line = f"{name:<{width}}  {float(results[name]):#.4g}"
+    groups[name.rpartition("/")[0]].append(line)
+  return "\n\n".join("\n".join(lines) for lines in groups.values())
+
+
+class Recorder:
+  """Writes numbers as they come, and says how far the run is.
+
+  In a run of several processes the first one writes, the others stay silent.
+
+  Example:
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   with Recorder(folder, total=2, batch_size=8) as recorder:
+    ...     recorder.write(1, {"loss": 2.0})
+    ...   print(read(folder)[0]["loss"])
+    2.0
+  """
+
+  def __init__(
+      self,
+      workdir: str | os.PathLike,
+      *,
+      total: int,
+      batch_size: int,
+      start: int = 0,
+      every: float = 10.0,
+      tensorboard: bool = True,
+      wandb: Mapping[str, Any] | None = None,
+      stream: io.TextIOBase | None = None,
+      clock: Callable[[], float] = time.monotonic,
+  ):
+    """Opens the record of a run that starts or resumes.
+
+    Args:
+      workdir: the run's folder; made if it is not there.
+      total: steps of the whole run.
+      batch_size: examples a step.
+      start: steps already taken; lines of later steps are taken out.
+      every: seconds between two lines of progress where no bar can be drawn.
+      tensorboard: whether to write for TensorBoard, in `tensorboard/`.
+      wandb: what `wandb.init` is called with; None leaves Weights & Biases
+        out.
+      stream: where progress goes; standard error if None.
+      clock: seconds, from any origin.
+
+    Raises:
+      ValueError: if a line of the record is broken, other than the last.
+      ModuleNotFoundError: if `wandb` is asked for and not installed.
+    """
+    writes = jax.process_index() == 0
+    self._progress = progress.Progress(
+        total=total, batch_size=batch_size, start=start, every=every,
+        stream=(stream or sys.stderr) if writes else None, clock=clock,
+    )
+    self._file = self._board = self._wandb = None
+    if not writes:
+      return
+    folder = pathlib.Path(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    if wandb is not None:
+      self._wandb = _weights_and_biases(folder, wandb)
+    if dropped := journal.truncate(folder, start):
+      self._progress.say(
+          f"{journal.NAME}: took out {dropped} lines, torn or after step "
+          f"{start}"
+      )
+    self._file = open(folder / journal.NAME, "ab")
+    if tensorboard:
+      self._board = tensorboardX.SummaryWriter(
+          str(folder / "tensorboard"), purge_step=start + 1 if start else None
+      )
+
+  def write(
+      self, step: int, metrics: Mapping[str, Any], prefix: str = ""
+  ) -> None:
+    """Appends one line with every metric under `prefix` + its name.
+
+    Arrays on a device are fetched, all at once, which waits for the step that
+    makes them: call it as often as numbers are wanted, not at every step.
+
+    Args:
+      step: steps taken when this was measured.
+      metrics: scalars, on a device or not.
+      prefix: put before every name as it is: "retrieval/".
+
+    Raises:
+      ValueError: if a metric is not one number, or is named "step" or "time",
+        or if the record is closed.
+    """
+    if self._file is None:
+      return
+    found = jax.device_get(dict(metrics))
+    values = {prefix + n: _scalar(prefix + n, x) for n, x in found.items()}
+    row = {"step": int(step), "time": round(time.time(), 3)}
+    # One write of one line: a kill can tear only the last one.
+    self._file.write(journal.line({**row, **values}))
+    self._file.flush()
+    if "loss" in values:
+      self._progress.note(f"loss {values['loss']:.4g}")
+    if self._board is not None:
+      for name, value in values.items():
+        self._board.add_scalar(name, value, row["step"])
+    if self._wandb is not None:
+      self._wandb.log({"step": row["step"], **values})
+
+  def progress(self, step: int) -> None:
+    """Notes that `step` steps are taken, and says so now and then.
+
+    Reads nothing from a device. Say it after every step; the first call
+    starts the clock of `rate`, so that compilation does not count.
+    """
+    self._progress.at(step)
+
+  def rate(self) -> float:
+    """Examples per second since the last call, which starts a new interval.
+
+    Calling it once after an evaluation leaves the evaluation's time out. 0
+    before the second step.
+    """
+    return self._progress.rate()
+
+  def show(self, results: Mapping[str, Any]) -> None:
+    """Prints results as a `table`, without breaking the progress bar."""
+    if self._file is not None:
+      self._progress.say(table(jax.device_get(dict(results))))
+
+  def sync(self) -> None:
+    """Makes sure that the lines so far survive a loss of power."""
+    if self._file is None or self._file.closed:
+      return
+    self._file.flush()
+    os.fsync(self._file.fileno())
+    if self._board is not None:
+      self._board.flush()
+
+  def close(self) -> None:
+    """Syncs and closes everything. May be called twice."""
+    self.sync()
+    self._progress.close()
+    if self._file is not None:
+      self._file.close()
+    if self._board is not None:
+      self._board.close()
+    if self._wandb is not None:
+      self._wandb.finish()
+    self._board = self._wandb = None
+
+  def __enter__(self) -> "Recorder":
+    return self
+
+  def __exit__(self, *error: Any) -> None:
+    self.close()
+
+
+def _scalar(name: str, found: Any) -> float | int:
+  """A Python number from a scalar that already lies in host memory."""
+  if name in ("step", "time"):
+    raise ValueError(
+        f"A metric is named {name!r}, as a column that every line has. Rename "
+        "it, or give a prefix."
+    )
+  array = np.asarray(found)
+  if array.shape:
+    raise ValueError(
+        f"The metric {name!r} has shape {array.shape}; a metric is one number. "
+        "Reduce it, or give each entry a name."
+    )
+  return int(array) if array.dtype.kind in "iub" else float(array)
+
+
+def _weights_and_biases(
+    folder: pathlib.Path, settings: Mapping[str, Any]
+) -> Any:
+  """Opens the Weights & Biases run of this folder, again after a resume."""
+  try:
+    import wandb
+  except ImportError as error:
+    raise ModuleNotFoundError(
+        "Weights & Biases is asked for, but the package `wandb` is not "
+        "installed. Install basic[wandb], or leave the setting out."
+    ) from error
+  path = folder / "wandb_id"
+  if not path.exists():
+    manifest.replace(path, secrets.token_hex(8).encode())
+  identity = {"id": path.read_text(), "resume": "allow", "dir": str(folder)}
+  run = wandb.init(**{**identity, **settings})
+  # Its own step may only grow, and a resumed run goes back to its checkpoint.
+  run.define_metric("*", step_metric="step")
+  return run

@@ -1,0 +1,111 @@
+"""Keeps numbers in a file that outlives a kill: one JSON object a line.
+
+    {"step": 10, "time": 1767225600.0, "loss": 2.5}
+
+Lines are only ever appended, so a kill can tear none but the last, and that
+one is left out by whoever reads. JSON has no word for numbers that are not
+finite: these are the strings "nan", "inf" and "-inf" in the file, and floats
+again when read.
+"""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from basic.recording import manifest
+
+NAME = "metrics.jsonl"
+_NOT_FINITE = ("nan", "inf", "-inf")
+
+
+def line(row: Mapping[str, float | int]) -> bytes:
+  """Writes numbers by name as one line of the file.
+
+  Example:
+    >>> line({"step": 1, "loss": math.inf})
+    b'{"step": 1, "loss": "inf"}\\n'
+  """
+  finite = {n: x if math.isfinite(x) else str(x) for n, x in row.items()}
+  return json.dumps(finite, allow_nan=False).encode() + b"\n"
+
+
+def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
+  """Reads the numbers that a run has written so far.
+
+  Returns:
+    One dict a line, oldest first: "step", "time" in seconds since 1970, and
+    what was measured then. Empty if nothing was written.
+
+  Raises:
+    ValueError: if a line other than the last is not a JSON object.
+  """
+  rows = _rows(pathlib.Path(workdir) / NAME)
+  return [
+      {n: float(x) if x in _NOT_FINITE else x for n, x in row.items()}
+      for _, row in rows
+  ]
+
+
+def curve(
+    rows: Sequence[Mapping[str, Any]], name: str
+) -> tuple[Int[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+  """Picks one metric out of the lines of a run.
+
+  Returns:
+    (steps, values) of the lines that have it, int64 and float64.
+
+  Example:
+    >>> steps, values = curve([{"step": 1, "loss": 2.5}, {"step": 2}], "loss")
+    >>> steps.tolist(), values.tolist()
+    ([1], [2.5])
+  """
+  points = [(row["step"], row[name]) for row in rows if name in row]
+  steps = np.array([step for step, _ in points], np.int64)
+  return steps, np.array([x for _, x in points], np.float64)
+
+
+def truncate(workdir: str | os.PathLike, start: int) -> int:
+  """Takes out what a run resumed at `start` will write again.
+
+  Args:
+    workdir: the run's folder; it need not hold a record yet.
+    start: steps already taken. Lines of later steps go, and a torn one.
+
+  Returns:
+    The number of lines taken out.
+
+  Raises:
+    ValueError: if a line other than the last is not a line of a record.
+  """
+  path = pathlib.Path(workdir) / NAME
+  if not path.exists():
+    return 0
+  before = path.read_bytes()
+  kept = [line for line, row in _rows(path) if row["step"] <= start]
+  content = b"".join(line.rstrip(b"\n") + b"\n" for line in kept)
+  if content != before:
+    manifest.replace(path, content)
+  return len(before.splitlines()) - len(kept)
+
+
+def _rows(path: pathlib.Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+  """Yields the lines of a record, raw and parsed; a torn last one is not."""
+  lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+  for number, line in enumerate(lines, 1):
+    try:
+      row = json.loads(line)
+      row["step"]
+    except (ValueError, TypeError, KeyError) as error:
+      if not line.endswith(b"\n"):
+        return
+      raise ValueError(
+          f"Line {number} of {path} is not a line of a record. The file was "
+          "changed from outside: remove that line, or bring the file back."
+      ) from error
+    yield line, row

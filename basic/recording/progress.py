@@ -1,0 +1,133 @@
+"""Says how far a run is: a bar on a terminal, a line now and then elsewhere."""
+
+import io
+import time
+from collections.abc import Callable
+
+import tqdm
+
+
+class _Bar(tqdm.tqdm):
+  """A bar without the thread that tqdm starts to watch over its bars."""
+
+  monitor_interval = 0
+
+
+class Progress:
+  """Counts steps, measures speed, and estimates the time left.
+
+  Example:
+    >>> import io
+    >>> seconds = iter([0.0, 20.0, 20.0])
+    >>> progress = Progress(
+    ...     total=4, batch_size=100, stream=io.StringIO(),
+    ...     clock=lambda: next(seconds))
+    >>> progress.at(1)
+    >>> progress.at(3)
+    >>> progress.rate()
+    10.0
+  """
+
+  def __init__(
+      self,
+      *,
+      total: int,
+      batch_size: int,
+      start: int = 0,
+      every: float = 10.0,
+      stream: io.TextIOBase | None,
+      clock: Callable[[], float] = time.monotonic,
+  ):
+    """Starts at step `start`.
+
+    Args:
+      total: steps of the whole run.
+      batch_size: examples a step.
+      start: steps already taken.
+      every: seconds between two lines where the stream is no terminal.
+      stream: where to speak; None to count in silence.
+      clock: seconds, from any origin.
+    """
+    self._total, self._batch_size = total, batch_size
+    self._step, self._every = start, every
+    self._stream, self._clock = stream, clock
+    self._marked: tuple[float, int] | None = None
+    self._spoken = (0.0, start)
+    self._note = ""
+    self._bar = None
+    if stream is not None and stream.isatty():
+      self._bar = _Bar(
+          total=total * batch_size, initial=start * batch_size,
+          unit=" examples", unit_scale=True, dynamic_ncols=True,
+          mininterval=0.5, file=stream,
+      )
+
+  def at(self, step: int) -> None:
+    """Notes that `step` steps are taken; speaks if it is time to.
+
+    The first call starts the clock, so that compilation does not count.
+    """
+    now, self._step = self._clock(), step
+    if self._marked is None:
+      self._marked = self._spoken = (now, step)
+    if self._bar is not None:
+      self._bar.set_description_str(f"step {step}/{self._total}", refresh=False)
+      self._bar.set_postfix_str(self._note, refresh=False)
+      self._bar.update(step * self._batch_size - self._bar.n)
+    elif now >= self._spoken[0] + self._every and step > self._spoken[1]:
+      self.say(self._line(now))
+      self._spoken = (now, step)
+
+  def rate(self) -> float:
+    """Examples per second since the last call, which starts a new interval.
+
+    Calling it once after an evaluation leaves the evaluation's time out. 0
+    before the second step.
+    """
+    if self._marked is None:
+      return 0.0
+    now, (then, before) = self._clock(), self._marked
+    self._marked = (now, self._step)
+    if now <= then:
+      return 0.0
+    return (self._step - before) * self._batch_size / (now - then)
+
+  def note(self, text: str) -> None:
+    """Puts a few words, such as the loss, at the end of what is said next."""
+    self._note = text
+
+  def say(self, text: str) -> None:
+    """Prints lines without breaking the bar."""
+    if self._stream is not None:
+      _Bar.write(text, file=self._stream)
+      self._stream.flush()
+
+  def close(self) -> None:
+    """Leaves the bar as it stands. May be called twice."""
+    if self._bar is not None:
+      self._bar.close()
+
+  def _line(self, now: float) -> str:
+    then, before = self._spoken
+    speed = (self._step - before) / max(now - then, 1e-9)
+    left = (self._total - self._step) / speed
+    parts = [
+        f"step {self._step}/{self._total}",
+        f"{self._step / max(self._total, 1):.1%}",
+        f"{speed * self._batch_size:,.1f} examples/s",
+        f"{duration(left)} left",
+        self._note,
+    ]
+    return "  ".join(part for part in parts if part)
+
+
+def duration(seconds: float) -> str:
+  """Writes a time as hours, minutes and seconds.
+
+  Example:
+    >>> duration(3725.0)
+    '1:02:05'
+  """
+  minutes, second = divmod(round(seconds), 60)
+  hours, minute = divmod(minutes, 60)
+  return f"{hours}:{minute:02d}:{second:02d}"

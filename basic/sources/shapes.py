@@ -1,0 +1,207 @@
+"""A drawn world without end: shapes, colours, sizes, textures, counts, places.
+
+Nothing is loaded, so there are as many examples as one asks for. A quarter of
+all pairs of a shape and a colour is held out of training (`_shape_scenes`).
+"""
+
+import dataclasses
+import functools
+from typing import SupportsIndex
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from basic import types
+from basic.sources import _drawing, _grammar, _stable
+from basic.sources import _shape_scenes as scenes
+
+_KINDS = ("scenes", "single", "compositions")
+_LAYOUTS = (
+    "one thing", "two things side by side", "two things, one above the other",
+    "several things that look the same",
+)
+_NAMES = tuple(
+    _grammar.a(f"{colour} {shape}") for shape, colour in scenes.PAIRS
+)
+
+
+def shapes(
+    *,
+    split: str = "train",
+    kind: str = "scenes",
+    canvas: int = 48,
+    seed: int = 0,
+    length: int | None = None,
+) -> types.Source:
+  """Draws coloured shapes and says what they are and where they stand.
+
+  There are three kinds. "scenes" hold one thing, two things in a relation, or
+  two to four that look the same; the label tells which. "single" shows one
+  thing whose colour and shape are seen together in training; "compositions"
+  one whose colour and shape never are (test split only). Both go through their
+  pairs in turn; the label is one of 64 captions "a {colour} {shape}".
+
+  A caption names all things of its scene. Training captions may leave out
+  sizes, textures or places; those of test scenes never do, and no two test
+  scenes share one. A place is a ninth of the canvas. Both splits draw from the
+  same laws with different noise.
+
+  Args:
+    split: "train" or "test".
+    kind: one of the three above.
+    canvas: height and width, 32 to 128 pixels.
+    seed: another seed, other scenes; what is held out stays.
+    length: examples; by default 1,000,000 in the training split and 1,000 in
+      the test split.
+
+  Returns:
+    A source of "image" uint8[canvas canvas 3], "text" (four to six captions),
+    "label" int32, "id" int64 (the index). `classes` names the labels.
+
+  Raises:
+    ValueError: if a setting is none of those above, or if more test scenes are
+      asked for than differ.
+
+  Example:
+    >>> source = shapes(split="test", kind="compositions")
+    >>> source.classes[source[0]["label"]]
+    'a blue circle'
+  """
+  if split not in ("train", "test"):
+    raise ValueError(f"split is {split!r}; it is 'train' or 'test'")
+  if kind not in _KINDS:
+    raise ValueError(f"kind is {kind!r}; it is one of {', '.join(_KINDS)}")
+  if kind == "compositions" and split == "train":
+    raise ValueError(
+        "the held-out compositions are never in the training split; "
+        "use split='test', or kind='single'"
+    )
+  if not 32 <= canvas <= 128:
+    raise ValueError(f"canvas is {canvas}; it is 32 to 128 pixels")
+  if length is None:
+    length = 1_000_000 if split == "train" else 1_000
+  if length < 1:
+    raise ValueError(f"length is {length}; it is at least 1")
+  return _Shapes(split, kind, canvas, seed, length)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shapes:
+  """Scenes by number; every one is drawn anew from its own generator."""
+
+  split: str
+  kind: str
+  canvas: int
+  seed: int
+  length: int
+
+  def __post_init__(self):
+    # Found once and then only read: threads share it.
+    object.__setattr__(self, "_counters", self._distinct())
+
+  @property
+  def classes(self) -> tuple[str, ...]:
+    return _LAYOUTS if self.kind == "scenes" else _NAMES
+
+  @property
+  def fingerprint(self) -> str:
+    return _stable.fingerprint("shapes", dataclasses.astuple(self))
+
+  def __len__(self) -> int:
+    return self.length
+
+  def __getitem__(self, index: SupportsIndex) -> types.Example:
+    index = _stable.position(index, self.length)
+    counter = self._counters[index] if self._counters else index
+    rng = _stable.generator(self._stream, counter)
+    if self.kind == "scenes":
+      scene = scenes.draw(rng)
+      label = scenes.LAYOUTS.index(scene.layout)
+    else:
+      pairs = scenes.SEEN if self.kind == "single" else scenes.HELD_OUT
+      pair = pairs[index % len(pairs)]
+      place = int(rng.integers(9))
+      scene = scenes.Scene("alone", (scenes.thing(pair, rng),), place)
+      label = scenes.PAIRS.index(pair)
+    text = scenes.exact(scene)
+    if self.split == "train":
+      text += scenes.loose(scene)
+    return {
+        "image": _render(scene, self.canvas, rng),
+        "text": text,
+        "label": np.int32(label),
+        "id": np.int64(index),
+    }
+
+  @functools.cached_property
+  def _stream(self) -> int:
+    return _stable.key("shapes", self.split, self.kind, self.seed)
+
+  def _distinct(self) -> tuple[int, ...]:
+    if self.split == "train" or self.kind != "scenes":
+      return ()
+    return _stable.distinct(
+        lambda i: scenes.draw(_stable.generator(self._stream, i)), self.length
+    )
+
+
+def _render(
+    scene: scenes.Scene, canvas: int, rng: np.random.Generator
+) -> UInt8[np.ndarray, "h w 3"]:
+  """Paints a scene on a dark ground with a little noise."""
+  image = np.empty((canvas, canvas, 3), np.float32)
+  image[...] = rng.uniform(10, 60)
+  for thing, (y, x) in zip(scene.things, _centres(scene, rng), strict=True):
+    low, high = (0.25, 0.3) if thing.size == "small" else (0.4, 0.45)
+    size = round(rng.uniform(low, high) * canvas)
+    top, left = (
+        min(max(round(c * canvas - size / 2), 0), canvas - size) for c in (y, x)
+    )
+    _paint(image[top:top + size, left:left + size], thing, rng)
+  noise = rng.standard_normal((canvas, canvas), np.float32)
+  noise *= rng.uniform(0, 6)
+  image += noise[..., None]
+  return np.clip(image, 0, 255, out=image).astype(np.uint8)
+
+
+def _paint(
+    patch: Float32[np.ndarray, "s s 3"],
+    thing: scenes.Thing,
+    rng: np.random.Generator,
+) -> None:
+  """Draws a thing over a patch of the image, in place."""
+  size = len(patch)
+  colour = np.float32(scenes.COLOURS[thing.colour])
+  colour = colour * np.float32(rng.uniform(0.85, 1.0))
+  covered = _drawing.mask(thing.shape, size)[..., None]
+  pattern = _drawing.texture(thing.texture, size)[..., None]
+  patch += covered * (colour * (0.4 + 0.6 * pattern) - patch)
+
+
+def _centres(
+    scene: scenes.Scene, rng: np.random.Generator
+) -> list[tuple[float, float]]:
+  """Draws a centre for every thing, in fractions of the canvas.
+
+  Every centre but a lone one's keeps to its half or quarter of the canvas, so
+  that things up to 0.45 wide touch at most.
+  """
+  u, v, *jitter = rng.uniform(-1, 1, 10).tolist()
+  match scene.layout:
+    case "alone":
+      row, column = divmod(scene.place, 3)
+      return [(_third(row, u), _third(column, v))]
+    case "pair":
+      y = 0.5 + 0.25 * u
+      return [(y + 0.05 * jitter[i], 0.25 + 0.5 * i) for i in (0, 1)]
+    case "stack":
+      x = 0.5 + 0.25 * u
+      return [(0.25 + 0.5 * i, x + 0.05 * jitter[i]) for i in (0, 1)]
+    case _:
+      quarters = rng.permutation(4)[: len(scene.things)].tolist()
+      return [(0.25 + 0.5 * (q // 2), 0.25 + 0.5 * (q % 2)) for q in quarters]
+
+
+def _third(cell: int, jitter: float) -> float:
+  """A place in the cell that a large thing reaches without being cut."""
+  return (0.27, 0.5, 0.73)[cell] + (0.05 if cell != 1 else 0.12) * jitter

@@ -1,0 +1,283 @@
+"""Text to int32[t] and back, by a SentencePiece vocabulary of one's own.
+
+Ids 0 to 3 are always pad, unk, bos and eos. A row of ids is the caption, then
+eos, then zeros: eos is there even for an empty caption, so that no text is all
+padding and a mean over its tokens is finite.
+"""
+
+import hashlib
+import io
+import logging
+import os
+import pathlib
+import random
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import sentencepiece
+from jaxtyping import Int, Int32
+
+from basic import types
+
+PAD, UNK, BOS, EOS = 0, 1, 2, 3
+FILE = "tokenizer.model"
+
+# 256 byte pieces are worth their place only where they leave at least as many
+# for words; below that, characters never seen in training become unk.
+_LEAST_WITH_BYTES = 512
+
+# A caption longer than this teaches nothing more, and SentencePiece would skip
+# it whole. UTF-8 needs at most four bytes a character.
+_MOST_CHARACTERS = 4096
+_MOST_CAPTIONS = 5_000_000
+
+_log = logging.getLogger(__name__)
+
+
+def train(captions: Iterable[str], *, vocab: int, seed: int = 0) -> bytes:
+  """Learns a vocabulary from captions.
+
+  Byte-pair merges over text in Unicode form NFKC with case folded, because
+  captions differ in case and width far more than in meaning. Merges are
+  counted, not sampled: the same captions give the same pieces, and a small set
+  of captions still fills its vocabulary.
+
+  From 512 pieces on, 256 of them are the bytes, so that any text can be told
+  from any other. Smaller vocabularies spend their pieces on words: they keep
+  every character of the captions, and turn others into unk.
+
+  Args:
+    captions: at least one that is not blank. Beyond five million, a random
+      five million are used.
+    vocab: at most so many pieces, the four special ones counted. Fewer come
+      out if the captions hold fewer; `Tokenizer.vocab` says how many.
+    seed: picks which captions are used where there are too many.
+
+  Returns:
+    A serialised SentencePiece model, for `Tokenizer` and `save`.
+
+  Raises:
+    ValueError: if no caption has a visible character, or `vocab` cannot hold
+      the characters of the captions.
+    types.Unreadable: if a caption is not a `str`.
+
+  References:
+    Kudo and Richardson, SentencePiece, 2018. https://arxiv.org/abs/1808.06226
+
+  Example:
+    >>> model = train(["a red cat", "a blue cat"], vocab=40)
+    >>> Tokenizer(model, 8).decode(Tokenizer(model, 8)("A RED cat"))
+    'a red cat'
+  """
+  with_bytes = vocab >= _LEAST_WITH_BYTES
+  _log.info(
+      "vocabulary of %d pieces %s byte pieces (bytes need at least %d)",
+      vocab, "with" if with_bytes else "without", _LEAST_WITH_BYTES,
+  )
+  written = io.BytesIO()
+  sentences = _sample(captions, seed)
+  try:
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences),
+        model_writer=written,
+        model_type="bpe",
+        vocab_size=vocab,
+        hard_vocab_limit=False,
+        byte_fallback=with_bytes,
+        # Rare characters may be spelt in bytes, if there are bytes.
+        character_coverage=0.9995 if with_bytes else 1.0,
+        normalization_rule_name="nmt_nfkc_cf",
+        pad_id=PAD, unk_id=UNK, bos_id=BOS, eos_id=EOS,
+        max_sentence_length=4 * _MOST_CHARACTERS,
+        num_threads=1,
+        minloglevel=2,
+    )
+  except RuntimeError as error:
+    raise ValueError(_why_untrained(str(error), vocab)) from error
+  return written.getvalue()
+
+
+def _sample(captions: Iterable[str], seed: int) -> list[str]:
+  """Captions as valid UTF-8, not longer than the trainer accepts.
+
+  Past the first `_MOST_CAPTIONS`, each caption has the same chance to be kept.
+  """
+  draw, kept = random.Random(seed), []
+  for seen, caption in enumerate(captions):
+    text = _text(caption)[:_MOST_CHARACTERS]
+    if seen < _MOST_CAPTIONS:
+      kept.append(text)
+    elif (slot := draw.randrange(seen + 1)) < _MOST_CAPTIONS:
+      kept[slot] = text
+  return kept
+
+
+def _text(caption: object) -> str:
+  """The caption, with lone surrogates, which UTF-8 cannot hold, as "?"."""
+  if not isinstance(caption, str):
+    raise types.Unreadable(
+        "caption is not text",
+        f"found {type(caption).__name__}, expected str; decode bytes in the "
+        "source, where their encoding is known",
+    )
+  return caption.encode("utf-8", "replace").decode("utf-8")
+
+
+def _why_untrained(error: str, vocab: int) -> str:
+  if "required_chars" in error:
+    return (
+        f"a vocabulary of {vocab} pieces cannot hold every character of these "
+        f"captions and the special pieces; give a larger vocab ({error})"
+    )
+  if "sentences_.empty()" in error or "all_chars_count" in error:
+    return "no caption has a visible character; a vocabulary needs at least one"
+  return f"SentencePiece could not train a vocabulary of {vocab} pieces: {error}"
+
+
+class Tokenizer:
+  """Turns captions into rows of ids, all of one length.
+
+  No text makes it fail: what it cannot spell becomes unk, what is too long
+  loses its end but keeps eos. It may be pickled, and shared between threads.
+
+  Args:
+    model: from `train` or `load`.
+    length: ids in a row, t; at least 1.
+
+  Raises:
+    ValueError: if `model` is not a SentencePiece model whose ids 0 to 3 are
+      pad, unk, bos and eos, or `length` is not positive.
+
+  Example:
+    >>> tokenize = Tokenizer(train(["a cat"], vocab=8), 6)
+    >>> tokenize("").tolist()
+    [3, 0, 0, 0, 0, 0]
+  """
+
+  def __init__(self, model: bytes, length: int):
+    if length < 1:
+      raise ValueError(f"found length {length}; a row needs at least 1 id")
+    self.length = length
+    self._model = model
+    self._pieces = _open(model)
+
+  def __getstate__(self) -> dict:
+    return {"length": self.length, "model": self._model}
+
+  def __setstate__(self, state: dict) -> None:
+    self.__init__(state["model"], state["length"])
+
+  @property
+  def vocab(self) -> int:
+    """The number of pieces; every id is below it."""
+    return self._pieces.get_piece_size()
+
+  @property
+  def fingerprint(self) -> str:
+    """Tells vocabularies apart: a hash of the pieces, in order.
+
+    Not of the model's bytes, which also hold how it was trained.
+    """
+    pieces = "\n".join(self._pieces.id_to_piece(i) for i in range(self.vocab))
+    return hashlib.sha256(pieces.encode()).hexdigest()[:16]
+
+  def __call__(self, text: object) -> Int32[np.ndarray, "t"]:
+    """One row of ids.
+
+    Args:
+      text: a caption, a `str` of any length.
+
+    Returns:
+      The ids of the caption, eos, and zeros up to `length`.
+
+    Raises:
+      types.Unreadable: if `text` is not a `str`.
+    """
+    # Whatever lies far beyond the last id that fits is not worth a search.
+    text = " ".join(_text(text).split())[: 64 * self.length]
+    ids = self._pieces.encode(text)[: self.length - 1]
+    row = np.zeros(self.length, np.int32)
+    row[: len(ids) + 1] = [*ids, EOS]
+    return row
+
+  def batch(self, texts: Sequence[object]) -> Int32[np.ndarray, "n t"]:
+    """One row of ids a caption; none gives an array of no rows."""
+    rows = np.zeros((len(texts), self.length), np.int32)
+    for row, text in zip(rows, texts, strict=True):
+      row[:] = self(text)
+    return rows
+
+  def decode(self, ids: Int[np.ndarray, "t"] | Sequence[int]) -> str:
+    """The text of one row, up to its first eos, in folded case.
+
+    Raises:
+      ValueError: if an id is not in the vocabulary.
+    """
+    row = [int(i) for i in ids]
+    foreign = [i for i in row if not 0 <= i < self.vocab]
+    if foreign:
+      raise ValueError(
+          f"id {foreign[0]} is not in a vocabulary of {self.vocab} pieces; "
+          "these ids were made by another tokenizer"
+      )
+    row = row[: row.index(EOS)] if EOS in row else row
+    return self._pieces.decode([i for i in row if i != PAD])
+
+
+def _open(model: bytes) -> sentencepiece.SentencePieceProcessor:
+  try:
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+  except RuntimeError as error:
+    raise ValueError(
+        f"these {len(model)} bytes are not a SentencePiece model; train one, "
+        "or take the tokenizer.model of the run again"
+    ) from error
+  found = (pieces.pad_id(), pieces.unk_id(), pieces.bos_id(), pieces.eos_id())
+  if found != (PAD, UNK, BOS, EOS):
+    raise ValueError(
+        f"the model has (pad, unk, bos, eos) = {found}, expected "
+        f"{(PAD, UNK, BOS, EOS)}; train it with this module"
+    )
+  return pieces
+
+
+def save(model: bytes, folder: str | os.PathLike) -> pathlib.Path:
+  """Stores a vocabulary with its run, whole or not at all.
+
+  Args:
+    model: from `train`.
+    folder: made if it is not there.
+
+  Returns:
+    The path of the file, `tokenizer.model`.
+
+  Raises:
+    ValueError: if `model` is not a model that `Tokenizer` takes.
+  """
+  _open(model)
+  path = pathlib.Path(folder) / FILE
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f"{FILE}.{os.getpid()}.partial")
+  partial.write_bytes(model)
+  partial.replace(path)
+  return path
+
+
+def load(folder: str | os.PathLike) -> bytes:
+  """Reads the vocabulary that `save` stored.
+
+  Raises:
+    FileNotFoundError: if the folder holds no `tokenizer.model`.
+    ValueError: if the file is damaged or of another kind.
+  """
+  path = pathlib.Path(folder) / FILE
+  if not path.is_file():
+    raise FileNotFoundError(
+        f"{path} is not there; `save` writes it at the start of a run"
+    )
+  model = path.read_bytes()
+  try:
+    _open(model)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
+  return model

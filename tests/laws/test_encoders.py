@@ -1,0 +1,263 @@
+"""What every encoder owes: laws over whatever is in `basic/encoders`."""
+
+import functools
+import importlib
+import pkgutil
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from basic import encoders, paths, types
+
+# Most of the time here is the compiler's, and a law does not need speed.
+jit = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
+
+ROWS = 4
+SWAP = np.array([2, 0, 3, 1])
+
+# The smallest settings of each encoder, with every kind of noise it has, and
+# what it reads.
+TINY = {
+    # One group: a pair of channels at the last stage's single pixel would be
+    # normalised to their sign, where no gradient is well-conditioned.
+    "resnet": (
+        dict(depth=26, width=1 / 16, groups=1, stochastic_depth=0.9), "image"
+    ),
+    "text_transformer": (
+        dict(
+            vocab=50, length=8, width=16, depth=2, heads=2, dropout=0.2,
+            stochastic_depth=0.5,
+        ),
+        "text",
+    ),
+    "vit": (
+        dict(
+            width=16, depth=2, heads=2, patch=8, dropout=0.2,
+            stochastic_depth=0.5, drop_patches=0.25,
+        ),
+        "image",
+    ),
+}
+
+NAMES = sorted(
+    module.name
+    for module in pkgutil.iter_modules(encoders.__path__)
+    if not module.name.startswith("_")
+)
+every = pytest.mark.parametrize("name", NAMES)
+
+
+def build(name, **settings):
+  if name not in TINY:
+    pytest.fail(
+        f"basic/encoders/{name}.py has no tiny settings: add a row for "
+        f"{name!r} to TINY in tests/laws/test_encoders.py"
+    )
+  factory = getattr(importlib.import_module(f"basic.encoders.{name}"), name)
+  return factory(**{"dtype": "float32", **TINY[name][0], **settings})
+
+
+def inputs(name, seed=0):
+  draw = np.random.default_rng(seed)
+  if TINY[name][1] == "image":
+    return jnp.asarray(draw.uniform(-1, 1, (ROWS, 32, 32, 3)), jnp.float32)
+  text = draw.integers(1, 50, (ROWS, 6))
+  text[0, 3:] = text[1, 1:] = 0
+  return jnp.asarray(text, jnp.int32)
+
+
+def row_keys(seed=0, impl=None):
+  return jax.random.split(jax.random.key(seed, impl=impl), ROWS)
+
+
+@functools.cache
+def params(name):
+  # A generator that compiles fast; which one is of no matter here.
+  key = jax.random.key(1, impl="unsafe_rbg")
+  return jit(build(name).init)(key, inputs(name))
+
+
+@functools.cache
+def encode(name):
+  """(inputs, keys or None) -> pooled, compiled once a name."""
+  encoder = build(name)
+  apply = jit(lambda p, x, keys: encoder.apply(p, x, keys).pooled)
+  return functools.partial(apply, params(name))
+
+
+def check_rows(encode, x, other, keys=None, other_keys=None):
+  """Row 1 must not feel that all other rows, and their keys, change."""
+  mixed = other.at[1].set(x[1])
+  if keys is not None:
+    other_keys = other_keys.at[1].set(keys[1])
+  one, two = encode(x, keys), encode(mixed, other_keys)
+  assert not np.allclose(one[0], two[0])
+  # float32, the same sums in the same order; 1e-6 allows another blocking.
+  np.testing.assert_allclose(one[1], two[1], rtol=1e-6, atol=1e-6)
+
+
+def check_axes(shapes, axes):
+  """Each path matches one row, which names as many axes as there are."""
+  for path, leaf in paths.flatten(shapes).items():
+    found = [names for row, names in axes if re.fullmatch(row, path)]
+    assert len(found) == 1, f"{path} {leaf.shape} matches {found}"
+    assert len(found[0]) == leaf.ndim, f"{path} {leaf.shape}: {found[0]}"
+
+
+@every
+def test_params_are_a_plain_dict_known_from_shapes_alone(name):
+  encoder, x = build(name), inputs(name)
+  known = jax.eval_shape(encoder.init, jax.random.key(0), x)
+  spec = jax.ShapeDtypeStruct(x.shape, x.dtype)
+  from_spec = jax.eval_shape(lambda k: encoder.init(k, spec), jax.random.key(0))
+  real = params(name)
+  assert type(real) is dict and all(
+      type(node) is dict or isinstance(node, jax.Array)
+      for node in real.values()
+  )
+  shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), real)
+  for shape in (known, from_spec):
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), shape) == shapes
+  assert {leaf.dtype for leaf in jax.tree.leaves(real)} == {jnp.dtype("float32")}
+
+
+@every
+def test_every_parameter_has_one_row_of_axes(name):
+  encoder = build(name)
+  shapes = jax.eval_shape(encoder.init, jax.random.key(0), inputs(name))
+  check_axes(shapes, encoder.axes)
+
+
+@every
+def test_paths_are_lower_case_nouns(name):
+  for path in paths.flatten(params(name)):
+    assert re.fullmatch(r"[a-z][a-z0-9]*([_/][a-z][a-z0-9]*)*", path), path
+
+
+@every
+def test_a_row_does_not_feel_the_others(name):
+  check_rows(encode(name), inputs(name), inputs(name, seed=1))
+
+
+@every
+def test_a_noisy_row_does_not_feel_the_others(name):
+  check_rows(
+      encode(name), inputs(name), inputs(name, seed=1), row_keys(), row_keys(1)
+  )
+
+
+@every
+@pytest.mark.parametrize("keys", [None, row_keys()], ids=["quiet", "noisy"])
+def test_permuting_rows_permutes_embeddings(name, keys):
+  x = inputs(name)
+  swapped = None if keys is None else keys[SWAP]
+  np.testing.assert_allclose(
+      encode(name)(x[SWAP], swapped), encode(name)(x, keys)[SWAP],
+      rtol=1e-6, atol=1e-6,  # as in check_rows
+  )
+
+
+@every
+def test_no_key_no_noise(name):
+  x = inputs(name)
+  one, two = encode(name)(x, None), encode(name)(x, None)
+  assert one.dtype == jnp.float32 and np.isfinite(one).all()
+  np.testing.assert_array_equal(one, two)
+
+
+@every
+def test_noise_is_the_keys(name):
+  x = inputs(name)
+  one = encode(name)(x, row_keys())
+  np.testing.assert_array_equal(one, encode(name)(x, row_keys()))
+  assert not np.allclose(one, encode(name)(x, row_keys(1)))
+  assert not np.allclose(one, encode(name)(x, None))
+
+
+@every
+def test_bfloat16_is_close_to_float32(name):
+  encoder, x = build(name, dtype="bfloat16"), inputs(name)
+  exact = encode(name)(x, None)
+  rough = jit(encoder.apply)(params(name), x, None).pooled
+  assert rough.dtype == jnp.float32 and np.isfinite(rough).all()
+  error = jnp.linalg.norm(rough - exact) / jnp.linalg.norm(exact)
+  # 4e-3 a rounding, three or four roundings a layer, up to 26 layers.
+  assert 0 < error < 0.1
+
+
+@every
+def test_padding_changes_nothing(name):
+  if TINY[name][1] != "text":
+    pytest.skip("images have no padding")
+  x = inputs(name)
+  longer = jnp.pad(x, ((0, 0), (0, 2)))
+  np.testing.assert_allclose(
+      encode(name)(x, None), encode(name)(longer, None),
+      rtol=1e-6, atol=1e-6,  # float32, the same terms and some zeros
+  )
+
+
+def remat_loss(name, policy):
+  """A loss of the parameters alone, under noise."""
+  encoder, x = build(name, remat=policy), inputs(name)
+  keys = row_keys(impl="unsafe_rbg")
+  return lambda p: jnp.sum(jnp.sin(3 * encoder.apply(p, x, keys).pooled))
+
+
+@functools.cache
+def remat_gradient(name, policy):
+  return jit(jax.grad(remat_loss(name, policy)))(params(name))
+
+
+@every
+@pytest.mark.parametrize(
+    "policy", ["full", pytest.param("products", marks=pytest.mark.slow)]
+)
+def test_remat_does_not_change_the_gradient(name, policy):
+  plain = jax.tree.leaves(remat_gradient(name, "none"))
+  again = jax.tree.leaves(remat_gradient(name, policy))
+  scale = max(jnp.abs(leaf).max() for leaf in plain)
+  for one, two in zip(plain, again, strict=True):
+    # float32: recomputed in other fusions, so the last bits may differ.
+    np.testing.assert_allclose(one, two, rtol=1e-6, atol=1e-6 * scale)
+
+
+@every
+def test_remat_keeps_less(name):
+  def kept(policy):
+    loss = remat_loss(name, policy)
+    residuals = jax.eval_shape(lambda p: jax.vjp(loss, p)[1], shapes)
+    return sum(leaf.size for leaf in jax.tree.leaves(residuals))
+
+  shapes = jax.eval_shape(build(name).init, jax.random.key(0), inputs(name))
+  assert kept("full") < kept("products") < kept("none")
+
+
+def test_an_encoder_without_tiny_settings_is_told_where_to_add_them():
+  with pytest.raises(pytest.fail.Exception, match="add a row for 'coda'"):
+    build("coda")
+
+
+def test_batch_statistics_break_the_law_of_rows():
+  x = jnp.arange(12.0).reshape(4, 3)
+  with pytest.raises(AssertionError):
+    check_rows(lambda x, keys: x - x.mean(0, keepdims=True), x, 2 * x)
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        (),
+        (("kernel", ("embed",)),),
+        (("kernel", ("embed", "mlp")), ("k.*", ("embed", "mlp"))),
+    ],
+    ids=["no row", "too few names", "two rows"],
+)
+def test_a_wrong_axis_table_breaks_the_law_of_axes(axes: types.AxisTable):
+  with pytest.raises(AssertionError):
+    check_axes({"kernel": jax.ShapeDtypeStruct((2, 3), jnp.float32)}, axes)

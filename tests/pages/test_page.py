@@ -1,0 +1,239 @@
+"""The page is whole, offline, and harmless whatever the captions say."""
+
+import html.parser
+import math
+import re
+
+import numpy as np
+import pytest
+
+from basic.pages import gallery, page, plots, summary
+
+HOSTILE = "<script>alert('x')</script> \"&\" $\\frac{1$ </style>"
+TRAINING = ("loss", "scale", "learning_rate", "gradient_norm",
+            "throughput/examples_per_second")
+RESULTS = ("retrieval/test/text_to_image@1", "retrieval/test/text_to_image@5",
+           "zeroshot@1", "probe/accuracy")
+
+
+class Reader(html.parser.HTMLParser):
+  """Collects tags, attributes and text, and checks that tags are closed."""
+
+  EMPTY = frozenset(("meta", "img", "br", "wbr", "path", "use", "rect"))
+  LINKS = frozenset(("src", "srcset", "href", "xlink:href"))
+
+  def __init__(self, text):
+    super().__init__()
+    self.open, self.tags, self.links, self.text = [], [], [], ""
+    self.feed(text)
+    self.close()
+    assert not self.open
+
+  def handle_starttag(self, tag, attributes):
+    self.tags.append((tag, dict(attributes)))
+    self.links += [v for n, v in attributes if n in self.LINKS]
+    if tag not in self.EMPTY:
+      self.open.append(tag)
+
+  def handle_startendtag(self, tag, attributes):
+    self.tags.append((tag, dict(attributes)))
+    self.links += [v for n, v in attributes if n in self.LINKS]
+
+  def handle_endtag(self, tag):
+    if tag not in self.EMPTY:
+      assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    self.text += data
+
+
+def rows(count=5, value=0.5):
+  return [
+      {"step": n, "time": 1.0, **dict.fromkeys((*TRAINING, *RESULTS), value)}
+      for n in range(1, count + 1)
+  ]
+
+
+def unit(x):
+  return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def samples(n=6, captions=None, channels=3):
+  draw = np.random.default_rng(0)
+  x = draw.normal(size=(n, 16))
+  return page.Samples(
+      draw.integers(0, 256, (n, 8, 8, channels)).astype(np.uint8),
+      captions or [f"caption {i}" for i in range(n)],
+      unit(x), unit(x + 0.1 * draw.normal(size=(n, 16))), 10.0,
+  )
+
+
+def build(**changes):
+  settings = dict(
+      title="run", command="train", config={"batch_size": 8}, meta={},
+      rows=rows(), samples=samples(),
+  )
+  return page.page(**{**settings, **changes})
+
+
+def test_the_page_needs_nothing_from_elsewhere():
+  text = build()
+  links = Reader(text).links
+  assert links
+  for link in links:
+    assert link.startswith(("data:image/png;base64,", "#")) or link in (
+        "config.json", "run.json", "metrics.jsonl"
+    )
+  assert not re.search(r"url\((?!#)|@import|http-equiv", text)
+  assert "<script" not in text
+
+
+def test_every_link_inside_the_page_leads_somewhere():
+  found = Reader(build())
+  names = {a["id"] for _, a in found.tags if "id" in a}
+  assert {x[1:] for x in found.links if x.startswith("#")} <= names
+  ids = [a["id"] for _, a in found.tags if "id" in a]
+  assert len(ids) == len(set(ids))
+
+
+def test_every_curve_is_drawn_and_labelled():
+  found = Reader(build())
+  labels = [a["aria-label"] for tag, a in found.tags if tag == "svg"]
+  for name in (*TRAINING, *RESULTS):
+    assert name in found.text
+  # @1 and @5 of one quantity share a plot; one more drawing is the histogram.
+  assert len(labels) == len(TRAINING) + len(RESULTS) - 1 + 1
+  assert "nats per row by step: loss" in labels
+  assert "recall by step: @1, @5" in labels
+
+
+def test_colours_are_the_page_s_own_so_that_dark_pages_work():
+  drawing = plots.curves(
+      {"a": (np.arange(3), np.arange(3.0))}, unit="u"
+  )
+  assert "var(--series-0)" in drawing and "var(--muted)" in drawing
+  assert not re.search(r"#0[123]0[123]0", drawing)
+  for name in set(re.findall(r"var\((--[\w-]+)\)", build())):
+    assert page._STYLE.count(f"{name}:") == 2  # light, and dark
+
+
+@pytest.mark.parametrize("where", ["title", "command", "config", "caption",
+                                   "metric", "meta"])
+def test_hostile_strings_stay_text(where):
+  changes = {
+      "title": dict(title=HOSTILE),
+      "command": dict(command=HOSTILE),
+      "config": dict(config={HOSTILE: HOSTILE}),
+      "caption": dict(samples=samples(captions=[HOSTILE, *"abcde"])),
+      "metric": dict(rows=[{"step": 1, "x/" + HOSTILE: 1.0, HOSTILE: 2.0}]),
+      "meta": dict(meta={"device_kind": HOSTILE, "started": [HOSTILE]}),
+  }[where]
+  text = build(**changes)
+  found = Reader(text)
+  assert "alert('x')" in found.text
+  assert "script" not in {tag for tag, _ in found.tags}
+  assert [tag for tag, _ in found.tags].count("style") == 1
+
+
+def test_a_page_of_nothing_still_builds():
+  found = Reader(build(rows=[], samples=None, config={}, command=""))
+  assert "No numbers have been written yet." in found.text
+  assert "No samples were given" in found.text
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0, -1e9, 1e9])
+def test_a_page_of_extreme_numbers_still_builds(value):
+  text = Reader(build(rows=rows(2, value), samples=None)).text
+  assert ("Not finite: 2" in text) == (not math.isfinite(value))
+
+
+def test_one_example_of_one_channel_is_enough():
+  Reader(build(samples=samples(n=1, channels=1)))
+
+
+def test_samples_that_do_not_belong_together_are_refused():
+  good = samples()
+  with pytest.raises(ValueError, match="as many of each"):
+    build(samples=good._replace(captions=["one"]))
+  with pytest.raises(ValueError, match="16 wide and text embeddings 4"):
+    build(samples=good._replace(text_embeddings=good.text_embeddings[:, :4]))
+
+
+def test_the_right_caption_is_marked_and_counted():
+  x = np.eye(4, dtype=np.float32)
+  images = np.zeros((4, 8, 8, 3), np.uint8)
+  # Image 3 finds the caption of image 0; 1 and 2 share a caption.
+  found = gallery.captions_of_images(
+      page.Samples(images, ["a", "b", "b", "c"], x[[0, 1, 1, 0]], x, 5.0)
+  )
+  assert "3 of 4 images have their caption first" in found
+  assert "among 3 different captions" in found
+  reverse = gallery.images_of_captions(
+      page.Samples(images, ["a", "b", "b", "c"], x[[0, 1, 1, 0]], x, 5.0)
+  )
+  assert "2 of 3 captions have an image of theirs first" in reverse
+
+
+def test_an_own_caption_far_down_is_shown_with_its_rank():
+  x = np.eye(6, dtype=np.float32)
+  away = (0.5 * x[1] + 0.4 * x[2] + 0.3 * x[3] + 0.2 * x[4])[None]
+  images = np.zeros((6, 8, 8, 3), np.uint8)
+  found = gallery.captions_of_images(page.Samples(
+      images, list("abcdef"), np.concatenate([away, x[1:]]), x, 5.0
+  ))
+  assert "5. a" in found
+
+
+def test_pairs_with_the_same_caption_are_no_negatives():
+  x = np.eye(3, dtype=np.float32)
+  text = x[[0, 0, 1]]
+  found = gallery.spread(page.Samples(
+      np.zeros((3, 8, 8, 3), np.uint8), ["a", "a", "b"], text, text, 1.0
+  ))
+  assert "<dt>unmatched, mean</dt><dd>0.000</dd>" in found
+  assert "<dt>matched above unmatched</dt><dd>100.0%</dd>" in found
+
+
+def test_thumbnails_are_small_and_true():
+  image = np.zeros((200, 100, 3), np.uint8)
+  image[:100] = 255
+  uri = plots.png(image, 50)
+  assert uri.startswith("data:image/png;base64,") and len(uri) < 1000
+
+
+def test_long_curves_are_shortened_and_keep_their_spikes():
+  steps, values = np.arange(5000), np.zeros(5000)
+  values[2500] = 70.0
+  x, mean, low, high = plots._binned(steps, values)
+  assert len(x) == 300
+  assert high.max() == 70.0 and low.max() == 0.0
+  assert 0 < mean.max() < 70.0
+
+
+@pytest.mark.parametrize("name, is_result", [
+    ("loss", False), ("throughput/examples_per_second", False),
+    ("zeroshot@1", True), ("retrieval/test/count", True),
+])
+def test_results_are_told_from_training(name, is_result):
+  found = summary.table([{"step": 1, name: 0.5}])
+  assert ("No evaluation" not in found) == is_result
+
+
+def test_cards_show_the_strictest_figure_of_the_last_evaluation():
+  written = [
+      {"step": 1, "r/to_text@10": 0.9, "r/to_text@1": 0.25, "r/count": 7.0},
+      {"step": 2, "r/to_text@10": 0.95, "r/to_text@1": 0.375},
+  ]
+  found = summary.cards(written)
+  assert "37.5%" in found and "from 25.0%" in found
+  assert "95.0%" not in found and "count" not in found
+
+
+def test_best_is_the_smallest_rank_and_the_largest_recall():
+  written = [
+      {"step": n, "r/median_rank": rank, "r/a_to_b@1": recall}
+      for n, rank, recall in ((1, 9.0, 0.1), (2, 1.0, 0.8), (3, 4.0, 0.5))
+  ]
+  found = summary.table(written)
+  assert "<td>1 <small>at 2</small></td>" in found
+  assert "<td>80.0% <small>at 2</small></td>" in found

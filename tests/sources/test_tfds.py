@@ -1,0 +1,265 @@
+"""Prepared data sets are read as they were written, or refused in words."""
+
+import io
+import pathlib
+import pickle
+import subprocess
+import sys
+from concurrent import futures
+
+import numpy as np
+import pytest
+import tensorflow_datasets
+from PIL import Image
+from tensorflow_datasets.core import file_adapters
+
+from basic import types
+from basic.sources import tfds
+
+ROWS = 12
+FEATURES = tensorflow_datasets.features
+
+
+def png(value):
+  data = io.BytesIO()
+  Image.new("RGB", (5, 4), (value, 0, 255)).save(data, "PNG")
+  return data.getvalue()
+
+
+def row(number):
+  """What record `number` holds; some of them are bad on purpose."""
+  captions = [f"caption {number}", f"  another {number} "]
+  if number == 9:
+    captions = [b"\xff\xfe not utf-8"]
+  if number == 10:
+    captions = []
+  if number == 11:
+    captions = ["", "  "]
+  return {
+      "image": io.BytesIO(png(number)[:-30] if number == 8 else png(number)),
+      "captions": {"text": captions, "score": [1.0] * len(captions)},
+      "title": f"title {number}",
+      "kind": number % 3,
+      "number": number,
+  }
+
+
+def prepare(folder, file_format="array_record"):
+  """Writes the data set with images as bytes, which needs no TensorFlow."""
+
+  class Tiny(
+      tensorflow_datasets.core.GeneratorBasedBuilder, skip_registration=True
+  ):
+    VERSION = tensorflow_datasets.core.Version("1.0.0")
+
+    def _info(self):
+      return tensorflow_datasets.core.DatasetInfo(
+          builder=self,
+          features=FEATURES.FeaturesDict({
+              "image": FEATURES.Image(shape=(None, None, 3)),
+              "captions": FEATURES.Sequence(
+                  {"text": FEATURES.Text(), "score": np.float32}
+              ),
+              "title": FEATURES.Text(),
+              "kind": FEATURES.ClassLabel(names=["red_ant", "bee", "cat"]),
+              "number": np.int64,
+          }),
+      )
+
+    def _split_generators(self, manager):
+      return {"train": self._generate_examples(), "test": [(0, row(0))]}
+
+    def _generate_examples(self):
+      for number in range(ROWS):
+        yield number, row(number)
+
+  builder = Tiny(data_dir=str(folder), file_format=file_format)
+  builder.download_and_prepare()
+  return pathlib.Path(builder.data_path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  tensorflow_datasets.disable_progress_bar()
+  return prepare(tmp_path_factory.mktemp("data"))
+
+
+def opened(folder, **settings):
+  settings = {"split": "train", "text": "captions/text"} | settings
+  return tfds.tfds(dataset=str(folder), **settings)
+
+
+def numbers(folder):
+  """The number of each record in the order in which TFDS stored it."""
+  builder = tensorflow_datasets.builder_from_directory(str(folder))
+  skip = {"image": tensorflow_datasets.decode.SkipDecoding()}
+  records = builder.as_data_source(split="train", decoders=skip)
+  return [int(record["number"]) for record in records]
+
+
+def place(folder, number):
+  return numbers(folder).index(number)
+
+
+def test_examples_are_the_records_as_written(folder):
+  source = opened(folder, label="kind")
+  stored = numbers(folder)
+  assert len(source) == ROWS and sorted(stored) == list(range(ROWS))
+  for index, number in enumerate(stored):
+    if number >= 8:
+      continue
+    example = source[index]
+    assert example["text"] == (f"caption {number}", f"another {number}")
+    assert example["image"].dtype == np.uint8
+    np.testing.assert_array_equal(
+        example["image"], np.full((4, 5, 3), (number, 0, 255))
+    )
+    assert example["label"] == number % 3
+    assert example["label"].dtype == np.int32
+    assert example["id"] == index and example["id"].dtype == np.int64
+
+
+def test_one_caption_is_a_tuple_of_one(folder):
+  source = opened(folder, text="title")
+  assert source[place(folder, 3)]["text"] == ("title 3",)
+  assert "label" not in source[place(folder, 3)] and source.classes == ()
+
+
+def test_without_captions_the_name_of_the_class_is_one(folder):
+  source = opened(folder, text=None, label="kind")
+  assert source.classes == ("red ant", "bee", "cat")
+  assert source[place(folder, 3)]["text"] == ("red ant",)
+
+
+def test_a_named_data_set_is_found_in_its_folder(folder):
+  source = tfds.tfds(
+      dataset="tiny", data_dir=str(folder.parent.parent), split="train",
+      text="title",
+  )
+  assert len(source) == ROWS
+  assert source.fingerprint == opened(folder, text="title").fingerprint
+
+
+def test_a_part_of_a_split_is_a_part(folder):
+  part = opened(folder, split="train[3:8]", text="title")
+  whole = opened(folder, text="title")
+  assert len(part) == 5
+  assert [part[i]["text"] for i in range(5) if numbers(folder)[i + 3] != 8] == [
+      whole[i]["text"] for i in range(3, 8) if numbers(folder)[i] != 8
+  ]
+  assert part.fingerprint != whole.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (8, "truncated image"),
+        (9, "caption not text"),
+        (10, "no caption"),
+        (11, "no caption"),
+    ],
+)
+def test_a_bad_example_says_why(folder, number, reason):
+  with pytest.raises(types.Unreadable) as raised:
+    opened(folder)[place(folder, number)]
+  assert raised.value.reason == reason
+
+
+def test_numbers_are_not_captions(folder):
+  with pytest.raises(types.Unreadable) as raised:
+    opened(folder, text="number")[0]
+  assert raised.value.reason == "caption not text"
+
+
+@pytest.mark.parametrize("found", [None, 3, 1.5, ["fine", None], {"a": 1}])
+def test_what_is_no_text_is_unreadable(found):
+  with pytest.raises(types.Unreadable, match="caption not text"):
+    tfds._captions([found] if isinstance(found, dict) else found)
+
+
+def test_a_damaged_record_is_unreadable(tmp_path):
+  folder = prepare(tmp_path)
+  shard = next(folder.glob("tiny-train.array_record*"))
+  data = bytearray(shard.read_bytes())
+  at = data.index(b"PNG") + 60
+  data[at] ^= 1
+  shard.write_bytes(data)
+  source = opened(folder, text="title")
+  reasons = []
+  for index in range(ROWS):
+    try:
+      source[index]
+    except types.Unreadable as error:
+      reasons.append(error.reason)
+  assert sorted(reasons) in (
+      ["damaged record"], ["damaged record", "truncated image"]
+  )
+
+
+def test_threads_read_what_one_thread_reads(folder):
+  source = opened(folder, text="title")
+  good = [i for i, n in enumerate(numbers(folder)) if n != 8]
+  expected = [source[i]["text"] for i in good]
+  fresh = pickle.loads(pickle.dumps(source))
+  with futures.ThreadPoolExecutor(4) as pool:
+    for _ in range(5):
+      found = list(pool.map(lambda i: fresh[i]["text"], good))
+      assert found == expected
+
+
+@pytest.mark.parametrize("stored", ["tfrecord", "parquet"])
+def test_other_formats_are_refused_with_the_command_that_helps(
+    tmp_path, folder, stored
+):
+  written = (folder / "dataset_info.json").read_text()
+  assert "array_record" in written
+  features = (folder / "features.json").read_text()
+  (tmp_path / "features.json").write_text(features)
+  (tmp_path / "dataset_info.json").write_text(
+      written.replace("array_record", stored)
+  )
+  assert stored in {f.value for f in file_adapters.FileFormat}
+  with pytest.raises(ValueError, match=f"stored as {stored}.*file_format"):
+    opened(tmp_path)
+
+
+def test_what_is_not_there_is_said(folder, tmp_path):
+  with pytest.raises(FileNotFoundError, match="tfds build coco_captions"):
+    tfds.tfds(
+        dataset="coco_captions", data_dir=str(tmp_path), split="train",
+        text="captions/text",
+    )
+  with pytest.raises(FileNotFoundError, match="is no folder with"):
+    opened(tmp_path / "nowhere")
+  with pytest.raises(ValueError, match=r"no split 'val'; it has \['test'"):
+    opened(folder, split="val")
+  with pytest.raises(ValueError, match=r"it has .*'captions/text'"):
+    opened(folder, text="captions/txt")
+  with pytest.raises(ValueError, match="no feature 'jpg'"):
+    opened(folder, image="jpg")
+  with pytest.raises(ValueError, match="gives no captions"):
+    opened(folder, text=None)
+  with pytest.raises(ValueError, match="gives no captions"):
+    opened(folder, text=None, label="number")
+  with pytest.raises(ValueError, match="1 or 3"):
+    opened(folder, channels=2)
+
+
+def test_a_missing_file_is_found_when_opening(tmp_path):
+  folder = prepare(tmp_path)
+  next(folder.glob("tiny-train.array_record*")).unlink()
+  with pytest.raises(FileNotFoundError, match="1 of 1 files"):
+    opened(folder)
+
+
+def test_reading_needs_no_tensorflow(folder):
+  code = (
+      "import sys\n"
+      "from basic.sources import tfds\n"
+      f"folder = {str(folder)!r}\n"
+      "source = tfds.tfds(dataset=folder, split='train', text='title')\n"
+      f"source[{place(folder, 3)}]\n"
+      "assert 'tensorflow' not in sys.modules\n"
+  )
+  root = pathlib.Path(__file__).resolve().parents[2]
+  subprocess.run([sys.executable, "-c", code], cwd=root, check=True)

@@ -1,0 +1,218 @@
+"""Cached and direct gradients are the same numbers (laws 3; checks 1-3, 10)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toys
+
+from basic import gradient, model, types
+from basic.objectives import sigmoid, softmax
+
+OBJECTIVES = {
+    "softmax": softmax.softmax(smoothing=0.1, distinct="caption_id", tile=5),
+    "sigmoid": sigmoid.sigmoid(bias=-2.0, tile=5),
+}
+
+
+def setting(rows, objective, dropout=0.4):
+  net = toys.two_towers(dropout)
+  batch = toys.batch(rows)
+  params = net.init(jax.random.key(1), batch)
+  phi, memory = objective.init(jax.random.key(2), None)
+  return net, {**params, "objective": phi}, memory, batch
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 4, 16, {"image": 4}])
+@pytest.mark.parametrize("rng", [None, 7])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_cached_equals_direct_in_float64(double, name, rng, chunks):
+  objective = OBJECTIVES[name]
+  net, params, memory, batch = setting(32, objective)
+  params = toys.double(params)
+  rng = rng and jax.random.key(rng)
+  one = gradient.direct(net.encode, objective)
+  two = gradient.cached(net.encode, objective, chunks=chunks)
+  expected = jax.jit(one)(params, memory, batch, rng)
+  found = jax.jit(two)(params, memory, batch, rng)
+  # float64, sums of 32 rows in another order. The temperature is among them.
+  assert toys.far(found, expected) <= 1e-12
+
+
+@pytest.mark.parametrize("chunks", [1, 4, 16])
+def test_cached_equals_direct_in_float32(chunks):
+  objective = OBJECTIVES["softmax"]
+  net, params, memory, batch = setting(64, objective)
+  rng = jax.random.key(3)
+  expected = jax.jit(gradient.direct(net.encode, objective))(
+      params, memory, batch, rng
+  )
+  found = jax.jit(gradient.cached(net.encode, objective, chunks=chunks))(
+      params, memory, batch, rng
+  )
+  assert toys.far(found, expected) <= 5e-6  # float32, 64 rows
+
+
+def test_averaging_the_losses_of_microbatches_is_wrong(double):
+  # Negative control: each row's softmax needs the columns of all chunks.
+  objective = softmax.softmax()
+  net, params, memory, batch = setting(64, objective, dropout=0.0)
+  params = toys.double(params)
+  whole = jax.jit(gradient.direct(net.encode, objective))
+  expected = whole(params, memory, batch, None)[1]
+  parts = [
+      whole(params, memory, jax.tree.map(lambda a: a[k::4], batch), None)[1]
+      for k in range(4)
+  ]
+  averaged = jax.tree.map(lambda *g: sum(g) / 4, *parts)
+  assert toys.far(averaged, expected) > 0.1
+
+
+def test_noise_of_a_row_does_not_depend_on_the_chunks():
+  net, params, _, batch = setting(16, OBJECTIVES["sigmoid"])
+  keys = gradient.row_keys(jax.random.key(0), 16)
+  whole = net.encode(params, batch, keys)
+  part = net.encode(
+      params, jax.tree.map(lambda a: a[3::4], batch), keys[3::4]
+  )
+  np.testing.assert_array_equal(
+      part.views["image"].pooled, whole.views["image"].pooled[3::4]
+  )
+  quiet = net.encode(params, batch, None)
+  assert not np.allclose(quiet.views["image"].pooled, whole.views["image"].pooled)
+
+
+def counting(net, counts):
+  """The model, counting how often each view is traced forward."""
+
+  def counted(name, view):
+    def apply(params, inputs, keys):
+      counts[name] = counts.get(name, 0) + 1
+      return view.apply(params, inputs, keys)
+
+    return view._replace(apply=apply)
+
+  views = {name: counted(name, view) for name, view in net.encode.views.items()}
+  return net.encode._replace(views=views)
+
+
+def test_a_frozen_tower_has_no_second_pass_and_no_gradient(double):
+  objective = OBJECTIVES["softmax"]
+  net, params, memory, batch = setting(32, objective)
+  params = toys.double(params)
+  rng, counts = jax.random.key(0), {}
+  encode = counting(net, counts)
+  frozen = ("image/.*",)
+  (value, _), grads = jax.jit(gradient.cached(
+      encode, objective, chunks=4, frozen=frozen
+  ))(params, memory, batch, rng)
+  assert counts == {"image": 1, "text": 2}  # traced once for each pass
+  (full, _), all_grads = jax.jit(gradient.direct(net.encode, objective))(
+      params, memory, batch, rng
+  )
+  np.testing.assert_allclose(value, full, rtol=1e-12)
+  assert sorted(grads) == ["objective", "text"]
+  assert toys.far(grads["text"], all_grads["text"]) <= 1e-12
+  direct = jax.eval_shape(
+      gradient.direct(net.encode, objective, frozen=frozen),
+      params, memory, batch, rng,
+  )[1]
+  assert jax.tree.structure(direct) == jax.tree.structure(grads)
+
+
+def test_part_of_a_tower_can_be_frozen(double):
+  objective = OBJECTIVES["softmax"]
+  net, params, memory, batch = setting(32, objective)
+  params = toys.double(params)
+  frozen = (".*/in/kernel", "objective/.*")
+  found, expected = (
+      jax.jit(way)(params, memory, batch, None)
+      for way in (
+          gradient.cached(net.encode, objective, chunks=4, frozen=frozen),
+          gradient.direct(net.encode, objective, frozen=frozen),
+      )
+  )
+  assert "in" not in found[1]["image"]["encoder"] and "objective" not in found[1]
+  assert toys.far(found, expected) <= 1e-12
+
+
+def test_two_views_of_one_tower_add_their_gradients(double):
+  net = model.model(
+      {"image": toys.tower(dropout=0.3)}, width=8,
+      views={"crop a": "image", "crop b": "image"},
+  )
+  batch = {
+      "crop a": toys.batch(16)["image"], "crop b": toys.batch(16, 1)["image"]
+  }
+  objective = softmax.softmax(views=("crop a", "crop b"))
+  phi, memory = objective.init(jax.random.key(2), None)
+  params = toys.double({**net.init(jax.random.key(0), batch), "objective": phi})
+  rng = jax.random.key(1)
+  found, expected = (
+      jax.jit(way)(params, memory, batch, rng)
+      for way in (
+          gradient.cached(
+              net.encode, objective, chunks={"crop a": 4, "crop b": 2}
+          ),
+          gradient.direct(net.encode, objective),
+      )
+  )
+  assert toys.far(found, expected) <= 1e-12
+
+
+def deep(depth=8, width=256):
+  """A tower whose activations are far larger than its parameters."""
+
+  def init(rng, inputs):
+    return {"kernel": jax.random.normal(rng, (width, width)) * width**-0.5}
+
+  def apply(params, inputs, keys):
+    h = inputs.astype(jnp.float32)
+    for _ in range(depth):
+      h = jnp.tanh(h @ params["kernel"])
+    return types.Features(h[:, :8])
+
+  return types.Encoder(init, apply, ((".*kernel", ("embed", "mlp")),))
+
+
+def temporaries(rows, chunks):
+  """Compiled temporary bytes of a gradient; chunks 0: direct."""
+  net = model.model({"image": deep(), "text": deep()})
+  objective = softmax.softmax(tile=64)
+  way = (
+      gradient.cached(net.encode, objective, chunks=chunks)
+      if chunks else gradient.direct(net.encode, objective)
+  )
+  batch = {
+      name: jax.ShapeDtypeStruct((rows, 256), jnp.float32)
+      for name in ("image", "text")
+  }
+  params = jax.eval_shape(net.init, jax.random.key(0), batch)
+  phi, memory = objective.init(jax.random.key(0), None)
+  compiled = jax.jit(lambda p, b: way(p, memory, b, None)).lower(
+      {**params, "objective": phi}, batch
+  ).compile()
+  return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_activations_of_a_chunk_do_not_depend_on_the_batch():
+  # 256 rows a chunk. What grows is the batch, cut by stride once for each pass
+  # of each tower, and the embeddings; activations would be 16,384 bytes a row.
+  small, large = temporaries(1_024, 4), temporaries(4_096, 16)
+  per_row = 2 * 2 * 256 * 4 + 8 * 8 * 4
+  assert large - small <= per_row * (4_096 - 1_024)
+  assert large < temporaries(4_096, 0) / 3
+
+
+@pytest.mark.parametrize("chunks, sentence", [
+    (5, "a batch of 32 does not divide into 5 chunks"),
+    (0, "it takes 1 or more"),
+    ({"images": 2}, r"names 'images'; the views are \['image', 'text'\]"),
+])
+def test_chunks_that_do_not_fit_are_refused_in_words(chunks, sentence):
+  objective = OBJECTIVES["sigmoid"]
+  net, params, memory, batch = setting(32, objective)
+  with pytest.raises(ValueError, match=sentence):
+    gradient.cached(net.encode, objective, chunks=chunks)(
+        params, memory, batch, None
+    )

@@ -1,0 +1,64 @@
+"""Towers and batches small enough for exhaustive laws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from basic import model, types
+from basic.ops import noise
+
+AXES = (("in/kernel", ("embed", "mlp")), ("out/kernel", ("mlp", "embed")))
+
+
+def tower(hidden: int = 16, width: int = 8, dropout: float = 0.0):
+  """A two-layer perceptron over flattened rows, with noise of the row."""
+
+  def init(rng, inputs):
+    size = int(np.prod(inputs.shape[1:]))
+    a, b = jax.random.split(rng)
+    return {
+        "in": {"kernel": jax.random.normal(a, (size, hidden)) * size**-0.5},
+        "out": {"kernel": jax.random.normal(b, (hidden, width)) * 0.25},
+    }
+
+  def apply(params, inputs, keys):
+    kernel = params["in"]["kernel"]
+    h = jnp.tanh(inputs.reshape(len(inputs), -1).astype(kernel.dtype) @ kernel)
+    if keys is not None:
+      h = noise.dropout(h, keys, dropout)
+    return types.Features(h @ params["out"]["kernel"])
+
+  return types.Encoder(init, apply, AXES)
+
+
+def two_towers(dropout: float = 0.0) -> types.Model:
+  return model.model(
+      {"image": tower(dropout=dropout), "text": tower(dropout=dropout)}, width=8
+  )
+
+
+def batch(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
+  rng = np.random.default_rng(seed)
+  return {
+      "image": rng.normal(size=(rows, 4, 4, 1)).astype(np.float32),
+      "text": rng.integers(1, 9, size=(rows, 8)).astype(np.int32),
+      "label": rng.integers(0, 5, size=rows).astype(np.int32),
+      "caption_id": rng.integers(0, 3, size=(rows, 2)).astype(np.int32),
+  }
+
+
+def double(tree):
+  """float32 leaves as float64, for laws to 1e-12."""
+  return jax.tree.map(
+      lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, tree
+  )
+
+
+def far(found, expected) -> float:
+  """Largest relative L2 distance between two trees, over their leaves."""
+  distances = jax.tree.map(
+      lambda a, b: np.linalg.norm(np.asarray(a, np.float64) - np.asarray(b))
+      / max(np.linalg.norm(np.asarray(b, np.float64)), 1e-30),
+      found, expected,
+  )
+  return max(jax.tree.leaves(distances))
