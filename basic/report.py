@@ -2,11 +2,12 @@
 
 import os
 import pathlib
+import sys
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
-from basic import build, types
+from basic import build, restore, types
 from basic.pages import page
 from basic.recording import journal, manifest
 from basic.ops import normalize
@@ -79,7 +80,15 @@ def samples(
 
 def main(arguments: list[str]) -> None:
   del arguments
-  print(write(flags.FLAGS.workdir, None))
+  logging.set_verbosity(logging.WARNING)
+  workdir = flags.FLAGS.workdir
+  try:
+    stage, state = restore.load(workdir)
+    with stage.layout.context():
+      shown = samples(stage, state.params)
+    print(write(workdir, shown))
+  except (ValueError, OSError) as error:
+    sys.exit(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

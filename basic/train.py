@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from basic import (
@@ -22,6 +22,7 @@ from basic import (
     pipeline,
     record,
     report,
+    restore,
     settings,
     step,
     types,
@@ -54,11 +55,11 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike) -> pathlib.Path
   with (
       stages[0].layout.context(),
       checkpoint.Checkpoints(
-          pathlib.Path(workdir).absolute() / "checkpoints",
+          pathlib.Path(workdir).absolute() / restore.FOLDER,
           **config["checkpoint"],
       ) as checkpoints,
   ):
-    state, position = resume(stages, checkpoints)
+    state, position = restore.resume(stages, checkpoints)
     with record.Recorder(
         workdir, total=stages[-1].end, batch_size=stages[0].batch_size,
         start=int(state.step), tensorboard=config["record"]["tensorboard"],
@@ -75,35 +76,6 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike) -> pathlib.Path
   page = report.write(workdir, report.samples(stages[-1], state.params))
   print(f"report: {page}")
   return page
-
-
-def resume(
-    stages: list[build.Stage], checkpoints: checkpoint.Checkpoints
-) -> tuple[types.TrainState, dict[str, Any]]:
-  """The newest whole checkpoint, or the first state of the first stage.
-
-  Args:
-    stages: of the run.
-    checkpoints: of the run.
-
-  Returns:
-    (state, where the data stands); no position where nothing has been seen.
-  """
-  latest = checkpoints.latest()
-  if latest is None:
-    return stages[0].fresh(), {}
-  # A checkpoint at a boundary was written by the stage that ended there.
-  stage = next(s for s in stages if latest <= s.end)
-  return checkpoints.restore(abstract(stage))
-
-
-def abstract(stage: build.Stage) -> types.TrainState:
-  """Shapes and shardings of a stage's state, nothing allocated."""
-  shapes = jax.eval_shape(stage.fresh)
-  return jax.tree.map(
-      lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
-      shapes, stage.layout.place(shapes),
-  )
 
 
 def enter(stage: build.Stage, state: types.TrainState) -> types.TrainState:
@@ -217,6 +189,7 @@ def _evaluate(stage, state, recorder, final=False):
 
 def main(arguments: list[str]) -> None:
   del arguments
+  logging.set_verbosity(logging.WARNING)  # Orbax and JAX narrate at INFO.
   if flags.FLAGS.distributed:
     layout.join()
   try:

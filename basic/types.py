@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Key
 
 # A batch: every leaf has a leading axis b. "image" [b h w c] is uint8, or
 # float in [-1, 1]; "text" [b t] holds int32 ids and 0 pads; "label" [b], ...
@@ -167,14 +167,15 @@ class TrainState:
   """Everything that a step changes, and the key that it does not.
 
   Attributes:
-    step: steps taken so far.
+    step: steps taken so far, int32 scalar.
     params: {"image": ..., "text": ..., "objective": ...}.
     opt_state: optax state over the trainable part of `params`.
     memory: what the objective remembers.
     rng: constant; each step folds in `step`.
   """
 
-  step: Int[Array, ""]
+  # Not annotated as arrays: JAX rebuilds the class around shapes and shardings.
+  step: Any
   params: Params
   opt_state: Any
   memory: Memory

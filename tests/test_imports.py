@@ -27,7 +27,7 @@ LAYERS = (
         "pipeline examples", "model", "gradient", "step", "layout",
         "checkpoint digests", "record recording",
     ),
-    ("build schema settings",),
+    ("build restore schema settings",),
     ("report pages",),
     ("train", "evaluate", "plan", "export"),
 )

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import itertools
 import pkgutil
 import re
 
@@ -214,9 +215,16 @@ def remat_gradient(name, policy):
   return jit(jax.grad(remat_loss(name, policy)))(params(name))
 
 
-@every
+# The compiler spends half a minute on the gradient of a convolutional tower.
+QUICK = {(name, "full") for name in NAMES if name not in {"coatnet", "resnet"}}
+
+
 @pytest.mark.parametrize(
-    "policy", ["full", pytest.param("products", marks=pytest.mark.slow)]
+    ("name", "policy"),
+    [
+        pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+        for case in itertools.product(NAMES, ("full", "products"))
+    ],
 )
 def test_remat_does_not_change_the_gradient(name, policy):
   plain = jax.tree.leaves(remat_gradient(name, "none"))

@@ -80,7 +80,7 @@ def test_bfloat16_keeps_its_logits_and_softmax_in_float32():
   # Logits 256 and 257 are the same number in bfloat16, whose softmax would
   # be a half; in float32 it is sigmoid(1).
   query = jnp.full((1, 1, 1, 4), 16.0, jnp.bfloat16)
-  key = jnp.array([8.0, 8.03125]).reshape(1, 2, 1, 1) * jnp.ones((1, 2, 1, 4))
+  key = jnp.full((1, 2, 1, 4), 8.0).at[0, 1, 0, :2].set(8.0625)
   value = jnp.array([0.0, 1.0]).reshape(1, 2, 1, 1) * jnp.ones((1, 2, 1, 4))
   found = attention.attend(
       query, key.astype(jnp.bfloat16), value.astype(jnp.bfloat16)

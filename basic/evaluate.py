@@ -1,0 +1,57 @@
+"""python -m basic.evaluate --workdir runs/digits
+
+Runs every evaluation of a run on its newest checkpoint, or on one that is
+named, and prints the results. The run may still be training.
+"""
+
+import json
+import os
+import sys
+
+from absl import app, flags, logging
+
+from basic import record, restore
+
+
+def evaluate(
+    workdir: str | os.PathLike, step: int | None = None
+) -> tuple[int, dict[str, float]]:
+  """Judges a checkpoint by the evaluations of its configuration.
+
+  Args:
+    workdir: folder of the run.
+    step: the checkpoint; None: the newest.
+
+  Returns:
+    (step, metrics by their recorded names).
+
+  Raises:
+    FileNotFoundError: if there is no run, or no checkpoint.
+  """
+  stage, state = restore.load(workdir, step)
+  found = {}
+  with stage.layout.context():
+    for evaluation in stage.evals:
+      for name, value in evaluation.run(state.params).items():
+        found[evaluation.prefix + name] = value
+  return int(state.step), found
+
+
+def main(arguments: list[str]) -> None:
+  del arguments
+  logging.set_verbosity(logging.WARNING)
+  try:
+    step, found = evaluate(flags.FLAGS.workdir, flags.FLAGS.step)
+  except (ValueError, OSError) as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+  if flags.FLAGS.json:
+    print(json.dumps({"step": step, **found}))
+  else:
+    print(f"step {step}\n{record.table(found)}")
+
+
+if __name__ == "__main__":
+  flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
+  flags.DEFINE_integer("step", None, "The checkpoint; by default the newest.")
+  flags.DEFINE_bool("json", False, "Print one JSON object, not a table.")
+  app.run(main)
