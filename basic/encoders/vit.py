@@ -140,7 +140,8 @@ def _shape(
           f"found variant={variant!r}, expected one of {', '.join(VARIANTS)}, "
           "alone or with a patch size, such as 'B/16'"
       )
-    known = dict(zip(("width", "depth", "heads", "mlp"), VARIANTS[letters]))
+    names = ("width", "depth", "heads", "mlp")
+    known = dict(zip(names, VARIANTS[letters], strict=True))
     if slash:
       known["patch"] = int(patch)
   if twice := sorted(known.keys() & chosen.keys()):

@@ -75,7 +75,10 @@ def test_standardized_kernels_have_mean_0_and_deviation_1():
 def test_a_constant_kernel_has_a_finite_gradient():
   kernel = jnp.ones((1, 1, 4, 2))
   weight = jnp.arange(8.0).reshape(kernel.shape)
-  loss = lambda kernel: jnp.sum(weight * resnet.standardize(kernel))
+
+  def loss(kernel):
+    return jnp.sum(weight * resnet.standardize(kernel))
+
   assert np.isfinite(jax.grad(loss)(kernel)).all()
 
 
@@ -153,7 +156,7 @@ def test_settings_that_cannot_be_are_refused(settings, message):
 def test_images_that_cannot_be_read_are_refused():
   encoder = resnet.resnet(depth=26, width=0.25)
   image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.uint8)
-  with pytest.raises(ValueError, match="uint8.*expected float"):
+  with pytest.raises(ValueError, match=r"uint8.*expected float"):
     jax.eval_shape(
         lambda p, x: encoder.apply(p, x, None), shapes(encoder), image
     )
