@@ -28,7 +28,7 @@ from jaxtyping import Array, Float, Inexact
 from basic.ops import reductions, tiles
 
 GATHER_LIMIT_BYTES = 2**30
-TILE = 1024
+TILE = 2048
 
 
 def lse(
