@@ -16,6 +16,7 @@ import numpy as np
 from basic import (
     gradient,
     images,
+    initial,
     layout,
     model,
     optim,
@@ -25,6 +26,7 @@ from basic import (
     step,
     tokenizer,
     types,
+    vocabulary,
 )
 
 Settings = settings.Settings
@@ -68,6 +70,26 @@ class Evaluation(NamedTuple):
   samples: Callable[[types.Params, int], Shown]
 
 
+class Program(NamedTuple):
+  """What a stage computes, apart from its data.
+
+  Attributes:
+    layout: placement of its parameters.
+    model: its towers.
+    objective: its loss.
+    rate: step of the schedule -> learning rate.
+    fresh: () -> TrainState, placed; pure, so that `eval_shape` serves.
+    update: (state, batch) -> (state, metrics), compiled, state donated.
+  """
+
+  layout: layout.Layout
+  model: types.Model
+  objective: types.Objective
+  rate: Callable[[int], Any]
+  fresh: Callable[[], types.TrainState]
+  update: Callable[..., Any]
+
+
 class Stage(NamedTuple):
   """One stretch of steps under the same settings.
 
@@ -77,6 +99,7 @@ class Stage(NamedTuple):
     rate_start: the step at which its optimizer's schedule begins.
     config: its complete configuration.
     batch_size: rows of the global batch.
+    shapes: ShapeDtypeStructs of the global batch.
     layout: placement of its parameters.
     rate: step of the schedule -> learning rate.
     fresh: () -> TrainState, placed; pure, so that `eval_shape` serves.
@@ -91,6 +114,7 @@ class Stage(NamedTuple):
   rate_start: int
   config: dict[str, Any]
   batch_size: int
+  shapes: types.Batch
   layout: layout.Layout
   rate: Callable[[int], Any]
   fresh: Callable[[], types.TrainState]
@@ -115,7 +139,7 @@ def run(config: Settings, workdir: str | os.PathLike) -> list[Stage]:
       chunks do not divide, a source without examples, views without a tower.
   """
   mesh = layout.mesh(**config["mesh"])
-  configs = _stage_configs(config)
+  configs = stage_configs(config)
   words = _words(configs, workdir)
   stages: list[Stage] = []
   starts = np.cumsum([0] + [c["steps"] for c in configs]).tolist()
@@ -128,7 +152,8 @@ def run(config: Settings, workdir: str | os.PathLike) -> list[Stage]:
   return stages
 
 
-def _stage_configs(config: Settings) -> list[dict[str, Any]]:
+def stage_configs(config: Settings) -> list[dict[str, Any]]:
+  """The complete configuration of every stage, in order."""
   if not config["stages"]:
     return [dict(config)]
   base = {**config, "stages": ()}
@@ -152,16 +177,22 @@ def _span(configs: list[Settings], n: int) -> tuple[int, int]:
   return first, last
 
 
-def _words(configs, workdir) -> tokenizer.Tokenizer | None:
-  """The run's vocabulary: stored with it, or trained on its captions."""
+Words = tokenizer.Tokenizer | vocabulary.Vocabulary
+
+
+def _words(configs, workdir) -> Words | None:
+  """The run's vocabulary: stored with it, its weights', or of its captions."""
   texts = [c for c in configs if c["text"] is not None]
   if not texts:
     return None
   config = texts[0]
   text, how = config["text"], config["tokenizer"]
   folder = pathlib.Path(workdir)
-  if (folder / tokenizer.FILE).exists():
+  # Without a configuration it is left from a start that failed.
+  if (folder / "config.json").exists() and (folder / tokenizer.FILE).exists():
     return tokenizer.Tokenizer(tokenizer.load(folder), text["length"])
+  if how["model"] is None and (words := initial.words(config, folder)):
+    return words
   if how["model"] is not None:
     content = pathlib.Path(how["model"]).read_bytes()
   else:
@@ -185,13 +216,40 @@ def _captions(source, count):
     raise ValueError("the source has no examples; check its name and split.")
   for index in np.linspace(0, len(source) - 1, min(count, len(source))):
     try:
-      text = source[int(index)]["text"]
+      text = source[int(index)].get("text", ())
     except types.Unreadable:
       continue  # Counted when training meets it.
-    yield from (text,) if isinstance(text, str) else text
+    captions = text if isinstance(text, (tuple, list)) else (text,)
+    yield from (caption for caption in captions if isinstance(caption, str))
 
 
-def _stage(config, mesh, words, *, start, end, rate_start, rate_steps):
+def batch_shapes(
+    config: Settings, tokenize: Callable[[Any], Any] | None
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes of a global batch of a stage, from one example of its source."""
+  return _shapes(
+      _made("sources", config["source"]),
+      _prepare(tokenize, config["augment"]), config["batch_size"],
+  )
+
+
+def program(
+    config: Settings, mesh: Any, shapes: types.Batch, *, steps: int
+) -> Program:
+  """Builds what a stage computes for batches of these shapes.
+
+  Args:
+    config: complete, of one stage.
+    mesh: from `layout.mesh`.
+    shapes: ShapeDtypeStructs of a global batch.
+    steps: length of its optimizer's schedule.
+
+  Returns:
+    A program; nothing is on a device.
+
+  Raises:
+    ValueError: if settings do not fit each other.
+  """
   towers = {
       name: _made("encoders", config[name])
       for name in ("image", "text") if config[name] is not None
@@ -199,11 +257,8 @@ def _stage(config, mesh, words, *, start, end, rate_start, rate_steps):
   tree = model.model(towers, views=config["views"], **config["projection"])
   where = layout.Layout(mesh, tree.axes)
   where.check_batch(config["batch_size"])
-  source = _made("sources", config["source"])
-  ready = _prepare(words, config["augment"])
-  shapes = _shapes(source, ready, config["batch_size"])
   objective = _made("objectives", config["objective"])
-  optimizer = _called(optim, config["optimizer"], steps=rate_steps)
+  optimizer = _called(optim, config["optimizer"], steps=steps)
   frozen = config["frozen"]
   gradients = _called(
       gradient, config["gradient"], tree.encode, objective, frozen=frozen
@@ -213,20 +268,32 @@ def _stage(config, mesh, words, *, start, end, rate_start, rate_steps):
       jax.random.key(config["seed"]), shapes,
   )
   placed = where.place(jax.eval_shape(init))
-  return Stage(
-      start=start, end=end, rate_start=rate_start, config=config,
-      batch_size=config["batch_size"], layout=where, rate=optimizer.rate,
+  return Program(
+      where, tree, objective, optimizer.rate,
       fresh=jax.jit(init, out_shardings=placed),
       update=jax.jit(
           step.update(gradients, optimizer.tx, frozen=frozen),
           donate_argnums=0, out_shardings=(placed, None),
       ),
+  )
+
+
+def _stage(config, mesh, words, *, start, end, rate_start, rate_steps):
+  source = _made("sources", config["source"])
+  ready = _prepare(words, config["augment"])
+  shapes = _shapes(source, ready, config["batch_size"])
+  made = program(config, mesh, shapes, steps=rate_steps)
+  return Stage(
+      start=start, end=end, rate_start=rate_start, config=config,
+      batch_size=config["batch_size"], shapes=shapes, layout=made.layout,
+      rate=made.rate,
+      fresh=made.fresh, update=made.update,
       stream=functools.partial(
           _stream, source, ready, config["batch_size"], config["seed"]
       ),
       source=source,
       evals=tuple(
-          _evaluation(label, how, tree, where, words, ready)
+          _evaluation(label, how, made.model, made.layout, words, ready)
           for label, how in config["evals"].items()
       ),
   )
@@ -294,7 +361,8 @@ def _evaluation(label, config, tree, where, words, ready):
   def judged(params):
     with batches(config["limit"]) as passed:
       found = judge(functools.partial(encode, params), passed)
-    return {name: float(value) for name, value in found.items()}
+    unreadable = {f"/unreadable/{k}": n for k, n in passed.unreadable.items()}
+    return {name: float(x) for name, x in {**found, **unreadable}.items()}
 
   def samples(params, count):
     images, captions, views = [], [], []

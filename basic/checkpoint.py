@@ -133,13 +133,16 @@ class Checkpoints:
     return True
 
   def restore(
-      self, state_like: types.TrainState, step: int | None = None
+      self,
+      state_like: types.TrainState | Callable[[int], types.TrainState],
+      step: int | None = None,
   ) -> tuple[types.TrainState, dict[str, Any]]:
     """Reads the newest step that is whole, placed as the reader wants it.
 
     Args:
       state_like: arrays, or `ShapeDtypeStruct`s with a sharding; says shapes,
-        types and placement, which need not be that of the run that saved.
+        types and placement, which need not be that of the run that saved. Or
+        a function from the step to these, where steps differ in shape.
       step: read this one and no other; None starts at the newest.
 
     Returns:
@@ -160,7 +163,8 @@ class Checkpoints:
       )
     for candidate in candidates:
       try:
-        found = self._read(candidate, state_like)
+        like = state_like(candidate) if callable(state_like) else state_like
+        found = self._read(candidate, like)
         self._saved = candidate
         return found
       except _BrokenError as error:

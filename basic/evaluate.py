@@ -6,11 +6,10 @@ named, and prints the results. The run may still be training.
 
 import json
 import os
-import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 
-from basic import record, restore
+from basic import exits, record, restore
 
 
 def evaluate(
@@ -39,11 +38,8 @@ def evaluate(
 
 def main(arguments: list[str]) -> None:
   del arguments
-  logging.set_verbosity(logging.WARNING)
-  try:
+  with exits.sentences():
     step, found = evaluate(flags.FLAGS.workdir, flags.FLAGS.step)
-  except (ValueError, OSError) as error:
-    sys.exit(f"{type(error).__name__}: {error}")
   if flags.FLAGS.json:
     print(json.dumps({"step": step, **found}))
   else:

@@ -65,18 +65,22 @@ def cached(
     objective: types.Objective,
     *,
     chunks: int | Mapping[str, int],
+    keep_bytes: int = 0,
     frozen: Iterable[str] = (),
 ) -> types.Gradient:
   """Differentiates chunk by chunk; the same numbers in a chunk's memory.
 
-  Costs one more forward pass of what trains: 4/3 of `direct`. A view whose
-  tower is frozen has no second pass; a view of one chunk keeps its activations
-  and has none either.
+  Costs one more forward pass of what is not kept: 4/3 of `direct` at most. A
+  view whose tower is frozen has no second pass; a view of one chunk keeps its
+  activations and has none either.
 
   Args:
     encode: rows of a batch -> embeddings.
     objective: embeddings -> loss.
     chunks: into how many chunks a batch is cut, for all views or by view.
+    keep_bytes: what activations may take beyond the chunk that is worked on,
+      over all devices, shared evenly by the views that train. The last chunks
+      keep theirs from the first pass as far as this goes.
     frozen: patterns of parameter paths that are constants.
 
   Returns:
@@ -84,22 +88,26 @@ def cached(
 
   Raises:
     ValueError: if `chunks` names no view, is less than 1, or does not divide
-      the batch.
+      the batch; if `keep_bytes` is negative.
   """
   frozen = tuple(frozen)
   counts = _counts(chunks, encode.views)
+  if keep_bytes < 0:
+    raise ValueError(f"keep_bytes is {keep_bytes}; it takes 0 or more.")
 
   def gradient(params, memory, batch, rng):
     keys, noise = _keys(batch, rng)
     trainable, constant = paths.split(params, frozen)
     features, pullbacks = {}, {}
+    training = [v for v in encode.views.values() if v.tower in trainable]
+    budget = keep_bytes // max(len(training), 1)
     for name, view in encode.views.items():
       if view.leaf not in batch:
         continue
       rows = (batch[view.leaf], keys)
       features[name], pullbacks[name] = _encode_view(
           view, counts[name], trainable.get(view.tower, {}),
-          constant.get(view.tower, {}), rows,
+          constant.get(view.tower, {}), rows, budget,
       )
 
     def loss(phi, features):
@@ -148,23 +156,30 @@ def _counts(chunks, views):
   return {name: chunks.get(name, 1) for name in views}
 
 
-def _encode_view(view, count, trainable, constant, rows):
+def _encode_view(view, count, trainable, constant, rows, budget):
   """(features of all rows, cotangent of them -> gradient of the tower)."""
 
   def embed(trainable, rows):
     inputs, keys = rows
     return view.apply(paths.merge(trainable, constant), inputs, keys)
 
-  if not trainable:
-    return _unchunk(jax.lax.map(
-        lambda part: embed({}, part), _chunk(rows, count)
-    )), None
-  if count == 1:
+  def embed_all(trainable, parts):
+    return jax.lax.map(lambda part: embed(trainable, part), parts)
+
+  if count == 1 and trainable:
     features, pullback = jax.vjp(lambda t: embed(t, rows), trainable)
     return features, lambda bar: pullback(bar)[0]
-
   parts = _chunk(rows, count)
-  features = _unchunk(jax.lax.map(lambda part: embed(trainable, part), parts))
+  if not trainable:
+    return _unchunk(embed_all({}, parts)), None
+
+  kept = _affordable(embed, trainable, parts, count, budget)
+  again, last = _cut_at(parts, count - kept)
+  features = embed_all(trainable, again)
+  if kept:
+    # Differentiating through the map stores what each of its chunks needs.
+    tail, pull_last = jax.vjp(lambda t: embed_all(t, last), trainable)
+    features = jax.tree.map(lambda *a: jnp.concatenate(a), features, tail)
 
   def pull(bar):
     def add(total, part):
@@ -172,10 +187,35 @@ def _encode_view(view, count, trainable, constant, rows):
       _, pullback = jax.vjp(lambda t: embed(t, rows), trainable)
       return jax.tree.map(jnp.add, total, pullback(bar)[0]), None
 
-    zero = jax.tree.map(jnp.zeros_like, trainable)
-    return jax.lax.scan(add, zero, (parts, _chunk(bar, count)))[0]
+    of_again, of_last = _cut_at(_chunk(bar, count), count - kept)
+    total = (
+        pull_last(of_last)[0] if kept
+        else jax.tree.map(jnp.zeros_like, trainable)
+    )
+    return jax.lax.scan(add, total, (again, of_again))[0]
 
-  return features, pull
+  return _unchunk(features), pull
+
+
+def _affordable(embed, trainable, parts, count, budget) -> int:
+  """How many chunks may keep their activations within a budget of bytes."""
+  if not budget:
+    return 0
+  one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), parts)
+  pullback = jax.eval_shape(
+      lambda t, rows: jax.vjp(lambda t: embed(t, rows), t)[1], trainable, one
+  )
+  stored = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(pullback))
+  own = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(trainable))
+  return min(count, budget // max(stored - own, 1))
+
+
+def _cut_at(tree: Any, where: int) -> tuple[Any, Any]:
+  """The first chunks, and the others."""
+  return (
+      jax.tree.map(lambda a: a[:where], tree),
+      jax.tree.map(lambda a: a[where:], tree),
+  )
 
 
 def _chunk(tree: Any, count: int) -> Any:

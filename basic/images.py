@@ -34,6 +34,7 @@ _SIGNATURES = (  # offset, magic bytes, PIL's name of the format
     (4, b"ftypavif", "AVIF"),
 )
 _FAST = ("JPEG", "PNG", "WEBP", "BMP")  # OpenCV decodes these as PIL does
+_METHODS = ("area", "bilinear", "bicubic")
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 
 # (image, generator or None) -> image. No generator, no noise.
@@ -151,7 +152,10 @@ def _decode_any(header: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def resize(
-    image: UInt8[np.ndarray, "h w c"], size: int, crop: str = "center"
+    image: UInt8[np.ndarray, "h w c"],
+    size: int,
+    crop: str = "center",
+    method: str = "area",
 ) -> UInt8[np.ndarray, "s s c"]:
   """Makes an image square, the same way every time.
 
@@ -160,21 +164,43 @@ def resize(
     size: height and width of the result, in pixels.
     crop: "center" scales the shorter side to `size` and keeps the middle;
       "none" keeps everything and squashes it into the square.
+    method: "area" averages going down and is cubic going up; "bilinear" and
+      "bicubic" are Pillow's, to the bit, for weights that learned with them.
 
   Returns:
     Pixels, a new array or the image itself where nothing changes.
 
   Raises:
-    ValueError: if `crop` is neither.
+    ValueError: if `crop` or `method` is none of those.
   """
   if crop not in ("center", "none"):
     raise ValueError(f"crop is {crop!r}; it is 'center' or 'none'")
+  if method not in _METHODS:
+    raise ValueError(f"method is {method!r}; it is one of {_METHODS}")
+  if method != "area":
+    return _resize_as_pillow(image, size, crop, method)
   if crop == "center":
     height, width = image.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     image = image[top:top + side, left:left + side]
   return _scale(image, size)
+
+
+def _resize_as_pillow(image, size, crop, method):
+  """Scales the whole image, then cuts: the other order moves edge pixels."""
+  height, width = image.shape[:2]
+  scaled = (size, size)
+  if crop == "center":
+    short = min(height, width)
+    scaled = (int(size * height / short), int(size * width / short))
+  if scaled != (height, width):
+    pixels = image if image.shape[2] > 1 else image[..., 0]
+    image = np.asarray(Image.fromarray(pixels).resize(
+        scaled[::-1], Image.Resampling[method.upper()]
+    )).reshape(*scaled, image.shape[2])
+  top, left = (scaled[0] - size) // 2, (scaled[1] - size) // 2
+  return image[top:top + size, left:left + size]
 
 
 def random_crop(
@@ -231,6 +257,7 @@ def augment(
     crop: str = "none",
     mirror: bool = False,
     scale: tuple[float, float] = (0.3, 1.0),
+    method: str = "area",
 ) -> Augment:
   """Makes the function that a pipeline applies to every image.
 
@@ -243,13 +270,14 @@ def augment(
       "random" a random part (`random_crop`).
     mirror: whether every other image is mirrored (`flip`).
     scale: for random crops, the least and greatest share of the area.
+    method: of scaling where the crop is not random (`resize`).
 
   Returns:
     (image, generator or None) -> image; it can be pickled.
 
   Raises:
-    ValueError: if `crop` is none of those, if one is asked for without a size,
-      or if `scale` does not ascend in (0, 1].
+    ValueError: if `crop` or `method` is none of those, if one is asked for
+      without a size, or if `scale` does not ascend in (0, 1].
 
   Example:
     >>> image = np.zeros((6, 4, 3), np.uint8)
@@ -262,7 +290,9 @@ def augment(
     raise ValueError(f"crop={crop!r} needs a size in pixels")
   if not 0 < scale[0] <= scale[1] <= 1:
     raise ValueError(f"scale is {scale}; it ascends within (0, 1]")
-  return _Augment(size, crop, mirror, tuple(scale))
+  if method not in _METHODS:
+    raise ValueError(f"method is {method!r}; it is one of {_METHODS}")
+  return _Augment(size, crop, mirror, tuple(scale), method)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,6 +301,7 @@ class _Augment:
   crop: str
   mirror: bool
   scale: tuple[float, float]
+  method: str
 
   def __call__(
       self,
@@ -281,7 +312,7 @@ class _Augment:
       image = random_crop(image, self.size, rng, self.scale)
     elif self.size is not None:
       crop = "none" if self.crop == "none" else "center"
-      image = resize(image, self.size, crop)
+      image = resize(image, self.size, crop, self.method)
     if self.mirror and rng is not None:
       image = flip(image, rng)
     return np.ascontiguousarray(image)

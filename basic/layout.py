@@ -11,7 +11,7 @@ anywhere else:
 import contextlib
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -34,10 +34,17 @@ def join() -> None:
   jax.distributed.initialize()
 
 
-def mesh(*, data: int = -1, fsdp: int = 1, model: int = 1) -> Mesh:
+def mesh(
+    devices: Sequence[Any] | None = None,
+    *,
+    data: int = -1,
+    fsdp: int = 1,
+    model: int = 1,
+) -> Mesh:
   """Arranges the devices of all processes.
 
   Args:
+    devices: others, such as those of a topology that is not here; None: all.
     data: devices along `data`; -1 takes what the others leave.
     fsdp: devices along `fsdp`; -1 likewise.
     model: devices along `model`; -1 likewise.
@@ -49,9 +56,11 @@ def mesh(*, data: int = -1, fsdp: int = 1, model: int = 1) -> Mesh:
     ValueError: if the sizes do not multiply to the number of devices.
   """
   sizes = {"data": data, "fsdp": fsdp, "model": model}
-  shape = _complete(sizes, jax.device_count())
+  devices = jax.devices() if devices is None else devices
+  shape = _complete(sizes, len(devices))
   return jax.make_mesh(
-      tuple(shape.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES)
+      tuple(shape.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES),
+      devices=devices,
   )
 
 

@@ -20,6 +20,7 @@ def model(
     *,
     width: int | None = None,
     bias: bool = False,
+    only: tuple[str, ...] | None = None,
     views: Mapping[str, str] | None = None,
 ) -> types.Model:
   """Joins encoders into one function from a batch to embeddings.
@@ -31,6 +32,8 @@ def model(
     width: d, the width that all towers are projected to; None leaves each
       tower's own width and learns no projection.
     bias: whether projections have a bias.
+    only: the towers that are projected, where the others have that width of
+      their own; None: all.
     views: leaf of the batch -> tower that reads it, and so also the names of
       the views; None: each tower reads the leaf of its own name. Several views
       may share a tower: {"crop_a": "image", "crop_b": "image"}.
@@ -39,7 +42,8 @@ def model(
     A model; `init(key, batch)` takes arrays or ShapeDtypeStructs of a batch.
 
   Raises:
-    ValueError: if a view names a tower that does not exist, or none reads one.
+    ValueError: if a view or `only` names a tower that does not exist, or no
+      view reads one.
   """
   views = dict(views or {name: name for name in towers})
   for leaf, tower in views.items():
@@ -51,12 +55,21 @@ def model(
     if tower not in views.values():
       raise ValueError(f"no view reads the tower {tower!r}: views are {views}.")
 
+  for tower in only or ():
+    if tower not in towers:
+      raise ValueError(
+          f"only={only} projects {tower!r}; there are {sorted(towers)}."
+      )
+  widths = {
+      name: width if only is None or name in only else None for name in towers
+  }
+
   def apply(tower):
     def view(params, inputs, keys):
       features = towers[tower].apply(
           params["encoder"], as_signal(inputs), keys
       )
-      if width is None:
+      if widths[tower] is None:
         return features
       return features._replace(
           pooled=_project(params["projection"], features.pooled)
@@ -67,7 +80,8 @@ def model(
   def init(rng, batch):
     return {
         tower: _init_tower(
-            jax.random.fold_in(rng, n), towers[tower], batch[leaf], width, bias
+            jax.random.fold_in(rng, n), towers[tower], batch[leaf],
+            widths[tower], bias,
         )
         for n, (tower, leaf) in enumerate(_first_leaf(views).items())
     }
@@ -78,7 +92,7 @@ def model(
   encode = types.Encode(
       {leaf: types.View(t, leaf, apply(t)) for leaf, t in views.items()}, side
   )
-  return types.Model(init, encode, _axes(towers, width, bias))
+  return types.Model(init, encode, _axes(towers, widths, bias))
 
 
 def as_signal(inputs: Any) -> Any:
@@ -120,17 +134,16 @@ def _project(
   return projected
 
 
-def _axes(towers, width, bias) -> types.AxisTable:
+def _axes(towers, widths, bias) -> types.AxisTable:
   table = [
       (f"{name}/encoder/{pattern}", names)
       for name, encoder in towers.items()
       for pattern, names in encoder.axes
   ]
-  if width is not None:
-    rows = _PROJECTION if bias else _PROJECTION[:1]
-    table += [
-        (f"{name}/{pattern}", names)
-        for name in towers
-        for pattern, names in rows
-    ]
+  rows = _PROJECTION if bias else _PROJECTION[:1]
+  table += [
+      (f"{name}/{pattern}", names)
+      for name in towers if widths[name] is not None
+      for pattern, names in rows
+  ]
   return tuple(table)

@@ -159,6 +159,10 @@ class Recorder:
     """
     self._progress.at(step)
 
+  def resize(self, batch_size: int) -> None:
+    """Begins a stage with so many examples a step; its speed is its own."""
+    self._progress.resize(batch_size)
+
   def rate(self) -> float:
     """Examples per second since the last call, which starts a new interval.
 

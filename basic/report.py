@@ -2,21 +2,24 @@
 
 import os
 import pathlib
-import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 
-from basic import build, restore, types
+from basic import build, exits, restore, types
 from basic.pages import page
-from basic.recording import journal, manifest
 from basic.ops import normalize
+from basic.recording import journal, manifest
 
 
 def write(
     workdir: str | os.PathLike, samples: page.Samples | None
 ) -> pathlib.Path:
   """Writes `report.html` into a run's folder; the run may still be going.
+
+  In a run of several processes the first one writes.
 
   Args:
     workdir: the folder, with at least the `config.json` of the run.
@@ -36,6 +39,9 @@ def write(
         f"{folder} holds no config.json, so it is not the folder of a run. "
         "Give the --workdir that the training was given."
     )
+  target = folder / "report.html"
+  if jax.process_index() != 0:
+    return target
   meta = manifest.load(folder / "run.json") or {}
   text = page.page(
       title=folder.resolve().name,
@@ -45,7 +51,6 @@ def write(
       rows=journal.read(folder),
       samples=samples,
   )
-  target = folder / "report.html"
   manifest.replace(target, text.encode())
   return target
 
@@ -61,34 +66,54 @@ def samples(
     count: examples at most.
 
   Returns:
-    The first examples of the last evaluation whose data has both images and
-    captions; None if none has.
+    The first examples of an evaluation whose data has both images and captions,
+    of retrieval if there is one; None if none has.
   """
-  for evaluation in reversed(stage.evals):
+  for evaluation in sorted(
+      stage.evals, key=lambda e: not e.prefix.startswith("retrieval/")
+  ):
     shown = evaluation.samples(params, count)
     if {"image", "text"} <= set(shown.views):
       log_scale = params["objective"].get("log_scale", 0.0)
       return page.Samples(
           images=shown.images,
           captions=shown.captions,
-          image_embeddings=np.asarray(normalize.unit(shown.views["image"])),
-          text_embeddings=np.asarray(normalize.unit(shown.views["text"])),
+          image_embeddings=_unit(shown.views["image"]),
+          text_embeddings=_unit(shown.views["text"]),
           scale=float(np.exp(log_scale)),
       )
   return None
 
 
-def main(arguments: list[str]) -> None:
-  del arguments
-  logging.set_verbosity(logging.WARNING)
-  workdir = flags.FLAGS.workdir
+def _unit(rows):
+  return np.asarray(normalize.unit(jnp.asarray(rows)))
+
+
+def rebuild(workdir: str | os.PathLike) -> pathlib.Path:
+  """Writes the page of a run anew, from its newest checkpoint.
+
+  Args:
+    workdir: folder of the run. Before its first checkpoint the page has no
+      galleries.
+
+  Returns:
+    The path of the page.
+
+  Raises:
+    FileNotFoundError: if the folder is not that of a run.
+  """
   try:
     stage, state = restore.load(workdir)
-    with stage.layout.context():
-      shown = samples(stage, state.params)
-    print(write(workdir, shown))
-  except (ValueError, OSError) as error:
-    sys.exit(f"{type(error).__name__}: {error}")
+  except restore.NoCheckpoint:
+    return write(workdir, None)
+  with stage.layout.context():
+    return write(workdir, samples(stage, state.params))
+
+
+def main(arguments: list[str]) -> None:
+  del arguments
+  with exits.sentences():
+    print(rebuild(flags.FLAGS.workdir))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,13 @@ from typing import Any
 
 import jax
 
-from basic import build, checkpoint, types
+from basic import build, checkpoint, initial, pipeline, settings, types
 
 FOLDER = "checkpoints"
+
+
+class NoCheckpoint(FileNotFoundError):
+  """A run that has not saved anything yet."""
 
 
 def resume(
@@ -23,11 +27,25 @@ def resume(
 
   Returns:
     (state, where the data stands); no position where nothing has been seen.
+
+  Raises:
+    ValueError: if no checkpoint is whole, or the data is not what it was.
   """
-  latest = checkpoints.latest()
-  if latest is None:
-    return stages[0].fresh(), {}
-  return checkpoints.restore(abstract(at(stages, latest)))
+  if checkpoints.latest() is None:
+    return initial.begin(stages[0].fresh(), stages[0].config), {}
+  state, position = read(stages, checkpoints)
+  stage = at(stages, int(state.step))
+  pipeline.check_position(position, stage.source, stage.config["seed"])
+  return state, position
+
+
+def read(
+    stages: list[build.Stage],
+    checkpoints: checkpoint.Checkpoints,
+    step: int | None = None,
+) -> tuple[types.TrainState, dict[str, Any]]:
+  """One step, or the newest that is whole, of whichever stage took it."""
+  return checkpoints.restore(lambda n: abstract(at(stages, n)), step)
 
 
 def at(stages: list[build.Stage], step: int) -> build.Stage:
@@ -57,8 +75,8 @@ def load(
     (the stage that took the step, its state).
 
   Raises:
-    FileNotFoundError: if the folder is not that of a run, or holds no
-      checkpoint.
+    FileNotFoundError: if the folder is not that of a run, or does not hold
+      the step; `NoCheckpoint` if it holds none.
   """
   folder = pathlib.Path(workdir).absolute()
   config = folder / "config.json"
@@ -67,11 +85,15 @@ def load(
         f"{workdir} holds no config.json, so it is not the folder of a run; "
         "give the --workdir that the training was given."
     )
-  stages = build.run(json.loads(config.read_text()), folder)
+  # JSON has lists where settings have tuples; and a setting may be newer.
+  known = settings.complete(json.loads(config.read_text()))
+  stages = build.run(known, folder)
   with checkpoint.Checkpoints(folder / FOLDER, every=None) as checkpoints:
-    latest = checkpoints.latest() if step is None else step
-    if latest is None:
-      raise FileNotFoundError(f"{workdir} holds no checkpoint yet.")
-    stage = at(stages, latest)
-    with stage.layout.context():
-      return stage, checkpoints.restore(abstract(stage), step)[0]
+    if checkpoints.latest() is None:
+      raise NoCheckpoint(
+          f"{workdir} holds no checkpoint yet; its first is saved after "
+          f"{stages[0].config['checkpoint']['every']} steps."
+      )
+    with stages[0].layout.context():
+      state, _ = read(stages, checkpoints, step)
+  return at(stages, int(state.step)), state

@@ -22,8 +22,8 @@ def plugins(folder: str) -> list[str]:
   """Names of the plug-ins that are in a folder of the package.
 
   Example:
-    >>> plugins("objectives")
-    ['sigmoid', 'softmax']
+    >>> "softmax" in plugins("objectives")
+    True
   """
   return sorted(
       path.stem for path in (_HERE / folder).glob("*.py")
@@ -46,7 +46,7 @@ def plugin(folder: str, name: str) -> Callable[..., Any]:
   return getattr(importlib.import_module(f"basic.{folder}.{name}"), name)
 
 
-def member(module: Any, name: str, result: type) -> Callable[..., Any]:
+def member(module: Any, name: str, result: Any) -> Callable[..., Any]:
   """The function `name` of a module that returns `result`.
 
   Raises:
@@ -55,7 +55,7 @@ def member(module: Any, name: str, result: type) -> Callable[..., Any]:
   found = sorted(
       key for key, value in vars(module).items()
       if inspect.isfunction(value) and not key.startswith("_")
-      and value.__module__ == module.__name__
+      and f"{value.__module__}.".startswith(f"{module.__name__}.")
       and typing.get_type_hints(value).get("return") == result
   )
   if name not in found:
@@ -71,6 +71,7 @@ def complete(
     function: Callable[..., Any],
     settings: Mapping[str, Any],
     given: tuple[str, ...] = (),
+    kept: tuple[str, ...] = (),
 ) -> dict[str, Any]:
   """Checks settings against a signature and fills in what they leave out.
 
@@ -79,6 +80,7 @@ def complete(
     function: its keyword-only arguments are the settings that it takes.
     settings: the settings, by name; "name" itself is ignored.
     given: arguments that the caller supplies later where settings do not.
+    kept: arguments that the caller alone supplies: no settings.
 
   Returns:
     Every setting with its value, in the order of the signature; those that
@@ -90,7 +92,7 @@ def complete(
   takes = {
       name: argument
       for name, argument in inspect.signature(function).parameters.items()
-      if argument.kind is inspect.Parameter.KEYWORD_ONLY
+      if argument.kind is inspect.Parameter.KEYWORD_ONLY and name not in kept
   }
   settings = {k: v for k, v in settings.items() if k != "name"}
   for name in settings:
@@ -128,8 +130,7 @@ def _nearest(name: str, names: typing.Iterable[str]) -> str:
 
 
 def _checked(where: str, value: Any, hint: Any) -> Any:
-  if isinstance(value, list):  # JSON and command lines know no tuples.
-    value = tuple(value)
+  value = _tuples(value)
   if not _fits(value, hint):
     name = getattr(hint, "__name__", None) if isinstance(hint, type) else None
     raise ValueError(
@@ -137,6 +138,13 @@ def _checked(where: str, value: Any, hint: Any) -> Any:
         f"{name or str(hint).replace('typing.', '')}."
     )
   return float(value) if hint is float else value
+
+
+def _tuples(value: Any) -> Any:
+  """Lists as tuples, at any depth: JSON and command lines know no tuples."""
+  if isinstance(value, (list, tuple)):
+    return tuple(_tuples(each) for each in value)
+  return value
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -41,6 +41,7 @@ def experiment(
     checkpoint: Settings | None = None,
     record: Settings | None = None,
     evals: Settings | None = None,
+    weights: Settings | None = None,
     stages: tuple[Settings, ...] = (),
 ) -> None:
   """The settings of an experiment; each group goes to what it names.
@@ -65,6 +66,8 @@ def experiment(
     record: what is written how often (`recording` below).
     evals: by label: `name` of an evaluator, its settings, and those of
       `evaluation` below.
+    weights: what step 0 begins from: `name` of a format in weights/, and
+      `initial` below.
     stages: what each stage changes of all this, in order.
   """
 
@@ -75,6 +78,15 @@ def vocabulary(*, captions: int = 10_000, model: str | None = None) -> None:
   Args:
     captions: examples of the source whose captions it is trained on.
     model: a SentencePiece model file to use instead.
+  """
+
+
+def initial(*, path: str, paths: tuple[str, ...] = (".*",)) -> None:
+  """Settings of the weights that a run begins from.
+
+  Args:
+    path: the file or folder, in the format that is named.
+    paths: patterns of parameter paths that are taken: ("image/.*",).
   """
 
 
@@ -110,6 +122,7 @@ def evaluation(
   """
 
 
+OF_RUN = ("mesh", "tokenizer", "checkpoint", "record", "weights", "stages")
 GIVEN = ("tokenize", "classes", "batch_size")  # what an evaluator may be given
 
 
@@ -131,8 +144,8 @@ def complete(config: Settings) -> dict[str, Any]:
       ("projection", model.model), ("augment", images.augment),
       ("mesh", layout.mesh), ("tokenizer", vocabulary), ("record", recording),
   ):
-    given = ("views",) if key == "projection" else ()
-    full[key] = schema.complete(key, function, full[key] or {}, given)
+    kept = ("views",) if key == "projection" else ()
+    full[key] = schema.complete(key, function, full[key] or {}, kept=kept)
   full["checkpoint"] = schema.complete(
       "checkpoint", checkpoint.Checkpoints,
       {"every": 1_000, **(full["checkpoint"] or {})},
@@ -145,17 +158,32 @@ def complete(config: Settings) -> dict[str, Any]:
       full[key] = _named(key, folder, full[key])
   full["gradient"] = _member(
       "gradient", gradient, types.Gradient, full["gradient"] or
-      {"name": "direct"}, ("frozen",),
+      {"name": "direct"}, kept=("frozen",),
   )
   full["optimizer"] = _member(
-      "optimizer", optim, optim.Optimizer, full["optimizer"], ("steps",)
+      "optimizer", optim, optim.Optimizer, full["optimizer"],
+      given=("steps",),
   )
+  _positive("config", full, "steps", "batch_size")
+  _positive("checkpoint", full["checkpoint"], "every")
+  _positive("record", full["record"], "every")
   full["evals"] = {
       label: _complete_eval(f"evals.{label}", settings)
-      for label, settings in (full["evals"] or {}).items()
+      for label, settings in sorted((full["evals"] or {}).items())
   }
+  if full["weights"] is not None:
+    schema.plugin("weights", _name("weights", full["weights"]))
+    full["weights"] = {
+        "name": full["weights"]["name"],
+        **schema.complete("weights", initial, full["weights"]),
+    }
   # Each stage is checked as the whole experiment that it makes.
   for changes in full["stages"]:
+    if shared := [key for key in OF_RUN if key in changes]:
+      raise ValueError(
+          f"a stage cannot change {shared}: all stages of a run share them; set "
+          "them outside `stages`."
+      )
     complete(changed({**config, "stages": ()}, changes))
   return full
 
@@ -185,17 +213,29 @@ def _named(where, folder, settings, given=()):
   }
 
 
-def _member(where, module, result, settings, given):
+def _member(where, module, result, settings, **arguments):
   function = schema.member(module, _name(where, settings), result)
   return {
       "name": settings["name"],
-      **schema.complete(where, function, settings, given),
+      **schema.complete(where, function, settings, **arguments),
   }
+
+
+def _positive(where, settings, *names):
+  for name in names:
+    if settings[name] is None or settings[name] < 1:
+      raise ValueError(
+          f"{where}.{name} is {settings[name]}; it takes a number of at least 1."
+      )
 
 
 def _complete_eval(where, settings):
   ours = {k: v for k, v in settings.items() if schema.takes(evaluation, k)}
   theirs = {k: v for k, v in settings.items() if k not in ours}
   ours = schema.complete(where, evaluation, ours)
+  _positive(where, ours, "batch_size")
+  for name in ("every", "limit"):
+    if ours[name] is not None:
+      _positive(where, ours, name)
   ours["source"] = _named(f"{where}.source", "sources", ours["source"])
   return {**_named(where, "evals", theirs, GIVEN), **ours}

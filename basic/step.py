@@ -26,7 +26,8 @@ def fresh(
 
   Returns:
     (key, batch or its ShapeDtypeStructs) -> TrainState. Pure, so that it can
-    be placed: `jit(fresh, out_shardings=...)`.
+    be placed: `jit(fresh, out_shardings=...)`. It raises ValueError if a
+    pattern matches no parameter.
   """
   frozen = tuple(frozen)
 
@@ -38,6 +39,7 @@ def fresh(
     embedded = jax.eval_shape(model.encode, params, rows)
     phi, memory = objective.init(of_objective, embedded)
     params = dict(sorted({**params, "objective": phi}.items()))
+    _check_frozen(frozen, params)
     trainable, _ = paths.split(params, frozen)
     return types.TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -48,6 +50,17 @@ def fresh(
     )
 
   return init
+
+
+def _check_frozen(frozen, params):
+  """Refuses patterns that freeze nothing: a misspelt one is otherwise silent."""
+  known = paths.flatten(params)
+  for pattern in frozen:
+    if not any(map(paths.any_of((pattern,)), known)):
+      raise ValueError(
+          f"the pattern {pattern!r} of frozen matches no parameter; it must "
+          f"match a whole path, such as {', '.join(list(known)[:4])}, ..."
+      )
 
 
 def update(
@@ -100,18 +113,26 @@ def carry(
   Args:
     old: the last state of the stage before.
     new: a fresh state of this stage.
-    optimizer: whether the optimizer's slots go on, which needs the same
-      trainable parameters; otherwise they start at zero.
+    optimizer: whether the optimizer's counts and slots go on, which needs the
+      same optimizer; otherwise they start at zero.
 
   Returns:
     `new` with the step, key and every parameter of `old` whose path and shape
-    it shares; the memory of the objective where its shapes are the same.
+    it shares, and likewise every slot; the memory of the objective where its
+    shapes are the same.
   """
-  known = paths.flatten(old.params)
 
-  def keep(path, leaf):
-    before = known.get(path)
-    return leaf if before is None or before.shape != leaf.shape else before
+  def keep(before, after):
+    known = {
+        path: leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(before)
+    }
+
+    def kept(path, leaf):
+      found = known.get(path, leaf)
+      return found if found.shape == leaf.shape else leaf
+
+    return jax.tree_util.tree_map_with_path(kept, after)
 
   def shapes(tree):
     return jax.tree.map(lambda a: (a.shape, a.dtype), tree)
@@ -119,8 +140,8 @@ def carry(
   same_memory = shapes(old.memory) == shapes(new.memory)
   return types.TrainState(
       old.step,
-      paths.map_paths(keep, new.params),
-      old.opt_state if optimizer else new.opt_state,
+      keep(old.params, new.params),
+      keep(old.opt_state, new.opt_state) if optimizer else new.opt_state,
       old.memory if same_memory else new.memory,
       old.rng,
   )

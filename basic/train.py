@@ -2,22 +2,27 @@
 
 Trains what a configuration says, resumes where a killed run stopped, and ends
 with its results and a report. Running the same command again resumes.
+
+SIGTERM and Ctrl-C end it after the step that is under way, with everything
+saved (exits.py says with which exit status).
 """
 
-import math
 import os
 import pathlib
 import sys
+import traceback
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from basic import (
     build,
     checkpoint,
+    exits,
+    flight,
     layout,
     pipeline,
     record,
@@ -28,9 +33,6 @@ from basic import (
     types,
 )
 from basic.recording import manifest
-
-# Steps in flight at most: keeps the devices busy without queueing batches.
-AHEAD = 20
 
 
 def train(config: Mapping[str, Any], workdir: str | os.PathLike) -> pathlib.Path:
@@ -45,37 +47,38 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike) -> pathlib.Path
 
   Raises:
     ValueError: if a setting is wrong, settings do not fit each other, or the
-      folder holds another configuration.
-    FloatingPointError: if the loss is not finite; the newest checkpoint is
-      from before.
+      folder holds another configuration; nothing is overwritten.
+    FloatingPointError: if a loss or a parameter is not finite; the newest
+      checkpoint is from before.
+    exits.Stopped: after SIGTERM or Ctrl-C.
   """
   config = settings.complete(config)
-  manifest.begin(workdir, config, command=sys.argv)
+  manifest.check(workdir, config)
   stages = build.run(config, workdir)
-  with (
-      stages[0].layout.context(),
-      checkpoint.Checkpoints(
-          pathlib.Path(workdir).absolute() / restore.FOLDER,
-          **config["checkpoint"],
-      ) as checkpoints,
-  ):
-    state, position = restore.resume(stages, checkpoints)
-    with record.Recorder(
-        workdir, total=stages[-1].end, batch_size=stages[0].batch_size,
-        start=int(state.step), tensorboard=config["record"]["tensorboard"],
-        wandb=config["record"]["wandb"],
-    ) as recorder:
-      for stage in stages:
-        if int(state.step) < stage.end:
-          state, position = _run(
-              stage, enter(stage, state), position, recorder, checkpoints,
-              config["record"]["every"],
-          )
-      results = _evaluate(stages[-1], state, recorder, final=True)
-      recorder.show(results)
-  page = report.write(workdir, report.samples(stages[-1], state.params))
-  print(f"report: {page}")
-  return page
+  with stages[0].layout.context():
+    for stage in stages:
+      rehearse(stage)
+    manifest.begin(workdir, config, command=sys.argv)
+    state = _train(stages, config, workdir)
+    return report.write(workdir, report.samples(stages[-1], state.params))
+
+
+def rehearse(stage: build.Stage) -> None:
+  """Traces a step, so that what does not fit is said before anything is made.
+
+  Nothing is traced twice: the first step finds this trace.
+
+  Args:
+    stage: of the run.
+
+  Raises:
+    ValueError: if chunks do not divide the batch, say.
+  """
+  batch = {
+      name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=stage.layout.rows)
+      for name, x in stage.shapes.items()
+  }
+  jax.eval_shape(stage.update, restore.abstract(stage), batch)
 
 
 def enter(stage: build.Stage, state: types.TrainState) -> types.TrainState:
@@ -87,115 +90,124 @@ def enter(stage: build.Stage, state: types.TrainState) -> types.TrainState:
   )
 
 
-def _run(stage, state, position, recorder, checkpoints, every):
+class _Run(NamedTuple):
+  """What the stages of a run share; `asked` names the signals that came."""
+
+  checkpoints: checkpoint.Checkpoints
+  recorder: record.Recorder
+  asked: list[str]
+  end: int
+
+
+def _train(stages, config, workdir):
+  """All stages, from the newest checkpoint on; returns the last state."""
+  folder, end = pathlib.Path(workdir).absolute(), stages[-1].end
+  with checkpoint.Checkpoints(
+      folder / restore.FOLDER, **config["checkpoint"]
+  ) as checkpoints:
+    state, position = restore.resume(stages, checkpoints)
+    with record.Recorder(
+        workdir, total=end, batch_size=stages[0].batch_size,
+        start=int(state.step), tensorboard=config["record"]["tensorboard"],
+        wandb=config["record"]["wandb"],
+    ) as recorder:
+      with exits.requests() as asked:
+        run = _Run(checkpoints, recorder, asked, end)
+        for stage in stages:
+          if int(state.step) < stage.end:
+            state, position = _stage(run, stage, enter(stage, state), position)
+      # A run that had ended is judged again, and not written down again.
+      known = {k for row in record.read(workdir) if row["step"] == end for k in row}
+      recorder.show(_judge(stages[-1].evals, end, state, recorder, known))
+  return state
+
+
+def _stage(run, stage, state, position):
   """Steps from where the state stands to the end of its stage."""
-  start = pipeline.check_position(
-      position, stage.source, stage.config["seed"]
-  ) if position else 0
-  flight = _Flight(stage, recorder, every)
-  first = int(state.step)
-  with stage.stream(start) as stream:
-    for n in range(first + 1, stage.end + 1):
+  run.recorder.resize(stage.batch_size)
+  first = int(state.step) + 1
+  with stage.stream(position.get("examples_seen", 0)) as stream:
+    flying = flight.Flight(
+        stage, stream, run.recorder, run.checkpoints.latest,
+        position.get("unreadable", {}),
+    )
+    for n in range(first, stage.end + 1):
       state, metrics = stage.update(state, stage.layout.shard(next(stream)))
-      flight.add(n, metrics, stream)
-      recorder.progress(n)
+      flying.add(n, metrics)
+      run.recorder.progress(n)
+      stop = bool(run.asked) and n < run.end
       # Evaluating comes before saving, and both see the new parameters.
-      if _due(stage, n):
-        flight.land(checkpoints)
-        _evaluate(stage, state, recorder)
-      if checkpoints.due(n) or n == stage.end:
-        flight.land(checkpoints)  # A state that is not finite is never saved.
-        recorder.sync()
-        position = pipeline.position_record(stream)
-        checkpoints.save(n, state, position, force=True)
-      elif flight.full():
-        flight.land(checkpoints)
+      if due := _due(stage, n, run.end):
+        flying.land()
+        _judge(due, n, state, run.recorder)
+      if run.checkpoints.due(n) or n == stage.end or stop:
+        position = _save(run, flying, n, state, stream)
+      elif flying.full():
+        flying.land()
+      if stop:
+        raise exits.Stopped(
+            f"{run.asked[0]}: stopped after step {n} of {run.end} and saved "
+            "it; the same command goes on from there."
+        )
   return state, position
 
 
-class _Flight:
-  """Metrics of steps that were dispatched and not yet read."""
-
-  def __init__(self, stage, recorder, every):
-    self._stage, self._recorder, self._every = stage, recorder, every
-    self._steps: list[tuple[int, Any]] = []
-    self._stream: Any = None
-
-  def add(self, n: int, metrics: Any, stream: pipeline.Stream) -> None:
-    self._steps.append((n, metrics))
-    self._stream = stream
-
-  def full(self) -> bool:
-    return len(self._steps) >= AHEAD
-
-  def land(self, checkpoints: checkpoint.Checkpoints) -> None:
-    """Waits for the steps, checks that they are finite and records them."""
-    if not self._steps:
-      return
-    found = jax.device_get(self._steps)
-    newest = found[-1][0]
-    rate = self._recorder.rate()
-    for n, metrics in found:
-      if not math.isfinite(metrics["loss"] + metrics["gradient_norm"]):
-        self._recorder.write(n, metrics)
-        raise FloatingPointError(self._not_finite(n, newest, metrics, checkpoints))
-      if n % self._every == 0 or n == self._stage.end:
-        self._recorder.write(n, {
-            **metrics,
-            "learning_rate": self._stage.rate(n - 1 - self._stage.rate_start),
-            "examples_seen": self._stream.position
-            - (newest - n) * self._stage.batch_size,
-        })
-    if rate:
-      unreadable = {
-          f"data/unreadable/{reason}": count
-          for reason, count in self._stream.unreadable.items()
-      }
-      self._recorder.write(
-          newest, {"throughput/examples_per_second": rate, **unreadable}
-      )
-    self._steps = []
-
-  def _not_finite(self, n, newest, metrics, checkpoints):
-    size = self._stage.batch_size
-    stop = self._stream.position - (newest - n) * size
-    ids = self._stream.ids(stop - size, stop).tolist()
-    shown = ", ".join(map(str, ids[:64])) + (", ..." if len(ids) > 64 else "")
-    good = checkpoints.latest()
-    return (
-        f"step {n}: loss is {metrics['loss']} and the gradient's norm "
-        f"{metrics['gradient_norm']}; training stopped. The batch held the "
-        f"examples {shown}. The last good checkpoint is "
-        f"{'none' if good is None else f'that of step {good}'}; to go on from "
-        "it, lower the rate or clip the gradient, in a new workdir."
-    )
+def _save(run, flying, n, state, stream):
+  """Weights and data position together; returns the position."""
+  flying.land()
+  flying.check(n, state.params)  # A state that is not finite is never saved.
+  run.recorder.sync()
+  position = pipeline.position_record(stream)
+  position["unreadable"] = flying.unreadable()
+  run.checkpoints.save(n, state, position, force=True)
+  return position
 
 
-def _due(stage, n):
-  return any(e.every and n % e.every == 0 for e in stage.evals) and n < stage.end
+def _due(stage, n, end):
+  """The evaluations after step n; the last step has all of them anyway."""
+  return [e for e in stage.evals if e.every and n % e.every == 0 and n < end]
 
 
-def _evaluate(stage, state, recorder, final=False):
-  """Runs what is due, or everything at the end; records and returns it."""
-  n, found = int(state.step), {}
-  for evaluation in stage.evals:
-    if final or (evaluation.every and n % evaluation.every == 0):
-      metrics = evaluation.run(state.params)
-      recorder.write(n, metrics, prefix=evaluation.prefix)
-      found.update({evaluation.prefix + k: v for k, v in metrics.items()})
+def _judge(evaluations, n, state, recorder, known=frozenset()):
+  """Evaluates, records what the record does not know, and returns it all."""
+  found = {}
+  for evaluation in evaluations:
+    metrics = {
+        evaluation.prefix + name: value
+        for name, value in evaluation.run(state.params).items()
+    }
+    if unknown := {k: x for k, x in metrics.items() if k not in known}:
+      recorder.write(n, unknown)
+    found |= metrics
   recorder.rate()  # The time this took is not training's.
   return found
 
 
+def _parse(arguments: list[str]) -> list[str]:
+  """Reads the command line; a setting that is not there gets a sentence."""
+  try:
+    return app.parse_flags_with_usage(arguments)
+  except (AttributeError, KeyError, ValueError, OSError) as error:
+    origin = traceback.extract_tb(error.__traceback__)[-1].filename
+    if "ml_collections" not in origin:
+      raise  # The configuration's own mistake, which a traceback shows best.
+    said = error
+    while isinstance(said, BaseException) and said.args:  # One in another.
+      said = said.args[0]
+    sys.exit(
+        f"--config cannot be set so: {' '.join(str(said).split())} (Only what "
+        "the file names can be set on the command line.)"
+    )
+
+
 def main(arguments: list[str]) -> None:
   del arguments
-  logging.set_verbosity(logging.WARNING)  # Orbax and JAX narrate at INFO.
-  if flags.FLAGS.distributed:
-    layout.join()
-  try:
-    train(flags.FLAGS.config.to_dict(), flags.FLAGS.workdir)
-  except (ValueError, FloatingPointError) as error:
-    sys.exit(f"{type(error).__name__}: {error}")
+  with exits.sentences():
+    if flags.FLAGS.distributed:
+      layout.join()
+    page = train(flags.FLAGS.config.to_dict(), flags.FLAGS.workdir)
+  if jax.process_index() == 0:
+    print(f"report: {page}")
 
 
 if __name__ == "__main__":
@@ -203,4 +215,4 @@ if __name__ == "__main__":
   flags.DEFINE_string("workdir", None, "Folder of the run.")
   flags.DEFINE_bool("distributed", False, "Join the cluster's processes first.")
   flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main)
+  app.run(main, flags_parser=_parse)

@@ -14,10 +14,11 @@ def get_config() -> ConfigDict:
       source=dict(name="digits", split="train"),
       image=dict(
           name="vit", width=96, depth=2, heads=4, patch=8, stem="convolution",
+          positions="sincos",
           pool="mean", dtype="float32"),
       text=dict(
-          name="text_transformer", vocab=256, length=24, width=96, depth=2,
-          heads=4, dtype="float32"),
+          name="text_transformer", vocab=256, length=20, width=96, depth=2,
+          heads=4, positions="sincos", dtype="float32"),
       projection=dict(width=64),
       objective=dict(name="softmax", scale=10., distinct="caption_id"),
       gradient=dict(name="cached", chunks=1),
@@ -31,6 +32,9 @@ def get_config() -> ConfigDict:
           pairs=dict(
               name="zeroshot", every=500,
               source=dict(name="digits", split="test", kind="pairs")),
+          seen_pairs=dict(
+              name="zeroshot", every=500,
+              source=dict(name="digits", split="test", kind="seen_pairs")),
           scenes=dict(
               name="retrieval", every=500,
               source=dict(name="digits", split="test", kind="scenes")),

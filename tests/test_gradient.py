@@ -39,6 +39,22 @@ def test_cached_equals_direct_in_float64(double, name, rng, chunks):
   assert toys.far(found, expected) <= 1e-12
 
 
+@pytest.mark.parametrize("kept", [1, 3, 100])
+def test_kept_chunks_change_no_number(double, kept):
+  objective = OBJECTIVES["softmax"]
+  net, params, memory, batch = setting(32, objective)
+  params = toys.double(params)
+  rng = jax.random.key(3)
+  expected = jax.jit(gradient.direct(net.encode, objective))(
+      params, memory, batch, rng
+  )
+  # A chunk of 8 rows of a toy tower stores about 4 KiB.
+  found = jax.jit(gradient.cached(
+      net.encode, objective, chunks=4, keep_bytes=kept * 12_000
+  ))(params, memory, batch, rng)
+  assert toys.far(found, expected) <= 1e-12
+
+
 @pytest.mark.parametrize("chunks", [1, 4, 16])
 def test_cached_equals_direct_in_float32(chunks):
   objective = OBJECTIVES["softmax"]
@@ -175,12 +191,14 @@ def deep(depth=8, width=256):
   return types.Encoder(init, apply, ((".*kernel", ("embed", "mlp")),))
 
 
-def temporaries(rows, chunks):
+def temporaries(rows, chunks, keep_bytes=0):
   """Compiled temporary bytes of a gradient; chunks 0: direct."""
   net = model.model({"image": deep(), "text": deep()})
   objective = softmax.softmax(tile=64)
   way = (
-      gradient.cached(net.encode, objective, chunks=chunks)
+      gradient.cached(
+          net.encode, objective, chunks=chunks, keep_bytes=keep_bytes
+      )
       if chunks else gradient.direct(net.encode, objective)
   )
   batch = {
@@ -202,6 +220,15 @@ def test_activations_of_a_chunk_do_not_depend_on_the_batch():
   per_row = 2 * 2 * 256 * 4 + 8 * 8 * 4
   assert large - small <= per_row * (4_096 - 1_024)
   assert large < temporaries(4_096, 0) / 3
+
+
+def test_kept_activations_stay_within_their_budget():
+  # 2,048 rows keep 2,048 x 8 layers x 1 KiB x 2 towers = 32 MiB in all.
+  none, half, more = (
+      temporaries(2_048, 8, mib * 2**20) for mib in (0, 16, 28)
+  )
+  assert none + 8 * 2**20 < half <= none + 18 * 2**20
+  assert half < more <= none + 30 * 2**20
 
 
 @pytest.mark.parametrize("chunks, sentence", [

@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAYERS = (
     ("types", "paths"),
     ("ops", "__init__"),
-    ("tokenizer", "images"),
+    ("tokenizer", "images", "vocabulary"),
     (
         "encoders", "objectives", "sources", "evals", "weights",
         "optim schedules",
@@ -27,9 +27,10 @@ LAYERS = (
         "pipeline examples", "model", "gradient", "step", "layout",
         "checkpoint digests", "record recording",
     ),
-    ("build restore schema settings",),
+    ("build initial restore schema settings",),
+    ("flight", "exits"),
     ("report pages",),
-    ("train", "evaluate", "plan", "export"),
+    ("train", "evaluate", "plan planning", "export"),
 )
 
 # In these folders each file stands alone, but for the folder's `_private.py`.
@@ -92,7 +93,11 @@ DOORS = (
         ("pipeline", "sources", "images"),
         "data is read and decoded before the model sees it",
     ),
-    Door(("sentencepiece",), ("tokenizer",), "text becomes ids in one file"),
+    Door(
+        ("sentencepiece", "tokenizers"), ("tokenizer", "vocabulary"),
+        "text becomes ids in one file, and in one more for foreign words",
+    ),
+    Door(("safetensors",), ("weights",), "foreign tensors are read in one place"),
     Door(
         ("orbax", "tensorstore"), ("checkpoint",),
         "the format of a checkpoint is known to one file",
@@ -333,7 +338,7 @@ def test_a_planted_violation_is_found(path, source, expected):
         ("basic/ops/similarity.py", "from jax.sharding import Mesh\n"),
         ("basic/ops/similarity.py", "import jax\njax.lax.psum(x, 'a')\n"),
         ("basic/ops/reductions.py", "from basic.ops import tiles\n"),
-        ("basic/optim.py", "import optax\nfrom basic import schedules\n"),
+        ("basic/optim/adamw.py", "import optax\nfrom basic import schedules\n"),
         ("basic/recording/manifest.py", "import importlib.metadata\n"),
         ("basic/step.py", "psum = 1\nmesh = psum\nx.lax.psum(y)\n"),
         ("basic/report.py", "from absl import app\nfrom basic.pages import page\n"),

@@ -1,6 +1,5 @@
 """Optimizers against loops in NumPy float64, and what patterns select."""
 
-import doctest
 import re
 
 import jax
@@ -133,7 +132,8 @@ def test_sgd_follows_its_equation():
     np.testing.assert_allclose(seen[-1][p], w[p], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("factory", [optim.adamw, optim.lion, optim.sgd])
+@pytest.mark.parametrize(
+    "factory", [optim.adamw, optim.lion, optim.sgd, optim.adafactorw])
 def test_without_gradient_weights_shrink_by_rate_times_decay_alone(factory):
   optimizer = factory(steps=10, peak=.25, schedule="constant", decay=.5)
   start = tree(0)
@@ -172,7 +172,8 @@ def test_the_reported_rate_is_the_rate_applied():
 
 
 @pytest.mark.parametrize("factory, slots", [
-    (optim.adamw, 2), (optim.lion, 1), (optim.sgd, 1)])
+    (optim.adamw, 2), (optim.lion, 1), (optim.sgd, 1), (optim.lamb, 2),
+    (optim.lars, 1), (optim.adafactorw, 2)])
 def test_state_repeats_the_parameter_paths(factory, slots):
   state = factory(steps=10, rates=RATES).tx.init(single(tree(0)))
   found = [
@@ -251,11 +252,16 @@ def test_updates_need_the_parameters():
     (optim.adamw, dict(rates=(("image/.*",),)), "a row is"),
     (optim.lion, dict(b2=1.), "b2 is 1.0"),
     (optim.sgd, dict(momentum=1.), "momentum is 1.0"),
+    (optim.lamb, dict(eps=-1.), "eps is -1.0"),
+    (optim.lars, dict(trust=0.), "trust is 0.0"),
+    (optim.adafactorw, dict(b1=1.), "b1 is 1.0"),
+    (optim.adafactorw, dict(growth=0.), "growth is 0.0"),
+    (optim.adafactorw, dict(factor_from=0), "factor_from is 0"),
+    (optim.adafactorw, dict(eps=0.), "eps is 0.0"),
+    (optim.adafactorw, dict(clip_rms=0.), "clip_rms is 0.0"),
+    (optim.adamw, dict(average=1.), "average is 1.0"),
+    (optim.lars, dict(average=0.), "average is 0.0"),
 ])
 def test_settings_out_of_range_are_refused(factory, wrong, sentence):
   with pytest.raises(ValueError, match=sentence):
     factory(steps=10, **wrong)
-
-
-def test_examples():
-  assert doctest.testmod(optim).failed == 0

@@ -1,7 +1,7 @@
 """The transformer that image and text towers share, and its pooling head."""
 
 import functools
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -11,6 +11,10 @@ from jaxtyping import Array, Bool, Float, Int
 from basic import types
 from basic.encoders import _linen
 from basic.ops import attention, noise
+
+# What an MLP bends its hidden units with. Weights learned under one are not
+# those of another: outputs differ by a percent, and accuracy by more.
+Activation: TypeAlias = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
 # Paths end in these; one row a rank.
 AXES: types.AxisTable = (
@@ -39,10 +43,22 @@ HEAD_AXES: types.AxisTable = (
 )
 
 
-def norm(x: Float[Array, "..."], name: str) -> Float[Array, "..."]:
+def norm(
+    x: Float[Array, "..."], name: str, epsilon: float = 1e-6
+) -> Float[Array, "..."]:
   """LayerNorm in float32, back in the dtype of `x`."""
-  exact = nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name=name)(x)
+  exact = nn.LayerNorm(epsilon=epsilon, dtype=jnp.float32, name=name)(x)
   return exact.astype(x.dtype)
+
+
+def activate(x: Float[Array, "..."], kind: Activation) -> Float[Array, "..."]:
+  """x P(N < x) for a normal N, or one of its approximations.
+
+      gelu: exact;   gelu_tanh: by a tanh;   quick_gelu: x sigma(1.702 x)
+  """
+  if kind == "quick_gelu":
+    return x * jax.nn.sigmoid(1.702 * x)
+  return nn.gelu(x, approximate=kind == "gelu_tanh")
 
 
 class Attention(nn.Module):
@@ -74,10 +90,11 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-  """out(gelu(in(x))), token by token."""
+  """out(activate(in(x))), token by token."""
 
   hidden: int
   dtype: Any
+  activation: Activation = "gelu_tanh"
 
   @nn.compact
   def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
@@ -85,7 +102,7 @@ class Mlp(nn.Module):
         nn.Dense, dtype=self.dtype,
         kernel_init=nn.initializers.xavier_uniform(),
     )
-    hidden = nn.gelu(linear(self.hidden, name="in")(x))
+    hidden = activate(linear(self.hidden, name="in")(x), self.activation)
     return linear(x.shape[-1], name="out")(hidden)
 
 
@@ -98,6 +115,8 @@ class Block(nn.Module):
   dropout: float
   stochastic_depth: float
   dtype: Any
+  activation: Activation = "gelu_tanh"
+  epsilon: float = 1e-6
 
   @nn.compact
   def __call__(
@@ -109,11 +128,11 @@ class Block(nn.Module):
   ) -> tuple[Float[Array, "b n d"], None]:
     if keys is not None:
       keys = noise.fold(keys, layer)
-    y = norm(x, "attention_norm")
+    y = norm(x, "attention_norm", self.epsilon)
     y = Attention(self.heads, self.dtype, name="attention")(y, y, mask)
     x = x + self._thin(y, layer, keys, 0)
-    y = norm(x, "mlp_norm")
-    y = Mlp(self.mlp, self.dtype, name="mlp")(y)
+    y = norm(x, "mlp_norm", self.epsilon)
+    y = Mlp(self.mlp, self.dtype, self.activation, name="mlp")(y)
     return x + self._thin(y, layer, keys, 2), None
 
   def _thin(self, y, layer, keys, place):
@@ -139,6 +158,8 @@ class AttentionPool(nn.Module):
   heads: int
   mlp: int
   dtype: Any
+  activation: Activation = "gelu_tanh"
+  epsilon: float = 1e-6
 
   @nn.compact
   def __call__(
@@ -149,7 +170,8 @@ class AttentionPool(nn.Module):
     probe = jnp.broadcast_to(probe.astype(x.dtype), (x.shape[0], 1, width))
     seen = None if mask is None else mask[:, None]
     z = Attention(self.heads, self.dtype, name="attention")(probe, x, seen)
-    y = Mlp(self.mlp, self.dtype, name="mlp")(norm(z, "mlp_norm"))
+    y = norm(z, "mlp_norm", self.epsilon)
+    y = Mlp(self.mlp, self.dtype, self.activation, name="mlp")(y)
     return (z + y)[:, 0]
 
 
@@ -160,6 +182,7 @@ def stack(
     *,
     depth: int,
     remat: _linen.Remat,
+    epsilon: float = 1e-6,
     **settings: Any,
 ) -> Float[Array, "b n d"]:
   """`depth` blocks as one scan, parameters under "blocks", and a final norm.
@@ -172,12 +195,15 @@ def stack(
     keys: one key a row, or None for no noise.
     depth: blocks, at least 1.
     remat: what each block keeps for its backward pass.
+    epsilon: added to the variance in every norm.
     **settings: the remaining fields of `Block`.
   """
   block = _linen.scan(Block, remat, length=depth, same=2)
-  blocks = block(depth=depth, dtype=x.dtype, name="blocks", **settings)
+  blocks = block(
+      depth=depth, dtype=x.dtype, epsilon=epsilon, name="blocks", **settings
+  )
   x, _ = blocks(x, jnp.arange(depth), mask, keys)
-  return norm(x, "norm")
+  return norm(x, "norm", epsilon)
 
 
 def check_width(width: int, depth: int, heads: int) -> None:

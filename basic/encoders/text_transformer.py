@@ -27,7 +27,11 @@ def text_transformer(
     heads: int = 8,
     mlp: int | None = None,
     causal: bool = False,
-    pool: Literal["mean", "first", "last", "attention"] = "mean",
+    pool: Literal["mean", "first", "last", "eos", "attention"] = "mean",
+    padding: Literal["masked", "read"] = "masked",
+    eos: int = 3,
+    activation: _transformer.Activation = "gelu_tanh",
+    epsilon: float = 1e-6,
     positions: Literal["learned", "sincos"] = "learned",
     dropout: float = 0.0,
     stochastic_depth: float = 0.0,
@@ -38,7 +42,8 @@ def text_transformer(
   """Reads a caption: pre-norm transformer, then one vector a text.
 
   Padding, id 0, is masked out of attention and pooling: more of it changes
-  nothing. A text of padding alone gives a finite vector.
+  nothing. A text of padding alone gives a finite vector. Towers that were
+  trained to read their padding (SigLIP), or where 0 is a word (CLIP), say so.
 
   Args:
     vocab: ids are in [0, vocab); one beyond gives NaN.
@@ -48,8 +53,15 @@ def text_transformer(
     heads: of attention.
     mlp: hidden width of the blocks' MLP; None is 4 * width.
     causal: whether a token sees only itself and what came before.
-    pool: mean of the real tokens, the first, the last real one, or a learned
-      query over them.
+    pool: mean of the real tokens, the first, the last real one, the first
+      whose id is `eos`, or a learned query over them.
+    padding: "masked" hides id 0; with "read" every id is a token, and texts
+      must come at the length that the tower was trained on.
+    eos: the id that pool="eos" looks for; a text without one gives its first
+      token. 3 is our tokenizer's.
+    activation: of the MLPs: exact GELU, or approximated by a tanh or by a
+      sigmoid ("quick_gelu", CLIP's).
+    epsilon: added to the variance in every norm; positive.
     positions: one learned vector a place, or fixed sines and cosines.
     dropout: share of each residual branch's entries to drop, in [0, 1).
     stochastic_depth: share of rows that skip the last block's branches, in
@@ -87,10 +99,12 @@ def text_transformer(
         "text has seen nothing but itself; pool 'last', 'mean' or 'attention'"
     )
   module = TextTransformer(
-      vocab, length, width, causal, pool, positions, keep_tokens, dtype,
+      vocab, length, width, causal, pool, padding, eos, positions,
+      keep_tokens, dtype,
       dict(
           depth=depth, heads=heads, mlp=mlp or 4 * width, dropout=dropout,
           stochastic_depth=stochastic_depth, remat=remat,
+          activation=activation, epsilon=epsilon,
       ),
   )
   return types.Encoder(*_linen.pair(module, jnp.int32), AXES)
@@ -104,6 +118,8 @@ class TextTransformer(nn.Module):
   width: int
   causal: bool
   pool: str
+  padding: str
+  eos: int
   positions: str
   keep_tokens: bool
   dtype: _linen.Precision
@@ -114,11 +130,12 @@ class TextTransformer(nn.Module):
       self, ids: Any, keys: types.RowKeys | None
   ) -> types.Features:
     self._check(ids)
-    mask = ids != 0
+    # Where padding is read, every token is real.
+    mask = ids != 0 if self.padding == "masked" else jnp.ones_like(ids, bool)
     x = self._embed(ids).astype(self.dtype)
     x = _transformer.stack(x, self._visible(mask), keys, **self.blocks)
     return types.Features(
-        self._pool(x, mask).astype(jnp.float32),
+        self._pool(x, mask, ids).astype(jnp.float32),
         x if self.keep_tokens else None,
         mask if self.keep_tokens else None,
     )
@@ -153,11 +170,16 @@ class TextTransformer(nn.Module):
       visible = visible & (place[None, None, :] <= place[None, :, None])
     return visible
 
-  def _pool(self, x, mask):
+  def _pool(self, x, mask, ids):
     if self.pool == "attention":
-      heads, hidden = self.blocks["heads"], self.blocks["mlp"]
-      head = _transformer.AttentionPool(heads, hidden, x.dtype, name="pool")
+      head = _transformer.AttentionPool(
+          self.blocks["heads"], self.blocks["mlp"], x.dtype,
+          self.blocks["activation"], self.blocks["epsilon"], name="pool",
+      )
       return head(x, mask)
+    if self.pool == "eos":
+      place = jnp.argmax(ids == self.eos, axis=1)
+      return jnp.take_along_axis(x, place[:, None, None], axis=1)[:, 0]
     if self.pool == "first":
       return x[:, 0]
     return {"mean": pooling.mean, "last": pooling.last}[self.pool](x, mask)

@@ -17,6 +17,7 @@ AXES: types.AxisTable = (
     ("stem/norm[1-9]/(scale|bias)", ("embed",)),
     ("positions", ("height", "width", "embed")),
     ("token", ("embed",)),
+    ("entry_norm/(scale|bias)", ("embed",)),
     *_transformer.AXES,
     *_transformer.HEAD_AXES,
 )
@@ -47,6 +48,9 @@ def vit(
     stem: Literal["patch", "convolution"] = "patch",
     positions: Literal["learned", "sincos"] = "learned",
     pool: Literal["mean", "token", "attention"] = "mean",
+    entry_norm: bool = False,
+    activation: _transformer.Activation = "gelu_tanh",
+    epsilon: float = 1e-6,
     drop_patches: float = 0.0,
     stochastic_depth: float = 0.0,
     dropout: float = 0.0,
@@ -72,6 +76,11 @@ def vit(
       needs a patch that is a power of two.
     positions: one learned vector a place, or fixed sines and cosines.
     pool: mean of the tokens, a class token, or a learned query over them.
+    entry_norm: whether tokens are normalised before the first block too, as
+      in CLIP.
+    activation: of the MLPs: exact GELU, or approximated by a tanh or by a
+      sigmoid ("quick_gelu", CLIP's).
+    epsilon: added to the variance in the norms of the transformer; positive.
     drop_patches: share of each row's patches to leave out, in [0, 1), under
       noise only.
     stochastic_depth: share of rows that skip the last block's branches, in
@@ -116,8 +125,11 @@ def vit(
         "again and again: expected 2, 4, 8, 16, ..."
     )
   module = Vit(
-      width, patch, stem, positions, pool, drop_patches, keep_tokens, dtype,
-      dict(**shape, **rates, remat=remat),
+      width, patch, stem, positions, pool, entry_norm, drop_patches,
+      keep_tokens, dtype,
+      dict(
+          **shape, **rates, remat=remat, activation=activation, epsilon=epsilon
+      ),
   )
   init, apply = _linen.pair(module, jnp.float32)
 
@@ -185,6 +197,7 @@ class Vit(nn.Module):
   stem: str
   positions: str
   pool: str
+  entry_norm: bool
   drop_patches: float
   keep_tokens: bool
   dtype: _linen.Precision
@@ -202,6 +215,8 @@ class Vit(nn.Module):
       shape = (x.shape[0], 1, self.width)
       token = jnp.broadcast_to(token.astype(x.dtype), shape)
       x = jnp.concatenate([token, x], axis=1)
+    if self.entry_norm:
+      x = _transformer.norm(x, "entry_norm", self.blocks["epsilon"])
     # Another number than the patches': no two uses share a draw.
     keys = None if keys is None else noise.fold(keys, 1)
     x = _transformer.stack(x, None, keys, **self.blocks)
@@ -233,8 +248,11 @@ class Vit(nn.Module):
       return pooling.mean(x)
     if self.pool == "token":
       return x[:, 0]
-    heads, hidden = self.blocks["heads"], self.blocks["mlp"]
-    return _transformer.AttentionPool(heads, hidden, x.dtype, name="pool")(x)
+    head = _transformer.AttentionPool(
+        self.blocks["heads"], self.blocks["mlp"], x.dtype,
+        self.blocks["activation"], self.blocks["epsilon"], name="pool",
+    )
+    return head(x)
 
 
 class Stem(nn.Module):

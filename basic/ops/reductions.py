@@ -89,15 +89,17 @@ def softplus(positive: OfPairs) -> tiles.Reduction:
     A reduction whose row values are the sums, in nats; columns have none.
   """
 
-  def sign(rows, cols, dtype):
-    return jnp.where(positive(rows, cols), 1, -1).astype(dtype)
+  def sign(logits, rows, cols):
+    # Where there is no pair, tags may agree all the same.
+    matches = positive(rows, cols) & ~jnp.isneginf(logits)
+    return jnp.where(matches, 1, -1).astype(logits.dtype)
 
   def fold(logits, rows, cols, row_state, col_state):
-    signs = sign(rows, cols, logits.dtype)
+    signs = sign(logits, rows, cols)
     return row_state + jnp.sum(jax.nn.softplus(-signs * logits), 1), col_state
 
   def slope(logits, rows, cols, row, col):
-    signs = sign(rows, cols, logits.dtype)
+    signs = sign(logits, rows, cols)
     _, row_bar = row
     return -row_bar[:, None] * signs * jax.nn.sigmoid(-signs * logits)
 

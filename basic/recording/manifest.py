@@ -22,6 +22,26 @@ LIBRARIES = (
 _LISTED = 20  # differing settings that an error message names
 
 
+def check(workdir: str | os.PathLike, config: Mapping[str, Any]) -> None:
+  """Refuses the folder of another run, and writes nothing.
+
+  Args:
+    workdir: the folder; it need not be there.
+    config: the complete configuration, nested dicts of plain data.
+
+  Raises:
+    ValueError: if the folder holds a run with other settings, or files of a
+      run that cannot be read.
+    TypeError: if a setting is not plain data.
+  """
+  folder = pathlib.Path(workdir)
+  settings = redact.value("", _plain("", config))
+  before = load(folder / "config.json")
+  if before is not None:
+    _refuse_other(folder, before, settings)
+  load(folder / "run.json")
+
+
 def begin(
     workdir: str | os.PathLike,
     config: Mapping[str, Any],
@@ -45,16 +65,14 @@ def begin(
       run that cannot be read. It is left as it was.
     TypeError: if a setting is not plain data.
   """
-  folder = pathlib.Path(workdir)
-  settings = redact.value("", _plain("", config))
-  before = load(folder / "config.json")
-  if before is not None:
-    _refuse_other(folder, before, settings)
-  known = load(folder / "run.json") or {}
+  check(workdir, config)
   if jax.process_index() != 0:
     return
+  folder = pathlib.Path(workdir)
+  known = load(folder / "run.json") or {}
   folder.mkdir(parents=True, exist_ok=True)
-  if before is None:
+  if not (folder / "config.json").exists():
+    settings = redact.value("", _plain("", config))
     replace(folder / "config.json", _json(settings))
   facts = {"command": shlex.join(redact.command(command)), **_facts()}
   replace(folder / "run.json", _json(_started(known, facts)))

@@ -67,16 +67,23 @@ class Progress:
 
     The first call starts the clock, so that compilation does not count.
     """
-    now, self._step = self._clock(), step
+    now, taken, self._step = self._clock(), step - self._step, step
     if self._marked is None:
       self._marked = self._spoken = (now, step)
     if self._bar is not None:
       self._bar.set_description_str(f"step {step}/{self._total}", refresh=False)
       self._bar.set_postfix_str(self._note, refresh=False)
-      self._bar.update(step * self._batch_size - self._bar.n)
+      self._bar.update(taken * self._batch_size)
     elif now >= self._spoken[0] + self._every and step > self._spoken[1]:
       self.say(self._line(now))
       self._spoken = (now, step)
+
+  def resize(self, batch_size: int) -> None:
+    """Notes that steps now have so many examples; starts the clock anew."""
+    self._batch_size, self._marked = batch_size, None
+    if self._bar is not None:
+      left = (self._total - self._step) * batch_size
+      self._bar.total = self._bar.n + left
 
   def rate(self) -> float:
     """Examples per second since the last call, which starts a new interval.

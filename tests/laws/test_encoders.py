@@ -24,6 +24,13 @@ SWAP = np.array([2, 0, 3, 1])
 # The smallest settings of each encoder, with every kind of noise it has, and
 # what it reads.
 TINY = {
+    "coatnet": (
+        dict(
+            depths=(2, 2, 1, 2, 1), widths=(4, 4, 8, 16, 16), head=8,
+            stochastic_depth=0.9,
+        ),
+        "image",
+    ),
     # One group: a pair of channels at the last stage's single pixel would be
     # normalised to their sign, where no gradient is well-conditioned.
     "resnet": (

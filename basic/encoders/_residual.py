@@ -1,0 +1,57 @@
+"""What a residual block does beside its branch: shrink the input, skip rows."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from basic import types
+from basic.encoders import _linen
+from basic.ops import noise
+
+
+def pool(x: Float[Array, "b h w c"], stride: int) -> Float[Array, "b i j c"]:
+  """The largest of each `stride` x `stride` square; odd sides round up."""
+  if stride == 1:
+    return x
+  return nn.max_pool(x, (stride,) * 2, (stride,) * 2, "SAME")
+
+
+def shortcut(
+    x: Float[Array, "b h w c"],
+    width: int,
+    stride: int,
+    dtype: _linen.Precision,
+) -> Float[Array, "b i j d"]:
+  """Proj(Pool(x)) where a block changes the shape, else x.
+
+  To be called within a compact method; its parameters are "shortcut".
+  """
+  if stride == 1 and x.shape[-1] == width:
+    return x
+  return nn.Dense(width, dtype=dtype, name="shortcut")(pool(x, stride))
+
+
+def thin(
+    y: Float[Array, "b ..."],
+    layer: Int[Array, ""],
+    keys: types.RowKeys | None,
+    *,
+    place: int,
+    depth: int,
+    rate: float,
+) -> Float[Array, "b ..."]:
+  """A branch that some rows skip, the more often the deeper it lies.
+
+  Args:
+    y: the branch, before it is added.
+    layer: number of the block, from 0.
+    keys: one key a row, or None for no noise.
+    place: number of the branch within its block.
+    depth: blocks of the whole tower.
+    rate: share of rows that skip the last block.
+  """
+  if keys is None or not rate:
+    return y
+  keys = noise.fold(noise.fold(keys, layer), place)
+  share = jnp.float32(rate) * layer / max(depth - 1, 1)
+  return noise.stochastic_depth(y, keys, share)

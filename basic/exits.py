@@ -1,0 +1,83 @@
+"""How a program ends: done, refused in a sentence, or stopped and saved.
+
+Exit status: 0 done; 1 refused or failed, and the last lines say why (with
+`python -X dev` also where); 42 asked to stop, with everything saved.
+"""
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+import jax
+from absl import logging
+
+STOPPED = 42
+# What is raised with a sentence for whoever runs the program.
+SAID = (ValueError, ArithmeticError, OSError, RuntimeError, ImportError)
+_OF_JAX = "JAX has removed its internal frames"  # in a note on tracebacks
+
+
+class Stopped(Exception):
+  """The program was asked to stop, and what it made is saved."""
+
+
+@contextlib.contextmanager
+def sentences() -> Iterator[None]:
+  """Ends the program with a sentence where it would end with a traceback.
+
+  Raises:
+    SystemExit: 42 for `Stopped`; 1 and the sentence for what bad input raises.
+      Everything else passes, and so does what the compiler raises: there the
+      traceback is the message.
+  """
+  logging.set_verbosity(logging.WARNING)  # Orbax and JAX narrate at INFO.
+  try:
+    yield
+  except Stopped as stopped:
+    print(stopped, file=sys.stderr)
+    sys.exit(STOPPED)
+  except SAID as error:
+    if sys.flags.dev_mode or isinstance(error, jax.errors.JaxRuntimeError):
+      raise
+    notes = [n for n in getattr(error, "__notes__", ()) if _OF_JAX not in n]
+    sys.exit("\n".join([f"{type(error).__name__}: {error}", *notes]))
+
+
+@contextlib.contextmanager
+def requests() -> Iterator[list[str]]:
+  """Hears SIGTERM and Ctrl-C as requests; a second one does not wait.
+
+  Only in the main thread of a program that runs alone: the processes of a
+  cluster would have to agree on a step.
+
+  Yields:
+    The names of the signals that came so far.
+
+  Example:
+    >>> with requests() as asked:
+    ...   signal.raise_signal(signal.SIGTERM)
+    ...   print(asked)
+    ['SIGTERM']
+  """
+  asked: list[str] = []
+  alone = jax.process_count() == 1
+  main = threading.current_thread() is threading.main_thread()
+  before = {
+      number: signal.getsignal(number) or signal.SIG_DFL
+      for number in (signal.SIGTERM, signal.SIGINT)
+      if alone and main
+  }
+
+  def note(number, frame):
+    asked.append(signal.Signals(number).name)
+    signal.signal(number, before[number])
+
+  for number in before:
+    signal.signal(number, note)
+  try:
+    yield asked
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)

@@ -1,0 +1,192 @@
+"""python -m basic.export --workdir runs/digits --format hf_clip --out exported
+
+Hands a trained run to other programs: as a folder in a format of `weights/`
+(`hf_clip` is one that transformers loads), or with --format stablehlo as two
+functions that need nothing but jax: image.stablehlo and text.stablehlo.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+from jax import export as jax_export
+
+from basic import (
+    build,
+    restore,
+    schema,
+    tokenizer,
+    types,
+    vocabulary,
+)
+from basic.ops import normalize
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+def export(
+    workdir: str | os.PathLike,
+    kind: str,
+    out: str | os.PathLike,
+    step: int | None = None,
+) -> pathlib.Path:
+  """Writes the towers of a run, with their vocabulary and preprocessing.
+
+  Args:
+    workdir: folder of the run.
+    kind: "stablehlo", or the name of a format in weights/.
+    out: folder to write; made if it is not there.
+    step: the checkpoint; None: the newest.
+
+  Returns:
+    The folder.
+
+  Raises:
+    FileNotFoundError: if there is no run, or no checkpoint.
+    ValueError: if there is no such format, or it cannot express these towers;
+      then with all the reasons.
+  """
+  known = ["stablehlo", *schema.plugins("weights")]
+  if kind not in known:
+    raise ValueError(f"there is no format {kind!r}; there are {known}")
+  stage, state = restore.load(workdir, step)
+  params = jax.tree.map(np.asarray, state.params)
+  folder = pathlib.Path(out)
+  if kind == "stablehlo":
+    _stablehlo(stage, params, pathlib.Path(workdir), folder)
+  else:
+    schema.plugin("weights", kind)().write(
+        folder, stage.config, params, words(stage.config, workdir),
+        preprocessing(stage),
+    )
+  return folder
+
+
+def words(
+    config: Mapping[str, Any], workdir: str | os.PathLike
+) -> vocabulary.Vocabulary | None:
+  """The vocabulary of a run, in the form that others read; None without text."""
+  if config["text"] is None:
+    return None
+  length, folder = config["text"]["length"], pathlib.Path(workdir)
+  if (folder / vocabulary.FILE).exists():
+    content = (folder / vocabulary.FILE).read_bytes()
+    return vocabulary.Vocabulary(content, length)
+  return vocabulary.from_sentencepiece(
+      tokenizer.load(folder), length, pad="<pad>", end="</s>"
+  )
+
+
+def preprocessing(stage: build.Stage) -> dict[str, Any]:
+  """How an image is made ready for the image tower of a stage, without noise.
+
+  Returns:
+    `size`, `crop` and `method` as in images.augment, and the `mean` and `std`
+    of the values in [0, 1] that the tower reads.
+
+  Raises:
+    ValueError: if images are not square.
+  """
+  height, width, channels = stage.shapes["image"].shape[1:]
+  if height != width:
+    raise ValueError(
+        f"images are {height} by {width} pixels; formats have square ones, so "
+        "set augment.size"
+    )
+  augment = stage.config["augment"]
+  return {
+      "size": height,
+      "crop": "none" if augment["crop"] == "none" else "center",
+      # Images that are not scaled are the same under any filter.
+      "method": "bicubic" if augment["size"] is None else augment["method"],
+      "mean": (0.5,) * channels, "std": (0.5,) * channels,
+  }
+
+
+def _stablehlo(stage, params, workdir, folder) -> None:
+  """Both towers as functions of a batch of any size, weights within."""
+  folder.mkdir(parents=True, exist_ok=True)
+  program = build.program(
+      stage.config, stage.layout.mesh, stage.shapes, steps=stage.end
+  )
+  encode, config = program.model.encode, stage.config
+  params = jax.tree.map(jnp.asarray, params)
+  about: dict[str, Any] = {"views": sorted(encode.views)}
+  for name, view in encode.views.items():
+    function = _tower(view, params[view.tower])
+    shape = stage.shapes[view.leaf]
+    exported = portable(function, shape)
+    (folder / f"{name}.stablehlo").write_bytes(exported)
+    about[name] = {
+        "shape": [None, *shape.shape[1:]], "dtype": str(shape.dtype),
+    }
+  if "image" in about:
+    about["image"].update(preprocessing(stage))
+  if config["text"] is not None:
+    file = vocabulary.FILE
+    if not (workdir / file).exists():
+      file = tokenizer.FILE
+    shutil.copyfile(workdir / file, folder / file)
+    about["text"].update(tokenizer=file, eos=tokenizer.EOS)
+  phi = params["objective"]
+  about["scale"] = float(np.exp(phi.get("log_scale", 0.0)))
+  about["bias"] = float(phi.get("bias", 0.0))
+  (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def _tower(view: types.View, params: types.Params) -> Callable[[Any], Any]:
+  """Inputs to unit embeddings, float32."""
+  def embed(inputs):
+    return normalize.unit(view.apply(params, inputs, None).pooled)
+
+  return embed
+
+
+def portable(function: Callable[[Any], Any], shape: Any) -> bytes:
+  """A function of a batch, for any number of rows and any platform.
+
+  Args:
+    function: array -> array, row by row.
+    shape: of its argument, a ShapeDtypeStruct with leading axis b.
+
+  Returns:
+    What `jax.export.deserialize` takes.
+
+  Raises:
+    ImportError: if the library `flatbuffers` is not installed.
+  """
+  rows = jax_export.symbolic_shape("b")[0]
+  argument = jax.ShapeDtypeStruct((rows, *shape.shape[1:]), shape.dtype)
+  made = jax_export.export(jax.jit(function), platforms=PLATFORMS)(argument)
+  try:
+    return bytes(made.serialize())
+  except ImportError as error:
+    raise ImportError(
+        "exporting functions needs flatbuffers: pip install flatbuffers"
+    ) from error
+
+
+def main(arguments: list[str]) -> None:
+  del arguments
+  logging.set_verbosity(logging.WARNING)
+  values = flags.FLAGS
+  try:
+    print(export(values.workdir, values.format, values.out, values.step))
+  except (ValueError, OSError, ImportError) as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+  flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
+  flags.DEFINE_string("format", None, "What to write.", required=True)
+  flags.DEFINE_string("out", None, "The folder to write.", required=True)
+  flags.DEFINE_integer("step", None, "The checkpoint; by default the newest.")
+  app.run(main)

@@ -1,0 +1,206 @@
+"""python -m basic.plan --config configs/digits.py --mesh data=8 --memory 8GiB
+
+Says what a run needs before there is a machine for it: parameters, bytes on one
+device, floating-point operations, collectives, the least time of a step, and
+the fewest chunks that fit a memory. Exit status 1: it does not fit.
+
+The step is built for the mesh that is asked for, on as many virtual CPU
+devices, and compiled without allocating anything; the compiler's figures are
+the answer. Those of a CPU are close to an accelerator's, not equal: it keeps
+some bfloat16 values in float32 and scatters no sums. With `--topology v5e:4x8`
+and the package libtpu, the compiler of TPUs answers, and needs no TPU either.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from basic import build, settings
+from basic.planning import (
+    collectives,
+    devices,
+    draft,
+    fit,
+    flops,
+    memory,
+    roofline,
+    table,
+)
+
+
+def plan(
+    config: Mapping[str, Any],
+    *,
+    image: int | None = None,
+    stage: int = -1,
+    on: Sequence[Any] | None = None,
+    room: int | None = None,
+    chip: roofline.Chip | None = None,
+) -> dict[str, Any]:
+  """Compiles a configuration for its mesh and says what a step takes.
+
+  Args:
+    config: settings of `settings.experiment`.
+    image: size of images in pixels; None: as the source or `augment` says.
+    stage: which, from 0; -1 is the last.
+    on: devices to plan for; None: those that JAX has, virtual ones included.
+    room: bytes that a device has; None: the chip's, if one is given.
+    chip: peak numbers of a device; None leaves the time out.
+
+  Returns:
+    What `parameters` returns, `batch_size`, `mesh`, `devices`,
+    `bytes_per_device` (`memory.breakdown`), `flops`, `collectives` by kind,
+    `fit` (None without a memory), `seconds` (None without a chip), `notes`.
+
+  Raises:
+    ValueError: as `draft`; or, in a sentence, if a compiler that knows its
+      device finds that the step does not fit it.
+  """
+  made = draft.draft(config, image=image, stage=stage, on=on)
+  try:
+    compiled = memory.step(made.program, made.state, made.batch)
+  except memory.TooLarge as error:
+    raise ValueError(_fit(made, error.needs, error.has)["sentence"]) from error
+  mesh, size = made.program.layout.mesh, made.config["batch_size"]
+  traffic = collectives.read(compiled.as_text(), mesh.size)
+  room = chip.memory if room is None and chip is not None else room
+  # A mesh of devices that are not here runs nothing, so that programs are
+  # built outside its context and only traced and compiled within.
+  with made.program.layout.context():
+    work = flops.count(made.program.update, made.state, made.batch)
+    z = memory.embedded(made.program, made.state, made.batch)
+    loss = memory.loss_alone(made.program, made.state, z)
+    forward = _forward(made)
+  return {
+      **draft.parameters(made),
+      "batch_size": size,
+      "mesh": dict(mesh.shape),
+      "devices": mesh.size,
+      "bytes_per_device": memory.breakdown(
+          compiled, loss, made.state, made.batch, z, made.config["frozen"]
+      ),
+      "flops": {
+          "per_example": work.flops / size, "per_step": work.flops,
+          "forward": forward,
+      },
+      "collectives": {k: t._asdict() for k, t in traffic.kinds.items()},
+      "fit": None if room is None else _fit(
+          made, memory.total(compiled), room
+      ),
+      "seconds": None if chip is None else roofline.seconds(
+          work, traffic, chip=chip, devices=mesh.size, batch_size=size,
+          state=2 * memory.held((made.state.params, made.state.opt_state)),
+      ),
+      "notes": _notes(made, work, traffic),
+  }
+
+
+def _forward(made):
+  """Of one example's forward pass, by view."""
+  found = {}
+  for name, view in made.program.model.encode.views.items():
+    leaf = made.batch[view.leaf]
+    row = jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype)
+    found[name] = flops.count(
+        lambda params, row, view=view: view.apply(params, row, None),
+        made.state.params[view.tower], row,
+    ).flops
+  return found
+
+
+def _fit(made, configured, room):
+  """Whether it fits, and the fewest chunks that do, each tried compiled."""
+  config, where = made.config, made.program.layout
+  of_config = config["gradient"].get("chunks", 1)
+  chunks = of_config if isinstance(of_config, int) else max(of_config.values())
+
+  def needs(count: int) -> int:
+    cut = settings.changed(
+        config, {"gradient": {"name": "cached", "chunks": count}}
+    )
+    program = build.program(
+        settings.complete(cut), where.mesh, made.batch, steps=config["steps"]
+    )
+    try:
+      return memory.total(memory.step(program, made.state, made.batch))
+    except memory.TooLarge as error:
+      return max(error.needs, room + 1)
+
+  rows = where.mesh.shape["data"] * where.mesh.shape["fsdp"]
+  found = fit.fit(
+      needs, memory=room, configured=configured, chunks=chunks,
+      counts=fit.counts(config["batch_size"], rows),
+      batch_size=config["batch_size"],
+  )
+  return {**found._asdict(), "sentence": fit.sentence(found)}
+
+
+def _notes(made, work, traffic):
+  notes = []
+  if made.assumed:
+    shapes = {leaf: list(s.shape[1:]) for leaf, s in made.batch.items()}
+    notes.append(
+        f"a row is assumed to hold {shapes}, for the source "
+        f"{made.config['source']['name']!r} cannot be opened here: "
+        f"{made.assumed}"
+    )
+  for what, count in (("flops", work.unbounded), ("bytes", traffic.unbounded)):
+    if count:
+      notes.append(
+          f"{count} loops have a length that only the run decides; their "
+          f"{what} are counted as one round"
+      )
+  return notes
+
+
+def _answer(given: Any) -> dict[str, Any]:
+  """The plan that the command line asks for."""
+  config = given.config.to_dict()
+  asked = {"image": given.image, "stage": given.stage}
+  if given["parameters-only"].value:
+    # One device is enough to count, whatever the mesh.
+    config["mesh"] = devices.virtual(devices.sizes("data=1", {}))
+    return draft.parameters(draft.draft(config, **asked))
+  if given.topology is not None:
+    asked["on"] = devices.topology(given.topology)
+    if given.mesh is not None:
+      config["mesh"] = devices.sizes(given.mesh, {})
+  else:
+    wanted = devices.sizes(given.mesh, config.get("mesh") or {})
+    config["mesh"] = devices.virtual(wanted)
+  return plan(
+      config, **asked,
+      room=None if given.memory is None else fit.size(given.memory),
+      chip=None if given.chip is None else roofline.chip(given.chip),
+  )
+
+
+def main(arguments: list[str]) -> None:
+  del arguments
+  logging.set_verbosity(logging.WARNING)
+  try:
+    found = _answer(flags.FLAGS)
+  except ValueError as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+  print(json.dumps(found) if flags.FLAGS.json else table.table(found))
+  if found.get("fit") and not found["fit"]["fits"]:
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+  config_flags.DEFINE_config_file("config", None, "Experiment to plan.")
+  flags.DEFINE_string("mesh", None, "Devices: data=64,fsdp=1,model=4.")
+  flags.DEFINE_string("topology", None, "TPUs to compile for: v5e:4x8.")
+  flags.DEFINE_string("memory", None, "What a device has: 80GiB.")
+  flags.DEFINE_string("chip", None, "Peak numbers: H100, v5e, H100,exact=5e13.")
+  flags.DEFINE_integer("image", None, "Size of images in pixels.")
+  flags.DEFINE_integer("stage", -1, "Which stage, from 0; by default the last.")
+  flags.DEFINE_bool("parameters-only", False, "Count them and compile nothing.")
+  flags.DEFINE_bool("json", False, "Print one JSON object, not a table.")
+  flags.mark_flags_as_required(["config"])
+  app.run(main)

@@ -1,0 +1,174 @@
+"""Reads what devices send to each other from the text of a compiled program."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+KINDS = (
+    "all-gather", "all-reduce", "all-to-all", "collective-broadcast",
+    "collective-permute", "ragged-all-to-all", "reduce-scatter",
+)
+
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.$-]+) .*\{$")
+_INSTRUCTION = re.compile(
+    r"^\s+(?:ROOT )?%?[\w.$-]+ = (.*?) ([a-z][a-z0-9-]*)\("
+)
+_ARRAY = re.compile(r"\b([a-z]+)(\d*)\w*\[([\d,]*)\]")
+_CALLED = re.compile(
+    r"\b(?:body|condition|calls|to_apply|true_computation|false_computation)"
+    r"=%?([\w.$-]+)"
+)
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_NAMED_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+
+
+class Traffic(NamedTuple):
+  """Collectives of one kind in one step.
+
+  Attributes:
+    count: how many run, those in loops as often as they do.
+    bytes: sent by one device, by the ring algorithm of its kind.
+  """
+
+  count: int
+  bytes: float
+
+
+class Collectives(NamedTuple):
+  """Everything that devices send to each other in one step.
+
+  Attributes:
+    kinds: by kind; a kind that does not occur is absent.
+    unbounded: loops with collectives whose length XLA does not state, counted
+      as one round.
+  """
+
+  kinds: Mapping[str, Traffic]
+  unbounded: int
+
+  @property
+  def bytes(self) -> float:
+    """Sent by one device, all kinds together."""
+    return sum(traffic.bytes for traffic in self.kinds.values())
+
+
+def read(text: str, devices: int) -> Collectives:
+  """Counts the collectives of a compiled program.
+
+  With n devices in a group and s the bytes of the result on one of them, a
+  device sends
+
+      all-gather, all-to-all      s (n - 1) / n
+      reduce-scatter              s (n - 1)
+      all-reduce                  2 s (n - 1) / n
+      the others                  s
+
+  Args:
+    text: `compiled.as_text()`.
+    devices: of the whole program.
+
+  Returns:
+    Counts and bytes, loops multiplied by the trip counts that XLA states.
+  """
+  return _Reader(_computations(text), devices).result()
+
+
+def _computations(text: str) -> dict[str, list[str]]:
+  """Lines by the name of their computation; "" is the entry."""
+  found: dict[str, list[str]] = {}
+  lines: list[str] = []
+  for line in text.splitlines():
+    if header := _HEADER.match(line):
+      lines = found.setdefault("" if header[1] else header[2], [])
+    elif line.startswith(" "):
+      lines.append(line)
+  return found
+
+
+class _Reader:
+  """Walks from the entry into what it calls."""
+
+  def __init__(self, computations: Mapping[str, list[str]], devices: int):
+    self._computations, self._devices = computations, devices
+    self._kinds: dict[str, Traffic] = {}
+    self._unbounded = 0
+
+  def result(self) -> Collectives:
+    self._walk("", 1)
+    return Collectives(dict(sorted(self._kinds.items())), self._unbounded)
+
+  def _walk(self, name: str, rounds: int) -> int:
+    """Adds what a computation sends; how many collectives it holds."""
+    held = 0
+    for line in self._computations.get(name, ()):
+      if not (match := _INSTRUCTION.match(line)):
+        continue
+      shape, operation = match.groups()
+      kind = operation.removesuffix("-start")
+      if kind in KINDS:
+        held += self._add(kind, shape, line, rounds)
+        continue
+      trips = _TRIPS.search(line)
+      inside = sum(
+          self._walk(called, rounds * (int(trips[1]) if trips else 1))
+          for called in _called(line)
+      )
+      if operation == "while" and inside and not trips:
+        self._unbounded += 1
+      held += inside
+    return held
+
+  def _add(self, kind: str, shape: str, line: str, rounds: int) -> int:
+    n = _group(line, self._devices)
+    if n == 1:
+      return 0
+    factor = {
+        "all-gather": (n - 1) / n, "all-to-all": (n - 1) / n,
+        "reduce-scatter": n - 1, "all-reduce": 2 * (n - 1) / n,
+    }.get(kind, 1)
+    started = f" {kind}-start(" in line and kind != "all-reduce"
+    sent = factor * (_result_bytes(shape) if started else _bytes(shape))
+    count, total = self._kinds.get(kind, Traffic(0, 0.0))
+    self._kinds[kind] = Traffic(count + rounds, total + rounds * sent)
+    return 1
+
+
+def _called(line: str) -> Iterator[str]:
+  yield from _CALLED.findall(line)
+  for names in _BRANCHES.findall(line):
+    yield from (name.strip().lstrip("%") for name in names.split(","))
+
+
+def _group(line: str, devices: int) -> int:
+  """Devices that take part together."""
+  if "source_target_pairs=" in line:
+    return 2
+  if found := re.search(r"replica_groups=\[(?:\d+,)*(\d+)\]<=", line):
+    return int(found[1])
+  if found := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
+    return len(found[1].split(","))
+  if found := _NAMED_GROUPS.search(line):
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+    # 'data' is a whole axis, 'data':(2)4 the part of it that has size 4.
+    axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found[2])
+    return math.prod(int(part or sizes[axis]) for axis, part in axes)
+  return devices
+
+
+def _bytes(shape: str) -> float:
+  """Bytes of an array, or of all arrays of a tuple."""
+  total = 0.0
+  for letters, bits, sizes in _ARRAY.findall(shape):
+    size = math.prod(int(n) for n in sizes.split(",") if n)
+    total += size * (1 if letters == "pred" else int(bits or 0) / 8)
+  return total
+
+
+def _result_bytes(shape: str) -> float:
+  """Bytes that an asynchronous start delivers: the second half of its tuple."""
+  if nested := re.match(r"\(\(.*?\), (\(.*?\))[,)]", shape):
+    return _bytes(nested[1])
+  arrays = [m[0] for m in _ARRAY.finditer(shape)]
+  return _bytes(arrays[1]) if len(arrays) > 1 else _bytes(shape)

@@ -1,0 +1,186 @@
+"""Bytes on one device: from shardings where they say it, else the compiler."""
+
+import math
+import re
+from typing import Any
+
+import jax
+
+from basic import build, paths, types
+
+
+def sharded(shapes: Any, shardings: Any) -> Any:
+  """A tree of shapes with the places of its leaves, nothing allocated."""
+  return jax.tree.map(
+      lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
+      shapes, shardings,
+  )
+
+
+def state(program: build.Program) -> types.TrainState:
+  """The state of a stage as placed shapes."""
+  shapes = jax.eval_shape(program.fresh)
+  return sharded(shapes, program.layout.place(shapes))
+
+
+def on_rows(program: build.Program, shapes: Any) -> Any:
+  """A batch, or what is made of it, split over the mesh by row."""
+  return jax.tree.map(
+      lambda a: jax.ShapeDtypeStruct(
+          a.shape, a.dtype, sharding=program.layout.rows
+      ),
+      shapes,
+  )
+
+
+def whole(tree: Any) -> int:
+  """Bytes of a tree of shapes, one copy of it."""
+  return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree))
+
+
+def held(tree: Any) -> int:
+  """Bytes of a tree of placed shapes on one device."""
+  return sum(
+      math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize
+      for a in jax.tree.leaves(tree)
+  )
+
+
+class TooLarge(Exception):
+  """A compiler's refusal of a step that its device cannot hold.
+
+  Attributes:
+    needs: bytes that the step takes on one device.
+    has: bytes that the device has.
+  """
+
+  def __init__(self, needs: int, has: int):
+    super().__init__(f"needs {needs} bytes, has {has}")
+    self.needs, self.has = needs, has
+
+  @classmethod
+  def read(cls, text: str) -> "TooLarge | None":
+    """The refusal in a message such as "Used 22.5G of 15.75G hbm"."""
+    found = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT])", text)
+    if found is None:
+      return None
+    needs, unit, has, of = found.groups()
+    return cls(*(
+        int(float(number) * 1024 ** (1 + "KMGT".index(letter)))
+        for number, letter in ((needs, unit), (has, of))
+    ))
+
+
+def step(
+    program: build.Program, state: types.TrainState, batch: types.Batch
+) -> jax.stages.Compiled:
+  """Compiles the training step for placed shapes.
+
+  Raises:
+    TooLarge: if the compiler knows the memory of the device, as a TPU's does,
+      and it is too small.
+  """
+  with program.layout.context():
+    lowered = program.update.lower(state, batch)
+  try:
+    return lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    refusal = TooLarge.read(str(error))
+    if refusal is None:
+      raise
+    raise refusal from error
+
+
+def total(compiled: jax.stages.Compiled) -> int:
+  """Bytes that a compiled step takes on one device, by its compiler.
+
+  Arguments, results and temporaries; a result in the place of a donated
+  argument counts once.
+  """
+  found = compiled.memory_analysis()
+  return (
+      found.argument_size_in_bytes + found.output_size_in_bytes
+      + found.temp_size_in_bytes - found.alias_size_in_bytes
+  )
+
+
+def embedded(
+    program: build.Program, state: types.TrainState, batch: types.Batch
+) -> types.Embedded:
+  """The embeddings of a batch as placed shapes."""
+  return on_rows(
+      program, jax.eval_shape(program.model.encode, state.params, batch)
+  )
+
+
+def loss_alone(
+    program: build.Program, state: types.TrainState, z: types.Embedded
+) -> jax.stages.Compiled:
+  """Compiles the loss with its gradient at embeddings, without any encoder."""
+
+  def loss(phi, pooled, memory, z):
+    views = {
+        name: features._replace(pooled=pooled[name])
+        for name, features in z.views.items()
+    }
+    z = types.Embedded(views, z.side)
+    return program.objective.apply(phi, memory, z, None)
+
+  gradient = jax.value_and_grad(loss, (0, 1), has_aux=True)
+  pooled = {name: features.pooled for name, features in z.views.items()}
+  return jax.jit(gradient).lower(
+      state.params["objective"], pooled, state.memory, z
+  ).compile()
+
+
+def breakdown(
+    compiled: jax.stages.Compiled,
+    loss: jax.stages.Compiled,
+    state: types.TrainState,
+    batch: types.Batch,
+    z: types.Embedded,
+    frozen: tuple[str, ...],
+) -> dict[str, int]:
+  """What the bytes of a step on one device are for.
+
+  Args:
+    compiled: the step.
+    loss: of it, alone.
+    state: placed shapes.
+    batch: placed shapes.
+    z: placed shapes of its embeddings.
+    frozen: patterns of parameters without gradients.
+
+  Returns:
+    parameters, optimizer (slots), memory (of the objective), input (what of it
+    is read), other (key, counters, metrics, padding), and of the temporaries
+    gradients, embeddings (and their gradients) and activations (all the rest);
+    these sum to `total`.
+    Beside them `loss`: temporaries of the loss at its own peak, which share
+    room with activations.
+  """
+  resident = {
+      "parameters": held(state.params),
+      "optimizer": held(state.opt_state),
+      "memory": held(state.memory),
+      "input": held(dict(batch)),
+  }
+  sum_of_all = total(compiled)
+  left = compiled.memory_analysis().temp_size_in_bytes
+  other = sum_of_all - left - sum(resident.values())
+  # A leaf of the batch that the step does not read is no argument of it.
+  resident["input"] += min(other, 0)
+  resident["other"] = max(other, 0)
+  trainable, _ = paths.split(state.params, frozen)
+  pooled = [features.pooled for features in z.views.values()]
+  temporary = {}
+  for name, size in (
+      ("gradients", held(trainable)), ("embeddings", 2 * held(pooled)),
+  ):
+    temporary[name] = min(size, left)  # A compiler may hold part of it only.
+    left -= temporary[name]
+  temporary["activations"] = left
+  return {
+      **resident, **temporary, "total": sum_of_all,
+      "loss": loss.memory_analysis().temp_size_in_bytes,
+  }

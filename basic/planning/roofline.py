@@ -1,0 +1,137 @@
+"""How long a step takes at least, from what it does and what a chip can do."""
+
+from typing import Any, NamedTuple
+
+from basic.planning import collectives, flops
+
+
+class Chip(NamedTuple):
+  """Peak numbers of one device.
+
+  Attributes:
+    compute: flops a second of bfloat16 products with float32 sums, dense.
+    exact: flops a second of products whose float32 factors are not rounded.
+    bandwidth: bytes a second between chip and its memory.
+    memory: bytes of it.
+    interconnect: bytes a second that it can send to its neighbours.
+  """
+
+  compute: float
+  exact: float
+  bandwidth: float
+  memory: int
+  interconnect: float
+
+
+GIB = 2**30
+_PASSES = 6  # bfloat16 products that a TPU makes of one float32 product.
+
+# As their vendors state them: without sparsity, and one direction of the links
+# (half of NVLink's total; a TPU's figure in Gbps). A "GB" of such memory is
+# 2**30 bytes, of which a driver keeps about one in a hundred.
+#   A100 80GB SXM  https://www.nvidia.com/en-us/data-center/a100/
+#   H100 SXM       https://www.nvidia.com/en-us/data-center/h100/
+#   H200 SXM       https://www.nvidia.com/en-us/data-center/h200/
+#   TPU v4         https://docs.cloud.google.com/tpu/docs/v4
+#   TPU v5e        https://docs.cloud.google.com/tpu/docs/v5e
+#   TPU v5p        https://docs.cloud.google.com/tpu/docs/v5p
+#   TPU v6e        https://docs.cloud.google.com/tpu/docs/v6e
+CHIPS = {
+    "A100": Chip(312e12, 19.5e12, 2.039e12, 80 * GIB, 300e9),
+    "H100": Chip(989e12, 67e12, 3.35e12, 80 * GIB, 450e9),
+    "H200": Chip(989e12, 67e12, 4.8e12, 141 * GIB, 450e9),
+    "v4": Chip(275e12, 275e12 / _PASSES, 1.2e12, 32 * GIB, 300e9),
+    "v5e": Chip(197e12, 197e12 / _PASSES, 0.819e12, 16 * GIB, 200e9),
+    "v5p": Chip(459e12, 459e12 / _PASSES, 2.765e12, 95 * GIB, 600e9),
+    "v6e": Chip(918e12, 918e12 / _PASSES, 1.64e12, 32 * GIB, 400e9),
+}
+
+
+def chip(text: str) -> Chip:
+  """The numbers of a chip: a preset's, or given ones, or some of each.
+
+  Args:
+    text: one of `CHIPS`, then numbers that differ: "H100,interconnect=50e9".
+      "TPU v4" and lower case are understood; without a preset all are needed.
+
+  Raises:
+    ValueError: if there is no such preset or number; the message lists those
+      there are.
+
+  Example:
+    >>> chip("TPU v5e").memory // GIB
+    16
+    >>> chip("H100,interconnect=50e9").interconnect
+    50000000000.0
+  """
+  words = [word.strip() for word in text.split(",")]
+  given = dict(word.split("=", 1) for word in words if "=" in word)
+  names = [word for word in words if "=" not in word]
+  unknown = given.keys() - set(Chip._fields)
+  if unknown or len(names) > 1:
+    raise ValueError(
+        f"chip is {text!r}; it takes a preset ({', '.join(CHIPS)}) and numbers "
+        f"for {', '.join(Chip._fields)}."
+    )
+  try:
+    numbers = {key: float(value) for key, value in given.items()}
+    if "memory" in numbers:
+      numbers["memory"] = int(numbers["memory"])
+    return _preset(names[0])._replace(**numbers) if names else Chip(**numbers)
+  except (TypeError, ValueError) as error:
+    raise ValueError(
+        f"chip is {text!r}: {error}. There are {', '.join(CHIPS)}; another "
+        f"needs all of {', '.join(Chip._fields)}, as numbers."
+    ) from None
+
+
+def _preset(name: str) -> Chip:
+  wanted = name.lower().removeprefix("tpu").strip(" -")
+  for key, found in CHIPS.items():
+    if key.lower() == wanted:
+      return found
+  raise ValueError(f"there is no preset {name!r}")
+
+
+def seconds(
+    work: flops.Work,
+    traffic: collectives.Collectives,
+    *,
+    chip: Chip,
+    devices: int,
+    state: int,
+    batch_size: int,
+) -> dict[str, Any]:
+  """The least time of a step, if each of three resources were all it took.
+
+      compute        (flops - exact) / compute + exact / exact rate
+      memory         (factors and results of products, the state) / bandwidth
+      communication  bytes sent / interconnect
+      step           the largest of these, as if they overlapped fully
+
+  A floor: no step is faster, and a good one takes up to twice as long.
+
+  Args:
+    work: of the step on all devices, evenly shared.
+    traffic: of the step on one.
+    chip: its peak numbers.
+    devices: that share the work.
+    state: bytes that the optimizer reads and writes on one device.
+    batch_size: examples of a step.
+
+  Returns:
+    Seconds by resource and of the step, `bound`, the name of the resource that
+    takes longest, and `examples_per_second`, the most.
+  """
+  found: dict[str, Any] = {
+      "compute": (
+          (work.flops - work.exact) / chip.compute + work.exact / chip.exact
+      ) / devices,
+      "memory": (work.moved / devices + state) / chip.bandwidth,
+      "communication": traffic.bytes / chip.interconnect,
+  }
+  bound = max(found, key=found.__getitem__)
+  found["step"] = found[bound]
+  found["bound"] = bound
+  found["examples_per_second"] = batch_size / found["step"]
+  return found

@@ -1,0 +1,106 @@
+"""Tensors and JSON on disk: safetensors, and never a pickle."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+_TYPES = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16,
+    "BF16": jnp.bfloat16, "I64": np.int64, "I32": np.int32,
+}
+
+
+def tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """Reads a .safetensors file, or the shards that a folder's index lists.
+
+  Args:
+    path: the file, or a folder with `model.safetensors` or its index.
+
+  Returns:
+    Arrays by name, in the type of the file.
+
+  Raises:
+    FileNotFoundError: if there is nothing to read.
+    ValueError: for a pickle, a damaged file, or a type that is no number of
+      ours.
+  """
+  path = pathlib.Path(path)
+  if not path.exists():
+    raise FileNotFoundError(f"there is nothing at {path}")
+  check_kind(path)
+  if path.is_file():
+    return _one(path)
+  index = path / "model.safetensors.index.json"
+  if index.exists():
+    shards = sorted(set(read_json(index)["weight_map"].values()))
+    # Names only: an index is no reason to read outside its folder.
+    parts = [_one(path / pathlib.PurePath(shard).name) for shard in shards]
+    return {name: x for part in parts for name, x in part.items()}
+  if (path / "model.safetensors").exists():
+    return _one(path / "model.safetensors")
+  for file in sorted(path.iterdir()):
+    check_kind(file)
+  raise FileNotFoundError(f"{path} holds no model.safetensors")
+
+
+def check_kind(path: pathlib.Path) -> None:
+  """Refuses a pickle, with the reason and the way round."""
+  if path.suffix in _PICKLES and path.is_file():
+    raise ValueError(
+        f"{path.name} is a pickle, and reading one can run any code that its "
+        "author put in: convert it once where torch is, and where you trust "
+        "it, by safetensors.torch.save_file(torch.load(path, "
+        "weights_only=True), 'model.safetensors'), and give that file"
+    )
+
+
+def save(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes a .safetensors file, whole or not at all."""
+  _replace(path, safetensors.numpy.save(dict(arrays), {"format": "pt"}))
+
+
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+  """Reads a JSON file; a ValueError names the file that is broken."""
+  path = pathlib.Path(path)
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def write_json(path: str | os.PathLike, value: Mapping[str, Any]) -> None:
+  """Writes a JSON file, whole or not at all."""
+  _replace(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _one(path: pathlib.Path) -> dict[str, np.ndarray]:
+  try:
+    entries = safetensors.deserialize(path.read_bytes())
+  except safetensors.SafetensorError as error:
+    raise ValueError(f"{path} is no whole safetensors file: {error}") from error
+  found = {}
+  for name, entry in entries:
+    if entry["dtype"] not in _TYPES:
+      raise ValueError(
+          f"{path}: {name} is of type {entry['dtype']}, expected one of "
+          f"{', '.join(_TYPES)}"
+      )
+    flat = np.frombuffer(entry["data"], _TYPES[entry["dtype"]])
+    found[name] = flat.reshape(entry["shape"])
+  return found
+
+
+def _replace(path: str | os.PathLike, content: bytes) -> None:
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+  partial.write_bytes(content)
+  partial.replace(path)

@@ -1,0 +1,99 @@
+"""What a foreign checkpoint is to us: weights in our paths, and a way back."""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from basic import types, vocabulary
+
+Settings = Mapping[str, Any]
+
+
+class Weights(NamedTuple):
+  """A trained pair of towers, in our words.
+
+  Attributes:
+    settings: groups of an experiment's configuration that these weights need:
+      "image", "text", "projection", "objective", "augment".
+    params: {"image": ..., "text": ..., "objective": ...}, float32 NumPy.
+    vocabulary: text to ids; None where the checkpoint holds none.
+    preprocessing: how an image is made ready: `size`, `crop` and `method` as
+      in images.augment, and the `mean` and `std` (of values in [0, 1]) that
+      the checkpoint's own first layer expects. Ours expects [-1, 1]: what was
+      read is converted, so these two matter to who writes it back.
+  """
+
+  settings: Settings
+  params: types.Params
+  vocabulary: vocabulary.Vocabulary | None
+  preprocessing: Settings
+
+
+class Format(NamedTuple):
+  """A foreign layout of weights on disk.
+
+  Attributes:
+    read: path -> Weights. Raises ValueError, with a list of what is missing,
+      left over or of another shape.
+    write: (path, *weights) -> None: what `Weights` holds, in that order.
+      Raises ValueError, with a list of what the format cannot express.
+  """
+
+  read: Callable[[str | os.PathLike], Weights]
+  write: Callable[..., None]
+
+
+# Images as ours are: values in [0, 1] become values in [-1, 1].
+PLAIN = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+
+
+def to_signal(
+    kernel: np.ndarray, bias: np.ndarray, mean: Any, std: Any
+) -> tuple[np.ndarray, np.ndarray]:
+  """A first layer over (x - mean) / std, as one over 2 x - 1, x in [0, 1].
+
+      k * (x - m) / s + b  =  k / (2 s) * (2 x - 1)  +  b + sum k (1/2 - m) / s
+
+  Exact for patches, which no padding touches.
+
+  Args:
+    kernel: [h w c d].
+    bias: [d].
+    mean: c numbers.
+    std: c numbers.
+
+  Returns:
+    (kernel, bias).
+  """
+  mean, std = (np.asarray(x, np.float64)[:, None] for x in (mean, std))
+  exact = kernel.astype(np.float64)
+  moved = bias + np.sum(exact * ((0.5 - mean) / std), (0, 1, 2))
+  scaled = exact / (2 * std)
+  return scaled.astype(np.float32), moved.astype(np.float32)
+
+
+def from_signal(
+    kernel: np.ndarray, bias: np.ndarray, mean: Any, std: Any
+) -> tuple[np.ndarray, np.ndarray]:
+  """The inverse of `to_signal`."""
+  mean, std = (np.asarray(x, np.float64)[:, None] for x in (mean, std))
+  exact = kernel.astype(np.float64) * 2 * std
+  moved = bias - np.sum(exact * ((0.5 - mean) / std), (0, 1, 2))
+  return exact.astype(np.float32), moved.astype(np.float32)
+
+
+def expect(name: str, found: Settings, wanted: Settings) -> list[str]:
+  """What a format cannot express: settings other than those it stands for."""
+  return [
+      f"{name}.{key} is {found.get(key)!r}, the format has {value!r}"
+      for key, value in wanted.items()
+      if found.get(key) != value
+  ]
+
+
+def refuse(what: str, faults: list[str]) -> None:
+  """Raises ValueError with all faults, if there are any."""
+  if faults:
+    raise ValueError("\n  ".join([f"{what}:", *faults]))

@@ -1,0 +1,276 @@
+"""What all folders of `transformers` share: names, config, words, pixels."""
+
+import logging
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from basic import vocabulary
+from basic.weights import _files, _format, _table
+
+ACTIVATIONS = {
+    "gelu": "gelu", "quick_gelu": "quick_gelu",
+    "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh",
+}
+# Pillow's numbers; see images.resize for what ours mean.
+METHODS = {2: "bilinear", 3: "bicubic", 4: "area"}
+# Written as tensors by old versions, and never weights.
+_BUFFERS = (".position_ids",)
+
+_log = logging.getLogger(__name__)
+Row = _table.Row
+
+
+def blocks(theirs: str, ours: str) -> tuple[_table.Row, ...]:
+  """The rows of a stack of pre-norm blocks.
+
+  Args:
+    theirs: what stands before ".encoder.layers": "text_model".
+    ours: path of the encoder: "text/encoder".
+  """
+  layer, block = f"{theirs}.encoder.layers.{{l}}", f"{ours}/blocks"
+  rows = [
+      Row(f"{layer}.self_attn.{x}_proj.{kind}", shape,
+          f"{block}/attention/{name}/{leaf}", layout)
+      for x, name in (("q", "query"), ("k", "key"), ("v", "value"))
+      for kind, shape, leaf, layout in (
+          ("weight", "d d", "kernel", "heads"),
+          ("bias", "d", "bias", "head_bias"),
+      )
+  ]
+  return (
+      *rows,
+      Row(f"{layer}.self_attn.out_proj.weight", "d d",
+          f"{block}/attention/out/kernel", "joined"),
+      Row(f"{layer}.self_attn.out_proj.bias", "d",
+          f"{block}/attention/out/bias"),
+      *mlp(f"{layer}.mlp", f"{block}/mlp"),
+      *norm(f"{layer}.layer_norm1", f"{block}/attention_norm"),
+      *norm(f"{layer}.layer_norm2", f"{block}/mlp_norm"),
+  )
+
+
+def mlp(theirs: str, ours: str) -> tuple[_table.Row, ...]:
+  """The rows of a two-layer perceptron."""
+  return (
+      Row(f"{theirs}.fc1.weight", "m d", f"{ours}/in/kernel", "linear"),
+      Row(f"{theirs}.fc1.bias", "m", f"{ours}/in/bias"),
+      Row(f"{theirs}.fc2.weight", "d m", f"{ours}/out/kernel", "linear"),
+      Row(f"{theirs}.fc2.bias", "d", f"{ours}/out/bias"),
+  )
+
+
+def norm(theirs: str, ours: str) -> tuple[_table.Row, ...]:
+  """The rows of a LayerNorm."""
+  return (
+      Row(f"{theirs}.weight", "d", f"{ours}/scale"),
+      Row(f"{theirs}.bias", "d", f"{ours}/bias"),
+  )
+
+
+def text(ours: str) -> tuple[_table.Row, ...]:
+  """The rows of a text tower, without its projection."""
+  names = "text_model.embeddings"
+  return (
+      Row(f"{names}.token_embedding.weight", "v d", f"{ours}/vocabulary"),
+      Row(f"{names}.position_embedding.weight", "t d", f"{ours}/positions"),
+      *blocks("text_model", ours),
+      *norm("text_model.final_layer_norm", f"{ours}/norm"),
+  )
+
+
+def sizes(tower: Mapping[str, Any], **more: int) -> dict[str, int]:
+  """The letters of `_table`, from the settings of one of our encoders."""
+  return {
+      "d": tower["width"], "l": tower["depth"], "k": tower["heads"],
+      "m": tower["mlp"], **more,
+  }
+
+
+def shaped(
+    settings: Mapping[str, Any], params: Mapping[str, Any], tower: str
+) -> dict[str, Any]:
+  """Settings of a tower with the sizes of its parameters, by path, filled in.
+
+  A configuration may say them by a variant's name, or leave them out.
+  """
+  def axis(path: str, number: int) -> int:
+    return params[f"{tower}/encoder/{path}"].shape[number]
+
+  return {
+      **settings,
+      "width": axis("blocks/attention/query/kernel", 1),
+      "depth": axis("blocks/attention/query/kernel", 0),
+      "heads": axis("blocks/attention/query/kernel", 2),
+      "mlp": axis("blocks/mlp/in/kernel", 2),
+      **({"patch": axis("stem/kernel", 0)} if tower == "image" else {}),
+  }
+
+
+def tower(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Settings that image and text encoders share, from their config."""
+  activation = config["hidden_act"]
+  if activation not in ACTIVATIONS:
+    raise ValueError(
+        f"hidden_act is {activation!r}; our towers have "
+        f"{', '.join(sorted(ACTIVATIONS))}"
+    )
+  return {
+      "width": config["hidden_size"], "depth": config["num_hidden_layers"],
+      "heads": config["num_attention_heads"],
+      "mlp": config["intermediate_size"],
+      "activation": ACTIVATIONS[activation],
+      "epsilon": config["layer_norm_eps"],
+  }
+
+
+def tower_config(settings: Mapping[str, Any]) -> dict[str, Any]:
+  """The inverse of `tower`."""
+  names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+  return {
+      "hidden_size": settings["width"],
+      "num_hidden_layers": settings["depth"],
+      "num_attention_heads": settings["heads"],
+      "intermediate_size": settings["mlp"],
+      "hidden_act": names[settings["activation"]],
+      "layer_norm_eps": settings["epsilon"],
+  }
+
+
+def tensors(folder: str | os.PathLike) -> dict[str, Any]:
+  """The tensors of a folder that are weights, fused projections apart."""
+  found = _table.split(_files.tensors(folder))
+  return {k: x for k, x in found.items() if not k.endswith(_BUFFERS)}
+
+
+def words(
+    folder: str | os.PathLike, length: int
+) -> vocabulary.Vocabulary | None:
+  """The vocabulary of a folder, padded as it says; None if it has none."""
+  folder = pathlib.Path(folder)
+  config = {}
+  if (folder / "tokenizer_config.json").exists():
+    config = _files.read_json(folder / "tokenizer_config.json")
+  pad = config.get("pad_token") or config.get("eos_token")
+  pad = pad["content"] if isinstance(pad, Mapping) else pad
+  side = config.get("padding_side", "right")
+  if (folder / vocabulary.FILE).exists():
+    content = (folder / vocabulary.FILE).read_bytes()
+    return vocabulary.Vocabulary(content, length, pad, side)
+  if (folder / "spiece.model").exists():
+    return vocabulary.from_sentencepiece(
+        (folder / "spiece.model").read_bytes(), length, pad=pad or "</s>",
+        end="</s>", canonical=True,
+    )
+  _log.warning("%s holds no tokenizer.json; texts need one", folder)
+  return None
+
+
+def pixels(
+    folder: str | os.PathLike, size: int, defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+  """The preprocessing of a folder, in the words of images.augment.
+
+  Args:
+    folder: may hold preprocessor_config.json or processor_config.json.
+    size: side of the images that the tower was trained on.
+    defaults: of the model's kind, where the folder holds neither.
+
+  Raises:
+    ValueError: if ours cannot do what the folder asks for.
+  """
+  folder = pathlib.Path(folder)
+  config = None
+  if (folder / "preprocessor_config.json").exists():
+    config = _files.read_json(folder / "preprocessor_config.json")
+  elif (folder / "processor_config.json").exists():
+    config = _files.read_json(folder / "processor_config.json")
+    config = config.get("image_processor")
+  if config is None:
+    _log.warning(
+        "%s does not say how images are made ready; taken as is usual: %s",
+        folder, dict(defaults),
+    )
+    return {"size": size, **defaults}
+  side, crop, faults = _side(config)
+  method = METHODS.get(config.get("resample", 3))
+  if method in (None, "area"):
+    faults.append(f"resample is {config.get('resample')}; ours are 2 and 3")
+  if abs(config.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-3:
+    faults.append(f"rescale_factor is {config['rescale_factor']}, not 1/255")
+  _format.refuse(f"{folder}: images cannot be made ready as it says", faults)
+  return {
+      "size": side or size, "crop": crop, "method": method,
+      "mean": tuple(config.get("image_mean", defaults["mean"])),
+      "std": tuple(config.get("image_std", defaults["std"])),
+  }
+
+
+def pixels_config(
+    preprocessing: Mapping[str, Any], kind: str
+) -> dict[str, Any]:
+  """The inverse of `pixels`: a preprocessor_config.json.
+
+  Args:
+    preprocessing: as in `_format.Weights`.
+    kind: the image processor's class.
+  """
+  side = preprocessing["size"]
+  square = {"height": side, "width": side}
+  center = preprocessing["crop"] != "none"
+  if preprocessing["method"] == "area":
+    _log.warning(
+        "images were averaged by area, which transformers cannot; it is told "
+        "to use Pillow's box filter, and pixels may differ by a few levels"
+    )
+  numbers = {method: number for number, method in METHODS.items()}
+  return {
+      "image_processor_type": kind,
+      "do_resize": True, "do_rescale": True, "do_normalize": True,
+      "do_convert_rgb": True, "do_center_crop": center,
+      "size": {"shortest_edge": side} if center else square,
+      **({"crop_size": square} if center else {}),
+      "resample": numbers[preprocessing["method"]],
+      "rescale_factor": 1 / 255,
+      "image_mean": list(preprocessing["mean"]),
+      "image_std": list(preprocessing["std"]),
+  }
+
+
+def save_words(
+    folder: str | os.PathLike, words: vocabulary.Vocabulary | None
+) -> None:
+  """Writes a vocabulary so that AutoTokenizer gives the same rows."""
+  if words is None:
+    return
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / vocabulary.FILE).write_bytes(words.content)
+  _files.write_json(folder / "tokenizer_config.json", {
+      "tokenizer_class": "PreTrainedTokenizerFast",
+      "model_max_length": words.length, "pad_token": words.pad,
+      "padding_side": words.side,
+  })
+
+
+def _side(config) -> tuple[int | None, str, list[str]]:
+  """(side, crop, what cannot be done) of an image processor's config."""
+  def number(value):
+    if isinstance(value, Mapping):
+      known = {v for k, v in value.items() if v is not None}
+      return known.pop() if len(known) == 1 else None
+    return value
+
+  faults = [
+      f"{key} is false" for key in ("do_resize", "do_rescale", "do_normalize")
+      if not config.get(key, True)
+  ]
+  size, crop = config.get("size"), config.get("crop_size")
+  if config.get("do_center_crop", crop is not None):
+    if number(size) != number(crop):
+      faults.append(f"size {size} is not crop_size {crop}")
+    return number(crop), "center", faults
+  if isinstance(size, Mapping) and not {"height", "width"} <= size.keys():
+    faults.append(f"size {size} without a crop leaves images not square")
+  return number(size), "none", faults

@@ -1,0 +1,54 @@
+"""The least time of a step, by hand."""
+
+import pytest
+
+from basic.planning import collectives, flops, roofline
+
+CHIP = roofline.Chip(
+    compute=1e12, exact=1e11, bandwidth=1e10, memory=1, interconnect=1e9
+)
+
+
+def seconds(work, sent=0.0, **given):
+  traffic = collectives.Collectives(
+      {"all-reduce": collectives.Traffic(1, sent)}, 0
+  )
+  settings = {"chip": CHIP, "devices": 4, "state": 0, "batch_size": 10, **given}
+  return roofline.seconds(work, traffic, **settings)
+
+
+def test_exact_products_take_their_own_rate_and_devices_share_all():
+  found = seconds(flops.Work(flops=9e12, exact=1e12))
+  assert found["compute"] == pytest.approx((8 + 10) / 4)
+  assert found["bound"] == "compute"
+  assert found["examples_per_second"] == pytest.approx(10 / 4.5)
+
+
+def test_memory_holds_what_products_touch_and_the_state():
+  found = seconds(flops.Work(moved=4e10), state=10**10)
+  assert found["memory"] == pytest.approx(2.0)
+  assert (found["bound"], found["step"]) == ("memory", found["memory"])
+
+
+def test_communication_is_what_one_device_sends():
+  found = seconds(flops.Work(), sent=3e9)
+  assert (found["communication"], found["bound"]) == (3.0, "communication")
+
+
+def test_a_preset_is_found_and_changed():
+  assert roofline.chip("h100") == roofline.CHIPS["H100"]
+  assert roofline.chip("TPU v5p") == roofline.CHIPS["v5p"]
+  changed = roofline.chip("A100, interconnect=25e9")
+  assert changed == roofline.CHIPS["A100"]._replace(interconnect=25e9)
+  own = roofline.chip(
+      "compute=1e12,exact=1e11,bandwidth=1e10,memory=1,interconnect=1e9"
+  )
+  assert own == CHIP
+
+
+@pytest.mark.parametrize("text", [
+    "B9000", "H100,A100", "H100,speed=1", "compute=1e12", "H100,compute=fast",
+])
+def test_an_unknown_chip_is_refused_with_those_there_are(text):
+  with pytest.raises(ValueError, match="H100.*v6e"):
+    roofline.chip(text)

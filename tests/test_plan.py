@@ -1,0 +1,189 @@
+"""The plan of a run, against the run."""
+
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from basic import build, plan, settings
+from basic.planning import devices, draft, inputs, memory, roofline, table
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def tiny(**changes):
+  """Two towers of one block on the digits, for eight devices."""
+  base = dict(
+      steps=2, batch_size=64,
+      source=dict(name="digits", length=300),
+      image=dict(
+          name="vit", width=32, depth=1, heads=2, patch=8, dtype="float32"),
+      text=dict(
+          name="text_transformer", vocab=128, length=8, width=32, depth=1,
+          heads=2, dtype="float32"),
+      projection=dict(width=16),
+      tokenizer=dict(captions=300),
+      objective=dict(name="softmax", tile=16),
+      optimizer=dict(name="adamw", peak=1e-3),
+      mesh=dict(data=8),
+  )
+  return {**base, **changes}
+
+
+CASES = {
+    "direct": tiny(),
+    "cached": tiny(
+        gradient=dict(name="cached", chunks=4),
+        mesh=dict(data=2, fsdp=2, model=2),
+        objective=dict(name="softmax", tile=16, distinct="caption_id"),
+    ),
+    "locked": tiny(
+        gradient=dict(name="cached", chunks=dict(image=8, text=2)),
+        frozen=("image/.*",), mesh=dict(data=4, model=2),
+        objective=dict(name="sigmoid", tile=16),
+    ),
+}
+
+
+def ran(config, workdir):
+  """Bytes by the compiler of a step that really ran, with its metrics."""
+  stage = build.run(settings.complete(config), workdir)[0]
+  with stage.layout.context(), stage.stream(0) as stream:
+    state, batch = stage.fresh(), stage.layout.shard(next(stream))
+    compiled = stage.update.lower(state, batch).compile()
+    _, metrics = compiled(state, batch)
+  found = compiled.memory_analysis()
+  total = (
+      found.argument_size_in_bytes + found.output_size_in_bytes
+      + found.temp_size_in_bytes - found.alias_size_in_bytes
+  )
+  return total, float(metrics["loss"])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_total_is_that_of_the_step_that_runs(name, tmp_path):
+  planned = plan.plan(CASES[name], chip=roofline.chip("H100"), room=2**40)
+  total, loss = ran(CASES[name], tmp_path)
+  assert math.isfinite(loss)
+  found = planned["bytes_per_device"]
+  # The same program: no more than what shapes cannot know may differ.
+  assert found["total"] == pytest.approx(total, rel=0.1)
+  parts = {k: v for k, v in found.items() if k not in ("total", "loss")}
+  assert sum(parts.values()) == found["total"]
+  assert min(found.values()) >= 0 and found["parameters"] > 0
+  count = planned["parameters"]
+  assert count["image"] + count["text"] + count["objective"] == count["total"]
+  assert planned["fit"]["fits"] and planned["fit"]["fewest_chunks"] == 1
+  assert json.loads(json.dumps(planned)) is not None
+  assert "examples a second" in table.table(planned)
+
+
+def test_slots_and_gradients_are_those_of_what_trains():
+  made = draft.draft(CASES["locked"])
+  found = draft.parameters(made)
+  assert found["trainable"] == (
+      found["parameters"]["total"] - found["parameters"]["image"]
+  )
+  # Two moments in float32, and the counter of steps.
+  assert found["optimizer_bytes"] - 8 * found["trainable"] in (4, 8, 12)
+
+
+def test_more_chunks_take_less_and_a_refusal_names_the_fewest():
+  config = tiny(
+      batch_size=512, image=dict(
+          name="vit", width=32, depth=1, heads=2, patch=4, dtype="float32"),
+  )
+  made = draft.draft(config)
+  whole = memory.total(memory.step(made.program, made.state, made.batch))
+  room = whole // 2
+  refused = plan.plan(config, room=room)["fit"]
+  assert not refused["fits"]
+  chunks = refused["fewest_chunks"]
+  assert refused["sentence"].endswith(f"; {chunks} chunks would fit")
+  assert refused["largest_chunk"] * chunks == 512
+  for count, fits in ((chunks, True), (chunks // 2, False)):
+    cut = {**config, "gradient": dict(name="cached", chunks=count)}
+    made = draft.draft(cut)
+    needs = memory.total(memory.step(made.program, made.state, made.batch))
+    assert (needs <= room) == fits
+
+
+def test_a_source_that_is_not_here_is_no_obstacle():
+  config = settings.complete(tiny(
+      source=dict(name="tfds", dataset="nowhere", split="train", channels=1)
+  ))
+  found = inputs.inputs(config, 24)
+  shapes = {leaf: shape.shape for leaf, shape in found.batch.items()}
+  assert shapes == {
+      "image": (64, 24, 24, 1), "text": (64, 8), "label": (64,),
+      "caption_id": (64, 2),
+  }
+  assert "nowhere" in found.assumed
+  with pytest.raises(ValueError, match="give --image 224, or set augment.size"):
+    inputs.inputs(config)
+
+
+def test_a_source_that_is_here_says_its_leaves_and_may_be_resized():
+  config = settings.complete(tiny())
+  assert inputs.inputs(config).batch["image"].shape == (64, 32, 32, 3)
+  assert inputs.inputs(config, 48).batch["image"].shape == (64, 48, 48, 3)
+
+
+def test_counting_allocates_nothing_and_trains_no_vocabulary():
+  config = tiny(
+      image=dict(name="vit", width=2048, depth=64, heads=16, patch=8),
+      text=dict(name="text_transformer", width=2048, depth=12, heads=16),
+  )
+  found = draft.parameters(draft.draft(config))["parameters"]
+  assert found["image"] == pytest.approx(64 * 12 * 2048**2, rel=0.01)
+  assert found["total"] > 3e9
+
+
+@pytest.mark.parametrize("text", ["date=4", "data", "data=0", "data=-1"])
+def test_a_mesh_that_is_none_is_refused(text):
+  with pytest.raises(ValueError, match="such as data=64,model=4"):
+    devices.sizes(text, {})
+
+
+def test_more_devices_than_can_be_made_up_are_refused():
+  with pytest.raises(ValueError, match="8192 devices"):
+    devices.sizes("data=1024,model=8", {})
+
+
+def test_a_configuration_s_open_axis_is_one_device():
+  assert devices.sizes(None, {"data": -1, "model": 2}) == {
+      "data": 1, "fsdp": 1, "model": 2
+  }
+
+
+def test_a_compiler_s_refusal_is_read():
+  text = "Ran out of memory in memory space hbm. Used 22.50G of 15.75G hbm."
+  found = memory.TooLarge.read(text)
+  assert found.needs == int(22.5 * 2**30) and found.has == int(15.75 * 2**30)
+  assert memory.TooLarge.read("INTERNAL: something else") is None
+
+
+def test_the_program_plans_for_devices_that_are_not_here(tmp_path):
+  (tmp_path / "tiny.py").write_text(
+      "from ml_collections import ConfigDict\n"
+      f"def get_config():\n  return ConfigDict({tiny(mesh=dict(data=-1))!r})\n"
+  )
+  done = subprocess.run(
+      [
+          sys.executable, "-m", "basic.plan", f"--config={tmp_path}/tiny.py",
+          "--config.batch_size=64", "--mesh=data=32,model=2", "--memory=1KiB",
+          "--chip=v5e", "--json",
+      ],
+      cwd=ROOT, capture_output=True, text=True, check=False,
+      env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
+  )
+  assert done.returncode == 1, done.stderr
+  found = json.loads(done.stdout)
+  assert found["devices"] == 64
+  assert found["collectives"]["all-reduce"]["bytes"] > 0
+  assert "no number of chunks fits" in found["fit"]["sentence"]
+  assert found["seconds"]["step"] > 0
