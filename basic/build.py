@@ -337,7 +337,7 @@ def _caption(example):
 def _evaluation(label, config, tree, where, words, ready):
   source = _made("sources", config["source"])
   size = config["batch_size"]
-  where.check_batch(size)
+  where.check_batch(size, f"evals.{label}.batch_size")
   judge = _made(
       "evals", config, tokenize=None if words is None else words.batch,
       classes=getattr(source, "classes", ()), batch_size=size,

@@ -106,11 +106,12 @@ class Layout(NamedTuple):
     """Makes the mesh the one that ops see."""
     return jax.set_mesh(self.mesh)
 
-  def check_batch(self, batch_size: int) -> None:
+  def check_batch(self, batch_size: int, name: str = "batch_size") -> None:
     """Refuses a batch that the devices cannot share evenly.
 
     Args:
       batch_size: rows of the global batch.
+      name: of the setting, for the message.
 
     Raises:
       ValueError: if the devices of the mesh do not divide it.
@@ -118,7 +119,7 @@ class Layout(NamedTuple):
     # The objective spreads the rows of embeddings over every axis.
     if batch_size % self.mesh.size:
       raise ValueError(
-          f"batch_size is {batch_size}, which {self.mesh.size} devices do not "
+          f"{name} is {batch_size}, which {self.mesh.size} devices do not "
           f"divide (mesh {dict(self.mesh.shape)}); use a multiple of "
           f"{self.mesh.size}."
       )

@@ -109,7 +109,7 @@ def evaluation(
     *,
     source: Settings,
     every: int | None = None,
-    batch_size: int = 100,
+    batch_size: int = 128,
     limit: int | None = None,
 ) -> None:
   """Settings of an evaluation, beside those of its evaluator.

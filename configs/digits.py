@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
           pool="mean", dtype="float32"),
       text=dict(
           name="text_transformer", vocab=256, length=20, width=96, depth=2,
-          heads=4, positions="sincos", dtype="float32"),
+          heads=4, dtype="float32"),
       projection=dict(width=64),
       objective=dict(name="softmax", scale=10., distinct="caption_id"),
       gradient=dict(name="cached", chunks=1),

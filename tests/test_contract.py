@@ -21,7 +21,7 @@ NOUNS = {
     "objectives": "Objective",
     "sources": "Source",
     "evals": "Evaluator",
-    "weights": None,
+    "weights": "Format",
 }
 FILE_LINES = 400
 FUNCTION_LINES = 60  # without docstrings

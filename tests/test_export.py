@@ -154,7 +154,7 @@ def test_a_function_takes_any_number_of_rows(run, embedded, tmp_path):
 
 
 def test_an_unknown_format_is_refused_with_those_there_are(run, tmp_path):
-  with pytest.raises(ValueError, match="'stablehlo', .*'hf_clip'"):
+  with pytest.raises(ValueError, match=r"'stablehlo', .*'hf_clip'"):
     export.export(run, "onnx", tmp_path)
 
 

@@ -282,3 +282,22 @@ def test_an_augmentation_that_cannot_be_is_refused(settings, said):
 def test_a_crop_that_is_not_known_is_refused():
   with pytest.raises(ValueError, match="'center' or 'none'"):
     images.resize(picture(), 8, crop="middle")
+
+
+@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
+def test_foreign_scaling_is_pillows_whole_image_first(method):
+  pixels = np.random.default_rng(0).integers(0, 256, (30, 21, 3), np.uint8)
+  # The shorter side to 10, the longer to int(10 * 30 / 21) = 14.
+  scaled = np.asarray(Image.fromarray(pixels).resize(
+      (10, 14), Image.Resampling[method.upper()]))
+  found = images.augment(size=10, crop="center", method=method)(pixels, None)
+  np.testing.assert_array_equal(found, scaled[2:12])
+  gray = images.resize(pixels[..., :1], 10, "none", method)
+  assert gray.shape == (10, 10, 1)
+
+
+def test_an_unknown_method_is_refused():
+  with pytest.raises(ValueError, match="method is 'nearest'"):
+    images.augment(size=4, method="nearest")
+  with pytest.raises(ValueError, match="method is 'nearest'"):
+    images.resize(np.zeros((4, 4, 3), np.uint8), 2, "none", "nearest")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import toys
 
-from basic import gradient, optim, paths, step, types
+from basic import gradient, model, optim, paths, step, types
 from basic.objectives import softmax
 
 NET = toys.two_towers(dropout=0.4)
@@ -188,3 +188,30 @@ def test_memory_goes_on_where_its_shapes_are_the_same():
   assert step.carry(old, new, optimizer=False).memory == {"asked": 1.0}
   other = step.carry(old, begin(seed=1), optimizer=False)
   assert other.memory == ()
+
+
+def curve(chunks, steps):
+  """The losses of 256 pairs that are learned by heart."""
+  net = model.model(
+      {"image": toys.tower(256, 32), "text": toys.tower(256, 32)}
+  )
+  batch = {
+      k: v for k, v in toys.batch(256).items() if k in ("image", "text")
+  }
+  tx = optim.adamw(steps=steps, peak=1e-2, schedule="constant", decay=0.0).tx
+  objective = softmax.softmax(scale=10.0)
+  state = step.fresh(net, objective, tx)(jax.random.key(0), batch)
+  way = gradient.cached(net.encode, objective, chunks=chunks)
+  update = checks.jit(step.update(way, tx))
+  losses = []
+  for _ in range(steps):
+    state, metrics = update(state, batch)
+    losses.append(float(metrics["loss"]))
+  return losses
+
+
+def test_pairs_are_learned_by_heart_alike_in_chunks_and_at_once():
+  chunked, whole = curve(8, 60), curve(1, 60)
+  # float32, 256 rows in another order, over 50 steps of Adam.
+  np.testing.assert_allclose(chunked[:50], whole[:50], rtol=1e-5, atol=1e-5)
+  assert chunked[0] > np.log(256) - 1 and chunked[-1] < 0.05

@@ -13,7 +13,7 @@ from basic.optim import _average
 
 # Gains, offsets, positions and the scalars of an objective: shrinking these
 # does not make a function simpler, only another one.
-NO_DECAY = ("(.*/)?(bias|scale)", "(.*/)?positions(/.*)?", "objective/.*")
+NO_DECAY = ("(.*/)?(bias|scale|mean|variance)", "(.*/)?positions(/.*)?", "objective/.*")
 
 # Equal blocks of a tower are one array each, with the layers in front. What an
 # optimizer does to a weight as a whole, it does to each layer of a stack.

@@ -64,7 +64,7 @@ def check_kind(path: pathlib.Path) -> None:
 
 def save(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
   """Writes a .safetensors file, whole or not at all."""
-  _replace(path, safetensors.numpy.save(dict(arrays), {"format": "pt"}))
+  replace(path, safetensors.numpy.save(dict(arrays), {"format": "pt"}))
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
 
 def write_json(path: str | os.PathLike, value: Mapping[str, Any]) -> None:
   """Writes a JSON file, whole or not at all."""
-  _replace(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+  replace(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
 
 def _one(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -98,7 +98,8 @@ def _one(path: pathlib.Path) -> dict[str, np.ndarray]:
   return found
 
 
-def _replace(path: str | os.PathLike, content: bytes) -> None:
+def replace(path: str | os.PathLike, content: bytes) -> None:
+  """Writes a file, whole or not at all."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f"{path.name}.{os.getpid()}.partial")

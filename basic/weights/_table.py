@@ -6,7 +6,8 @@ are one parameter of ours, stacked along a leading axis. Letters of shapes:
 
     d width of a token    m hidden width of the MLP    e width of an embedding
     v vocabulary          t text length                n image places
-    c channels            p side of a patch            l layers, k heads
+    c channels            p side of a patch            l layers
+    k heads               h width of a head
 """
 
 from collections.abc import Mapping

@@ -6,14 +6,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from basic import paths, types, vocabulary
-from basic.weights import _files, _format, _hugging_face, _table
-
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
-PIXELS = {"crop": "center", "method": "bicubic", "mean": MEAN, "std": STD}
+from basic.weights import _clip, _files, _format, _hugging_face, _table
 
 # What transformers assumes where a config.json is silent.
 _BOTH = dict(
@@ -27,14 +21,6 @@ _IMAGE = dict(
     _BOTH, hidden_size=768, intermediate_size=3072, num_attention_heads=12,
     num_channels=3, image_size=224, patch_size=32,
 )
-
-# What every tower of this kind is, in our settings.
-IMAGE = dict(
-    name="vit", stem="patch", positions="learned", pool="token",
-    entry_norm=True,
-)
-TEXT = dict(name="text_transformer", causal=True, positions="learned")
-
 
 def hf_clip() -> _format.Format:
   """Opens and writes what `transformers.CLIPModel` saves.
@@ -59,10 +45,10 @@ def _read(path: str | os.PathLike) -> _format.Weights:
   width = config.get("projection_dim", 512)
   settings = {
       "image": {
-          **IMAGE, **_hugging_face.tower(image), "patch": image["patch_size"],
+          **_clip.IMAGE, **_hugging_face.tower(image), "patch": image["patch_size"],
       },
       "text": {
-          **TEXT, **_hugging_face.tower(text), "vocab": text["vocab_size"],
+          **_clip.TEXT, **_hugging_face.tower(text), "vocab": text["vocab_size"],
           "length": text["max_position_embeddings"], "pool": "eos",
           "padding": "read", "eos": _eos(text),
       },
@@ -73,12 +59,12 @@ def _read(path: str | os.PathLike) -> _format.Weights:
       _tables(settings, grid, image["num_channels"]),
       _hugging_face.tensors(folder),
   )
-  pixels = _hugging_face.pixels(folder, image["image_size"], PIXELS)
+  pixels = _hugging_face.pixels(folder, image["image_size"], _clip.PIXELS)
   settings["augment"] = {k: pixels[k] for k in ("size", "crop", "method")}
   scale = math.exp(flat["objective/log_scale"])
   settings["objective"] = {"name": "softmax", "max_scale": max(100.0, scale)}
   words = _hugging_face.words(folder, text["max_position_embeddings"])
-  params = paths.unflatten(to_ours(flat, grid, pixels))
+  params = paths.unflatten(_clip.to_ours(flat, grid, pixels))
   return _format.Weights(settings, params, words, pixels)
 
 
@@ -89,21 +75,16 @@ def _write(
     words: vocabulary.Vocabulary | None,
     pixels: _format.Settings,
 ) -> None:
-  refuse(settings)
+  _clip.refuse(settings)
   settings, flat = dict(settings), paths.flatten(params)
   for tower in ("image", "text"):
     settings[tower] = _hugging_face.shaped(settings[tower], flat, tower)
   image, text = settings["image"], settings["text"]
-  height, grid = flat["image/encoder/positions"].shape[:2]
-  channels = flat["image/encoder/stem/kernel"].shape[2]
-  _format.refuse("CLIPModel reads square images", [
-      f"positions are learned on {height} by {grid} patches"
-  ] if height != grid else [])
+  grid, channels = _clip.square(flat)
   tensors = _table.write(
-      _tables(settings, grid, channels), to_theirs(flat, pixels)
+      _tables(settings, grid, channels), _clip.to_theirs(flat, pixels)
   )
   width = settings["projection"]["width"]
-  eos = text["eos"] if text["pool"] == "eos" else 3  # our tokenizer's
   _files.write_json(pathlib.Path(path) / "config.json", {
       "architectures": ["CLIPModel"], "model_type": "clip", "dtype": "float32",
       "projection_dim": width,
@@ -111,7 +92,8 @@ def _write(
           "model_type": "clip_text_model", **_hugging_face.tower_config(text),
           "vocab_size": text["vocab"],
           "max_position_embeddings": text["length"], "projection_dim": width,
-          "eos_token_id": eos, "bos_token_id": None, "pad_token_id": None,
+          "eos_token_id": _clip.eos(text), "bos_token_id": None,
+          "pad_token_id": None,
       },
       "vision_config": {
           "model_type": "clip_vision_model",
@@ -126,65 +108,6 @@ def _write(
   )
   _hugging_face.save_words(path, words)
   _files.save(pathlib.Path(path) / "model.safetensors", tensors)
-
-
-def refuse(settings: _format.Settings) -> None:
-  """Raises ValueError with all that makes these towers no CLIP."""
-  faults = _format.expect("image", settings["image"], IMAGE)
-  faults += _format.expect("text", settings["text"], TEXT)
-  if settings["text"]["pool"] not in ("eos", "last"):
-    faults.append(
-        f"text.pool is {settings['text']['pool']!r}, the format has 'eos', "
-        "and 'last' where texts end in eos, as our tokenizer's do"
-    )
-  if settings["projection"]["width"] is None:
-    faults.append("projection.width is None, the format has a projection")
-  faults += _format.expect(
-      "projection", settings["projection"], {"bias": False, "only": None}
-  )
-  faults += _format.expect(
-      "objective", settings["objective"], {"name": "softmax"}
-  )
-  _format.refuse("the format cannot express these towers", faults)
-
-
-def to_ours(
-    flat: Mapping[str, Any], grid: int, pixels: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
-  """Folds the places of the tokens, and the pixels, into our parameters.
-
-  Args:
-    flat: by path, with "image/encoder/table" [1 + grid^2, d], the place of the
-      class token first, and a stem without bias.
-    grid: patches each way.
-    pixels: `mean` and `std` of the stem's inputs.
-  """
-  flat = dict(flat)
-  table = flat.pop("image/encoder/table")
-  stem, width = "image/encoder/stem", table.shape[1]
-  flat[f"{stem}/kernel"], flat[f"{stem}/bias"] = _format.to_signal(
-      flat[f"{stem}/kernel"], np.zeros(width), pixels["mean"], pixels["std"]
-  )
-  flat["image/encoder/positions"] = table[1:].reshape(grid, grid, width)
-  flat["image/encoder/token"] = flat["image/encoder/token"] + table[0]
-  return flat
-
-
-def to_theirs(
-    flat: Mapping[str, Any], pixels: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
-  """The inverse of `to_ours`, with nothing at the class token's place."""
-  flat = {k: np.asarray(x) for k, x in flat.items()}
-  stem = "image/encoder/stem"
-  flat[f"{stem}/kernel"], bias = _format.from_signal(
-      flat[f"{stem}/kernel"], flat.pop(f"{stem}/bias"), pixels["mean"],
-      pixels["std"],
-  )
-  places = flat.pop("image/encoder/positions") + bias
-  flat["image/encoder/table"] = np.concatenate(
-      [np.zeros((1, len(bias)), np.float32), places.reshape(-1, len(bias))]
-  )
-  return flat
 
 
 def _tables(settings, grid, channels) -> tuple[_table.Table, ...]:

@@ -57,6 +57,19 @@ def test_states_of_parts_merge_to_the_whole(double, kind):
   check(kind, reduction, top, low, reduction.merge(cols))
 
 
+def test_logits_far_below_zero_keep_their_sums(double):
+  # A maximum that began at 0 would leave exp(-1e4), which is nothing.
+  reduction = reductions.log_sum_exp(None)
+  index = {"index": jnp.arange(6)[:, None]}, {"index": jnp.arange(4)[None]}
+  for shift in (-1e4, 1e4):
+    found = reduction.finish(*reduction.fold(
+        jnp.asarray(LOGITS + shift), *index,
+        *reduction.start(6, 4, jnp.float64),
+    ))
+    for a, b in zip(found, oracle("log sum exp", LOGITS), strict=True):
+      np.testing.assert_allclose(a, b + shift, rtol=1e-14)
+
+
 def test_where_there_is_no_pair_nothing_is_added_whatever_agrees():
   none = jnp.full((3, 3), -jnp.inf)
   tags = {"label 0": jnp.zeros((3, 1), int), "index": jnp.arange(3)[:, None]}
