@@ -10,19 +10,19 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
   return ConfigDict(dict(
-      seed=0, steps=2_000, batch_size=256,
+      seed=0, steps=1_000, batch_size=256,
       source=dict(name="digits", split="train"),
       image=dict(
           name="vit", width=96, depth=2, heads=4, patch=8, stem="convolution",
           positions="sincos",
           pool="mean", dtype="float32"),
       text=dict(
-          name="text_transformer", vocab=256, length=20, width=96, depth=2,
-          heads=4, dtype="float32"),
+          name="text_transformer", vocab=256, length=20, width=96, depth=1,
+          heads=4, causal=True, dtype="float32"),
       projection=dict(width=64),
       objective=dict(name="softmax", scale=10., distinct="caption_id"),
       gradient=dict(name="cached", chunks=1),
-      optimizer=dict(name="adamw", peak=2e-3, warmup=100, decay=1e-2, b2=.98),
+      optimizer=dict(name="adamw", peak=3e-3, warmup=100, decay=1e-1, b2=.98),
       mesh=dict(data=-1, fsdp=1, model=1),
       evals=dict(
           single=dict(
