@@ -6,9 +6,11 @@ the fewest chunks that fit a memory. Exit status 1: it does not fit.
 
 The step is built for the mesh that is asked for, on as many virtual CPU
 devices, and compiled without allocating anything; the compiler's figures are
-the answer. Those of a CPU are close to an accelerator's, not equal: it keeps
-some bfloat16 values in float32 and scatters no sums. With `--topology v5e:4x8`
-and the package libtpu, the compiler of TPUs answers, and needs no TPU either.
+the answer. Those of a CPU are on the safe side of an accelerator's: it fuses
+less, keeps some bfloat16 values in float32 and scatters no sums, which made
+totals 1.7 and 3.6 times those for TPUs where both were compiled. With
+`--topology v5e:4x8` and the package libtpu, the compiler of TPUs answers, and
+needs no TPU either; it takes minutes.
 """
 
 import json

@@ -9,8 +9,8 @@ import numpy as np
 from absl import app, flags
 
 from basic import build, exits, restore, types
-from basic.pages import page
 from basic.ops import normalize
+from basic.pages import page
 from basic.recording import journal, manifest
 
 

@@ -85,10 +85,10 @@ def gradient_law(objective):
   at, step = (params, z.views), 1e-5
   _, grads = function(*at, memory, z.side)
   for along in directions(at):
+    moves = (jax.tree.map(lambda v, s=s: s * step * v, along) for s in (1, -1))
     up, down = (
-        function(*jax.tree.map(lambda a, v: a + size * v, at, along), memory,
-                 z.side)[0]
-        for size in (step, -step)
+        function(*jax.tree.map(jnp.add, at, move), memory, z.side)[0]
+        for move in moves
     )
     slope = sum(
         np.sum(g * v) for g, v in zip(

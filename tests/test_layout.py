@@ -56,7 +56,7 @@ def specs(place, tree):
 )
 def test_a_mesh_takes_what_the_others_leave(sizes, shape):
   found = layout.mesh(**sizes)
-  assert dict(found.shape) == dict(zip(("data", "fsdp", "model"), shape))
+  assert dict(found.shape) == dict(zip(layout.AXES, shape, strict=True))
   assert found.axis_types == (AxisType.Auto,) * 3
 
 
@@ -78,8 +78,8 @@ def test_a_mesh_that_does_not_fit_is_refused_in_words(sizes, sentence):
 def test_a_batch_that_the_devices_do_not_divide_is_refused_in_words():
   place = layout.Layout(mesh(2, 2, 2))
   place.check_batch(16)
-  with pytest.raises(ValueError, match="batch_size is 12, which 8 devices do "
-                                       "not divide .* use a multiple of 8"):
+  with pytest.raises(ValueError, match=r"batch_size is 12, which 8 devices do "
+                                       r"not divide .* use a multiple of 8"):
     place.check_batch(12)
 
 

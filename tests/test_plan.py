@@ -125,7 +125,7 @@ def test_a_source_that_is_not_here_is_no_obstacle():
       "caption_id": (64, 2),
   }
   assert "nowhere" in found.assumed
-  with pytest.raises(ValueError, match="give --image 224, or set augment.size"):
+  with pytest.raises(ValueError, match="give --image 224, or set"):
     inputs.inputs(config)
 
 

@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import json
 import pathlib
+import re
 
 import pytest
 
@@ -166,4 +167,4 @@ def test_every_setting_of_an_experiment_is_explained():
       settings.evaluation,
   ):
     for name in inspect.signature(table).parameters:
-      assert f"    {name}: " in table.__doc__, name
+      assert re.search(rf"^ +{name}: ", table.__doc__, re.MULTILINE), name

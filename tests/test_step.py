@@ -1,5 +1,8 @@
 """A step goes down the gradient, and a stage goes on where one ended."""
 
+import dataclasses
+import itertools
+
 import checks
 import jax
 import jax.numpy as jnp
@@ -61,7 +64,7 @@ def test_steps_follow_descent_with_momentum():
   states, metrics = take(begin(), steps=2)
   way = jax.jit(gradient.direct(NET.encode, OBJECTIVE))
   trace = jax.tree.map(np.zeros_like, jax.device_get(states[0].params))
-  for n, (before, after) in enumerate(zip(states, states[1:], strict=False)):
+  for n, (before, after) in enumerate(itertools.pairwise(states)):
     rng = jax.random.fold_in(before.rng, n)
     (value, _), grads = way(before.params, (), toys.batch(8), rng)
     np.testing.assert_allclose(metrics[n]["loss"], value, rtol=1e-5)
@@ -125,7 +128,7 @@ def test_frozen_parameters_stay_bit_for_bit_and_have_no_slots():
 
 
 def test_a_pattern_that_freezes_nothing_is_refused_in_words():
-  with pytest.raises(ValueError, match="'images/.*' .* matches no parameter"):
+  with pytest.raises(ValueError, match=r"'images/.*' .* matches no parameter"):
     begin(frozen=("image/.*", "images/.*"))
 
 
@@ -201,6 +204,8 @@ def curve(chunks, steps):
   tx = optim.adamw(steps=steps, peak=1e-2, schedule="constant", decay=0.0).tx
   objective = softmax.softmax(scale=10.0)
   state = step.fresh(net, objective, tx)(jax.random.key(0), batch)
+  params = toys.double(state.params)
+  state = dataclasses.replace(state, params=params, opt_state=tx.init(params))
   way = gradient.cached(net.encode, objective, chunks=chunks)
   update = checks.jit(step.update(way, tx))
   losses = []
@@ -210,8 +215,8 @@ def curve(chunks, steps):
   return losses
 
 
-def test_pairs_are_learned_by_heart_alike_in_chunks_and_at_once():
+def test_pairs_are_learned_by_heart_alike_in_chunks_and_at_once(double):
   chunked, whole = curve(8, 60), curve(1, 60)
-  # float32, 256 rows in another order, over 50 steps of Adam.
-  np.testing.assert_allclose(chunked[:50], whole[:50], rtol=1e-5, atol=1e-5)
+  # Adam keeps its mean in float32, and what is rounded there grows with steps.
+  np.testing.assert_allclose(chunked, whole, rtol=1e-6)
   assert chunked[0] > np.log(256) - 1 and chunked[-1] < 0.05

@@ -349,7 +349,10 @@ def test_a_start_that_failed_does_not_stand_in_the_way(tmp_path, no_page):
 def test_the_folder_of_another_run_is_left_as_it_is():
   folder = tiny.whole()
   before = tiny.files(folder)
-  other = tiny.config(optimizer=dict(name="adamw", peak=1.0))
+  other = tiny.config(
+      optimizer=dict(name="adamw", peak=1.0),
+      gradient=dict(name="cached", chunks=3),  # wrong too, but that is not said
+  )
   with pytest.raises(ValueError, match=r"other settings(.|\n)*optimizer/peak"):
     train.train(other, folder)
   assert tiny.files(folder) == before

@@ -22,6 +22,11 @@ _CALLED = re.compile(
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _NAMED_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CONDITION = re.compile(r"\bcondition=%?([\w.$-]+)")
+_BELOW = re.compile(
+    r"^\s+ROOT .* compare\(%?[\w.$-]+, %?([\w.$-]+)\), direction=LT"
+)
+_CONSTANT = re.compile(r"^\s+%?([\w.$-]+) = s32\[\]\S* constant\((\d+)\)")
 
 
 class Traffic(NamedTuple):
@@ -70,7 +75,7 @@ def read(text: str, devices: int) -> Collectives:
     devices: of the whole program.
 
   Returns:
-    Counts and bytes, loops multiplied by the trip counts that XLA states.
+    Counts and bytes, loops multiplied by how often they run.
   """
   return _Reader(_computations(text), devices).result()
 
@@ -108,17 +113,30 @@ class _Reader:
       shape, operation = match.groups()
       kind = operation.removesuffix("-start")
       if kind in KINDS:
+        # A fusion of this name keeps its part of the sum alone.
+        if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
+          kind = "all-reduce-scatter"
         held += self._add(kind, shape, line, rounds)
         continue
-      trips = _TRIPS.search(line)
+      trips = self._trips(line) if operation == "while" else 1
       inside = sum(
-          self._walk(called, rounds * (int(trips[1]) if trips else 1))
-          for called in _called(line)
+          self._walk(called, rounds * (trips or 1)) for called in _called(line)
       )
-      if operation == "while" and inside and not trips:
+      if inside and not trips:
         self._unbounded += 1
       held += inside
     return held
+
+  def _trips(self, line: str) -> int | None:
+    """How often a loop runs, stated or from a condition `index < constant`."""
+    if stated := _TRIPS.search(line):
+      return int(stated[1])
+    condition = _CONDITION.search(line)
+    lines = self._computations.get(condition[1], ()) if condition else ()
+    constants = dict(m.groups() for m in map(_CONSTANT.match, lines) if m)
+    below = next((m[1] for m in map(_BELOW.match, lines) if m), None)
+    # JAX counts from 0 by 1.
+    return int(constants[below]) if below in constants else None
 
   def _add(self, kind: str, shape: str, line: str, rounds: int) -> int:
     n = _group(line, self._devices)
@@ -126,8 +144,10 @@ class _Reader:
       return 0
     factor = {
         "all-gather": (n - 1) / n, "all-to-all": (n - 1) / n,
+        "all-reduce-scatter": (n - 1) / n,
         "reduce-scatter": n - 1, "all-reduce": 2 * (n - 1) / n,
     }.get(kind, 1)
+    kind = kind.replace("all-reduce-scatter", "reduce-scatter")
     started = f" {kind}-start(" in line and kind != "all-reduce"
     sent = factor * (_result_bytes(shape) if started else _bytes(shape))
     count, total = self._kinds.get(kind, Traffic(0, 0.0))

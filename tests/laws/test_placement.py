@@ -137,7 +137,10 @@ def leaves(state):
   }
 
 
-@pytest.mark.parametrize("name", list(MESHES)[1:])
+@pytest.mark.parametrize("name", [
+    "2", pytest.param("8", marks=pytest.mark.slow), "fsdp 4", "tensor 4",
+    "all 8",
+])
 def test_every_mesh_takes_the_step_of_one_device(name):
   norm = np.linalg.norm
   for tx, (found, metrics), (expected, values) in zip(

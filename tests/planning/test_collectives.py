@@ -25,10 +25,10 @@ LOOP = """HloModule step, entry_computation_layout={(f32[4]{0})->f32[4]{0}}
 }
 
 ENTRY %main.5 (p.1: f32[4]) -> f32[4] {
-  %w = (s32[], /*index=1*/f32[4]{0}) while(%tuple), condition=%test.2, body=%body.1, backend_config={"known_trip_count":{"n":"3"}}
+  %w = (s32[], /*index=1*/f32[4]) while(%tuple), condition=%test.2, body=%body.1%THREE%
   ROOT %out = f32[4]{0} get-tuple-element(%w), index=1
 }
-"""
+""".replace("%THREE%", ', backend_config={"known_trip_count":{"n":"3"}}')
 
 
 def one(line: str) -> dict:
@@ -80,6 +80,27 @@ def test_a_loop_of_unknown_length_is_named():
   found = collectives.read(LOOP.replace("%TRIPS%", ""), 2)
   assert found.kinds["collective-permute"].count == 3
   assert found.unbounded == 1
+
+
+def test_a_loop_that_counts_to_a_constant_is_as_long_as_that():
+  counted = LOOP.replace("%TRIPS%", "").replace(
+      "  ROOT %lt", "  %n = s32[]{:T(128)} constant(7)\n  ROOT %lt"
+  )
+  found = collectives.read(counted, 2)
+  assert (found.kinds["collective-permute"].count, found.unbounded) == (21, 0)
+
+
+def test_a_sum_of_which_each_device_keeps_a_part_sends_half():
+  text = """%all-reduce-scatter.1 (p: f32[8]) -> f32[2] {
+  %r = f32[8]{0} all-reduce(%p), replica_groups={{0,1,2,3}}, to_apply=%add
+  ROOT %s = f32[2]{0} dynamic-slice(%r, %i), dynamic_slice_sizes={2}
+}
+
+ENTRY %main (p: f32[8]) -> f32[2] {
+  ROOT %f = f32[2]{0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""
+  assert collectives.read(text, 4).kinds == {"reduce-scatter": (1, 32 * 3 / 4)}
 
 
 def test_a_ring_passes_its_columns_once_around():

@@ -50,5 +50,5 @@ def test_a_preset_is_found_and_changed():
     "B9000", "H100,A100", "H100,speed=1", "compute=1e12", "H100,compute=fast",
 ])
 def test_an_unknown_chip_is_refused_with_those_there_are(text):
-  with pytest.raises(ValueError, match="H100.*v6e"):
+  with pytest.raises(ValueError, match=r"H100.*v6e"):
     roofline.chip(text)
