@@ -201,13 +201,23 @@ def _affordable(embed, trainable, parts, count, budget) -> int:
   """How many chunks may keep their activations within a budget of bytes."""
   if not budget:
     return 0
-  one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), parts)
-  pullback = jax.eval_shape(
-      lambda t, rows: jax.vjp(lambda t: embed(t, rows), t)[1], trainable, one
-  )
-  stored = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(pullback))
-  own = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(trainable))
-  return min(count, budget // max(stored - own, 1))
+
+  def stored(times):
+    """Bytes that the backward pass of so many chunks at once would need."""
+    rows = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(
+            (times * a.shape[1], *a.shape[2:]), a.dtype
+        ),
+        parts,
+    )
+    pullback = jax.eval_shape(
+        lambda t, rows: jax.vjp(lambda t: embed(t, rows), t)[1],
+        trainable, rows,
+    )
+    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(pullback))
+
+  # What grows with the rows are activations; the rest are parameters.
+  return min(count, budget // max(stored(2) - stored(1), 1))
 
 
 def _cut_at(tree: Any, where: int) -> tuple[Any, Any]:

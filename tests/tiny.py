@@ -5,11 +5,13 @@ toys in place: `python tiny.py basic.evaluate --workdir ...`. With TINY_KILL, sa
 "save 5", it kills itself there without warning.
 """
 
+import atexit
 import functools
 import json
 import os
 import pathlib
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -223,7 +225,9 @@ def assert_same_run(found, expected):
 @functools.cache
 def whole() -> pathlib.Path:
   """The folder of a run that nothing interrupted. Not to be written to."""
-  folder = pathlib.Path(tempfile.mkdtemp()) / "whole"
+  parent = tempfile.mkdtemp()
+  atexit.register(shutil.rmtree, parent)
+  folder = pathlib.Path(parent) / "whole"
   with pytest.MonkeyPatch.context() as patch:
     install(patch)
     train.train(config(), folder)
