@@ -9,7 +9,7 @@ import os
 
 from absl import app, flags
 
-from basic import exits, record, restore
+from basic import exits, optim, record, restore
 
 
 def evaluate(
@@ -31,7 +31,7 @@ def evaluate(
   found = {}
   with stage.layout.context():
     for evaluation in stage.evals:
-      for name, value in evaluation.run(state.params).items():
+      for name, value in evaluation.run(optim.judged(state)).items():
         found[evaluation.prefix + name] = value
   return int(state.step), found
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from basic import build, exits, restore, types
+from basic import build, exits, optim, restore, types
 from basic.ops import normalize
 from basic.pages import page
 from basic.recording import journal, manifest
@@ -107,7 +107,7 @@ def rebuild(workdir: str | os.PathLike) -> pathlib.Path:
   except restore.NoCheckpoint:
     return write(workdir, None)
   with stage.layout.context():
-    return write(workdir, samples(stage, state.params))
+    return write(workdir, samples(stage, optim.judged(state)))
 
 
 def main(arguments: list[str]) -> None:

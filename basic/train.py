@@ -24,6 +24,7 @@ from basic import (
     exits,
     flight,
     layout,
+    optim,
     pipeline,
     record,
     report,
@@ -60,7 +61,7 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike) -> pathlib.Path
       rehearse(stage)
     manifest.begin(workdir, config, command=sys.argv)
     state = _train(stages, config, workdir)
-    return report.write(workdir, report.samples(stages[-1], state.params))
+    return report.write(workdir, report.samples(stages[-1], optim.judged(state)))
 
 
 def rehearse(stage: build.Stage) -> None:
@@ -174,7 +175,7 @@ def _judge(evaluations, n, state, recorder, known=frozenset()):
   for evaluation in evaluations:
     metrics = {
         evaluation.prefix + name: value
-        for name, value in evaluation.run(state.params).items()
+        for name, value in evaluation.run(optim.judged(state)).items()
     }
     if unknown := {k: x for k, x in metrics.items() if k not in known}:
       recorder.write(n, unknown)

@@ -5,7 +5,7 @@ import json
 import pytest
 import tiny
 
-from basic import evaluate, restore
+from basic import evaluate, optim, restore, train
 
 
 @pytest.fixture(autouse=True)
@@ -96,3 +96,19 @@ def test_the_digits_train_evaluate_and_report_as_the_manual_says(tmp_path):
       "basic.report", "--workdir", tmp_path / "digits", toys=False)
   assert shown.returncode == 0, shown.stderr
   assert (tmp_path / "digits" / "report.html").exists()
+
+
+def test_averaged_weights_are_the_ones_that_are_judged(tmp_path):
+  config = tiny.config(
+      optimizer=dict(name="adamw", peak=1e-2, warmup=2, average=0.9)
+  )
+  train.train(config, tmp_path)
+  stage, state = restore.load(tmp_path)
+  with stage.layout.context():
+    averaged = stage.evals[0].run(optim.judged(state))
+    newest = stage.evals[0].run(state.params)
+  _, found = evaluate.evaluate(tmp_path)
+  assert found == recorded(tmp_path, 12)
+  name = stage.evals[0].prefix
+  assert {name + k: x for k, x in averaged.items()}.items() <= found.items()
+  assert averaged != newest
