@@ -3,6 +3,11 @@
 Two small towers on scenes of real handwritten digits, on two CPU cores in
 minutes. Single test digits and pairs that training never saw together are
 classified by text alone; 1,000 held-out scenes are retrieved both ways.
+
+What is hard is order: "a three to the left of an eight" against its reverse,
+which both towers have to tell apart before either gains by it. A causal text
+tower, places as strong as content in the image tower (sines and cosines),
+many scenes of two digits and a high scale from the start get them there.
 """
 
 from ml_collections import ConfigDict
@@ -10,8 +15,9 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
   return ConfigDict(dict(
-      seed=0, steps=1_000, batch_size=256,
-      source=dict(name="digits", split="train"),
+      seed=0, steps=1_100, batch_size=256,
+      source=dict(
+          name="digits", split="train", mix=(.15, .55, .15, .15)),
       image=dict(
           name="vit", width=96, depth=2, heads=4, patch=8, stem="convolution",
           positions="sincos",
@@ -20,7 +26,7 @@ def get_config() -> ConfigDict:
           name="text_transformer", vocab=256, length=20, width=96, depth=1,
           heads=4, causal=True, dtype="float32"),
       projection=dict(width=64),
-      objective=dict(name="softmax", scale=10., distinct="caption_id"),
+      objective=dict(name="softmax", scale=20., distinct="caption_id"),
       gradient=dict(name="cached", chunks=1),
       optimizer=dict(name="adamw", peak=3e-3, warmup=100, decay=1e-1, b2=.98),
       mesh=dict(data=-1, fsdp=1, model=1),
