@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 def get_config() -> ConfigDict:
   return ConfigDict(dict(
-      seed=0, steps=1_100, batch_size=256,
+      seed=0, steps=1_000, batch_size=256,
       source=dict(
           name="digits", split="train", mix=(.15, .55, .15, .15)),
       image=dict(
