@@ -22,7 +22,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Key
 
 from basic import paths, types
 
@@ -141,8 +141,7 @@ def _keys(batch, rng):
 
 def row_keys(rng: Key[Array, ""], rows: int) -> Key[Array, "b"]:
   """One key a row, a function of the key and the global row index alone."""
-  index: Int[Array, "b"] = jnp.arange(rows)
-  return jax.vmap(jax.random.fold_in, (None, 0))(rng, index)
+  return jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(rows))
 
 
 def _counts(chunks, views):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from basic import paths, types
-from basic.encoders import _linen, _mbconv, _relative, _residual, _transformer
+from basic.encoders import _linen, _mbconv, _relative, _transformer
 from basic.ops import pooling, relative_bias
 
 
