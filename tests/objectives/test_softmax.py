@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from basic import types
 from basic.objectives import softmax
 
 ROWS = 13  # which no tile but 1 and 13 divides
@@ -155,3 +156,19 @@ def test_the_scale_stops_at_its_ceiling_and_can_come_down():
 def test_settings_out_of_range_are_refused_in_words(settings, sentence):
   with pytest.raises(ValueError, match=sentence):
     softmax.softmax(**settings)
+
+
+def test_65536_unnormalised_rows_need_less_than_a_gibibyte():
+  # Dense needs 64 GiB. Unit vectors of both sides and their gradients: 0.5.
+  objective = softmax.softmax()
+  params, memory = objective.init(jax.random.key(0), None)
+  z = jax.ShapeDtypeStruct((65_536, 512), jnp.float32)
+
+  def loss(params, x, y):
+    views = {"image": types.Features(x), "text": types.Features(y)}
+    return objective.apply(params, memory, types.Embedded(views, {}), None)[0]
+
+  compiled = jax.jit(jax.value_and_grad(loss, (0, 1, 2))).lower(
+      params, z, z
+  ).compile()
+  assert compiled.memory_analysis().temp_size_in_bytes < 0.8 * 2**30
