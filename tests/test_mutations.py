@@ -177,8 +177,8 @@ def test_pairs_that_agree_where_there_is_none_break_the_edges(monkeypatch):
 
   def careless(positive):
     def fold(logits, rows, cols, row_state, col_state):
-      signs = jnp.where(positive(rows, cols), 1, -1).astype(logits.dtype)
-      terms = jax.nn.softplus(-signs * logits)
+      signs = jnp.where(positive(rows, cols), 1, -1).astype(jnp.float32)
+      terms = jax.nn.softplus(-signs * logits())
       return row_state + jnp.sum(terms, 1), col_state
 
     return softplus(positive)._replace(fold=fold)

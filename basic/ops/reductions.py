@@ -1,6 +1,7 @@
 """What is summed over pairs: one `tiles.Reduction` for each kind of sum."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,13 +25,27 @@ def _finite(maximum: Array) -> Array:
   return jnp.where(jnp.isneginf(maximum), 0, maximum)
 
 
+# How far, in nats, a sum may lie from what all of a tile subtract. What float32
+# then loses to underflow is exp(60 - 87), 2e-12 of a sum.
+_REACH = 60.0
+
+
+def _within(sums: Array) -> Array:
+  """Whether sums of exponentials are all far from the ends of float32."""
+  return jnp.all((sums >= math.exp(-_REACH)) & (sums <= math.exp(_REACH)))
+
+
 def log_sum_exp(weight: OfPairs | None) -> tiles.Reduction:
   """Sums exp(S_ij + weight_ij) over rows and over columns, in logarithms.
 
-  The state is a running maximum m, from -inf, and the sum l of the
-  exponentials below it:
+  The state is a number m, from -inf, and the sum l of the exponentials beside
+  it. A tile with the reference c gives
 
-      m' = max(m, max_j S_j),   l' = l exp(m - m') + sum_j exp(S_j - m').
+      m' = max(m, c),   l' = l exp(m - m') + exp(c - m') sum_j exp(S_j - c).
+
+  One c for a whole tile, so that rows and columns share its exponentials, which
+  cost more than all else but the products. Where a sum lies too far from c for
+  that, each row and column takes its own maximum.
 
   Args:
     weight: additive log-weight of a pair; -inf removes it; None weighs 0.
@@ -39,19 +54,32 @@ def log_sum_exp(weight: OfPairs | None) -> tiles.Reduction:
     A reduction whose values are m + log l, in nats; -inf over no pairs.
   """
 
-  def weigh(logits, rows, cols):
-    return logits if weight is None else logits + weight(rows, cols)
+  def weighed(logits, rows, cols):
+    return logits() if weight is None else logits() + weight(rows, cols)
 
-  def absorb(state, logits, axis):
-    top, total = state
-    new = jnp.maximum(top, jnp.max(logits, axis))
+  def absorb(state, top, total):
+    old, sums = state
+    new = jnp.maximum(old, top)
     safe = _finite(new)
-    terms = jnp.sum(jnp.exp(logits - jnp.expand_dims(safe, axis)), axis)
-    return new, total * jnp.exp(top - safe) + terms
+    return new, sums * jnp.exp(old - safe) + total * jnp.exp(top - safe)
+
+  def apart(state, logits, axis):
+    top = jnp.max(logits, axis)
+    beside = logits - jnp.expand_dims(_finite(top), axis)
+    return absorb(state, top, jnp.sum(jnp.exp(beside), axis))
 
   def fold(logits, rows, cols, row_state, col_state):
-    logits = weigh(logits, rows, cols)
-    return absorb(row_state, logits, 1), absorb(col_state, logits, 0)
+    weigh = functools.partial(weighed, logits, rows, cols)
+    logits = weigh()
+    # Any c near the sums will do; a row and a column tell where they are.
+    c = _finite(jnp.maximum(jnp.max(logits[0]), jnp.max(logits[:, 0])))
+    terms = jnp.exp(logits - c)
+    by_row, by_col = jnp.sum(terms, 1), jnp.sum(terms, 0)
+    return jax.lax.cond(
+        _within(by_row) & _within(by_col),
+        lambda: (absorb(row_state, c, by_row), absorb(col_state, c, by_col)),
+        lambda: (apart(row_state, weigh(), 1), apart(col_state, weigh(), 0)),
+    )
 
   def start(n, dtype):
     return jnp.full((n,), -jnp.inf, dtype), jnp.zeros((n,), dtype)
@@ -67,11 +95,25 @@ def log_sum_exp(weight: OfPairs | None) -> tiles.Reduction:
     )
 
   def slope(logits, rows, cols, row, col):
-    logits = weigh(logits, rows, cols)
+    weigh = functools.partial(weighed, logits, rows, cols)
     (row_value, row_bar), (col_value, col_bar) = row, col
-    by_row = jnp.exp(logits - _finite(row_value)[:, None])
-    by_col = jnp.exp(logits - _finite(col_value)[None, :])
-    return row_bar[:, None] * by_row + col_bar[None, :] * by_col
+    row_value, col_value = _finite(row_value), _finite(col_value)
+    # No logit is above the sum it is in: nothing overflows.
+    c = jnp.max(row_value)
+    near = jnp.minimum(jnp.min(row_value), jnp.min(col_value)) >= c - _REACH
+
+    def shared():
+      by_row = row_bar * jnp.exp(c - row_value)
+      by_col = col_bar * jnp.exp(c - col_value)
+      return jnp.exp(weigh() - c) * (by_row[:, None] + by_col[None, :])
+
+    def apart():
+      logits = weigh()
+      by_row = jnp.exp(logits - row_value[:, None])
+      by_col = jnp.exp(logits - col_value[None, :])
+      return row_bar[:, None] * by_row + col_bar[None, :] * by_col
+
+    return jax.lax.cond(near, shared, apart)
 
   return tiles.Reduction(
       lambda n, m, dtype: (start(n, dtype), start(m, dtype)),
@@ -95,10 +137,12 @@ def softplus(positive: OfPairs) -> tiles.Reduction:
     return jnp.where(matches, 1, -1).astype(logits.dtype)
 
   def fold(logits, rows, cols, row_state, col_state):
+    logits = logits()
     signs = sign(logits, rows, cols)
     return row_state + jnp.sum(jax.nn.softplus(-signs * logits), 1), col_state
 
   def slope(logits, rows, cols, row, col):
+    logits = logits()
     signs = sign(logits, rows, cols)
     _, row_bar = row
     return -row_bar[:, None] * signs * jax.nn.sigmoid(-signs * logits)

@@ -30,8 +30,9 @@ class Reduction(NamedTuple):
 
   Attributes:
     start: (n, m, dtype) -> states of n rows and m columns that saw nothing.
-    fold: (logits [i j], row tags, column tags, row state, column state) ->
-      the two states with the tile in them. A logit of -inf is no pair.
+    fold: (logits, row tags, column tags, row state, column state) -> the two
+      states with the tile in them. `logits` is a function () -> [i j], so that
+      they are made where they are used rather than stored. -inf is no pair.
     merge: a state whose leaves are [k n] -> the state [n] of all k together.
     finish: state -> value.
     slope: (logits, row tags, column tags, row (value, cotangent), column
@@ -97,19 +98,25 @@ def _add(a: Array, piece: Array, start: Array) -> Array:
 
 
 def _logits(xs, ys, new_rows, new_cols, scale, bias):
-  """(products, logits, row tags, column tags) of one tile."""
+  """(logits of one tile, as a function; row tags; column tags)."""
   products = _product(xs.z, ys.z, (1, 1))
-  logits = scale * products + bias
   rows = {k: v[:, None] for k, v in xs.tags.items()}
   cols = {k: v[None, :] for k, v in ys.tags.items()}
   # Two different negatives, so that nothing seen before is its own pair.
   if new_rows is not None:
     rows["index"] = jnp.where(new_rows[:, None], rows["index"], -1)
-    logits = jnp.where(new_rows[:, None], logits, -jnp.inf)
   if new_cols is not None:
     cols["index"] = jnp.where(new_cols[None, :], cols["index"], -2)
-    logits = jnp.where(new_cols[None, :], logits, -jnp.inf)
-  return products, logits, rows, cols
+
+  def logits():
+    made = scale * products + bias
+    if new_rows is not None:
+      made = jnp.where(new_rows[:, None], made, -jnp.inf)
+    if new_cols is not None:
+      made = jnp.where(new_cols[None, :], made, -jnp.inf)
+    return made
+
+  return logits, rows, cols
 
 
 def forward(
@@ -147,7 +154,7 @@ def forward(
     def over_cols(b, carry):
       rs, col_state = carry
       (ys, cs), col, new_cols = _cut((y, col_state), b, tj)
-      _, logits, rows, cols = _logits(xs, ys, new_rows, new_cols, scale, bias)
+      logits, rows, cols = _logits(xs, ys, new_rows, new_cols, scale, bias)
       rs, cs = reduction.fold(logits, rows, cols, rs, cs)
       return rs, _put(col_state, cs, col)
 
@@ -162,12 +169,15 @@ def forward(
 
 
 class Sums(NamedTuple):
-  """Gradients so far: of rows, columns, t and c."""
+  """What the gradients are made of: sums over pairs of G = dL/dS.
 
-  x: Float[Array, "i d"]
-  y: Float[Array, "j d"]
-  scale: Float[Array, ""]
-  bias: Float[Array, ""]
+  dL/dx_i = t x_i', dL/dy_j = t y_j', dL/dt = sum_i <x_i, x_i'>, dL/dc = bias:
+  the scale costs no pass over the pairs.
+  """
+
+  x: Float[Array, "i d"]  # x_i' = sum_j G_ij y_j
+  y: Float[Array, "j d"]  # y_j' = sum_i G_ij x_i
+  bias: Float[Array, ""]  # sum_ij G_ij
 
 
 def backward(
@@ -181,12 +191,7 @@ def backward(
     sums: Sums,
     tile: int,
 ) -> Sums:
-  """Adds the gradients of all pairs of `x` and `y` to `sums`.
-
-  With G = dL/dS from `reduction.slope`,
-
-      gx_i += t sum_j G_ij y_j,        gt += sum_ij G_ij <x_i, y_j>,
-      gy_j += t sum_i G_ij x_i,        gc += sum_ij G_ij.
+  """Adds all pairs of `x` and `y` to `sums`, with G from `reduction.slope`.
 
   Args:
     reduction: what was summed.
@@ -196,7 +201,7 @@ def backward(
     bias: c.
     row: (value, cotangent) of the rows.
     col: (value, cotangent) of the columns.
-    sums: gradients so far; `x` and `y` are added to in place.
+    sums: of the pairs so far; `x` and `y` are added to in place.
     tile: side of a tile, in rows.
 
   Returns:
@@ -207,20 +212,19 @@ def backward(
 
   def over_rows(a, sums):
     (xs, row_here), start_row, new_rows = _cut((x, row), a, ti)
+    # Sums over the rows of a tile are slow on CPUs: turned once, used often.
+    across = jax.lax.optimization_barrier(xs.z.T)
 
     def over_cols(b, carry):
       gx, sums = carry
       (ys, col_here), start_col, new_cols = _cut((y, col), b, tj)
-      products, logits, rows, cols = _logits(
-          xs, ys, new_rows, new_cols, scale, bias
-      )
+      logits, rows, cols = _logits(xs, ys, new_rows, new_cols, scale, bias)
       slope = reduction.slope(logits, rows, cols, row_here, col_here)
       # bfloat16 inputs: bfloat16 factors of these products too, sums float32.
-      steep = (scale * slope).astype(xs.z.dtype)
+      steep = slope.astype(xs.z.dtype)
+      gy = jax.lax.optimization_barrier(_product(across, steep, (1, 0)))
       return gx + _product(steep, ys.z, (1, 0)), sums._replace(
-          y=_add(sums.y, _product(steep, xs.z, (0, 0)), start_col),
-          scale=sums.scale + jnp.sum(slope * products),
-          bias=sums.bias + jnp.sum(slope),
+          y=_add(sums.y, gy.T, start_col), bias=sums.bias + jnp.sum(slope)
       )
 
     zero = jnp.zeros((ti, x.z.shape[1]), sums.x.dtype)

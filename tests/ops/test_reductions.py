@@ -25,7 +25,7 @@ def oracle(kind, logits):
 def fold(reduction, rows, col_state):
   """Absorbs the tile of some rows, which nobody has seen before."""
   return reduction.fold(
-      jnp.asarray(LOGITS[rows]),
+      lambda: jnp.asarray(LOGITS[rows]),
       {"index": jnp.arange(6)[rows, None]}, {"index": jnp.arange(4)[None]},
       reduction.start(len(LOGITS[rows]), 4, jnp.float64)[0], col_state,
   )
@@ -63,11 +63,56 @@ def test_logits_far_below_zero_keep_their_sums(double):
   index = {"index": jnp.arange(6)[:, None]}, {"index": jnp.arange(4)[None]}
   for shift in (-1e4, 1e4):
     found = reduction.finish(*reduction.fold(
-        jnp.asarray(LOGITS + shift), *index,
+        lambda: jnp.asarray(LOGITS + shift), *index,
         *reduction.start(6, 4, jnp.float64),
     ))
     for a, b in zip(found, oracle("log sum exp", LOGITS), strict=True):
       np.testing.assert_allclose(a, b + shift, rtol=1e-14)
+
+
+# Rows and columns of one tile far from each other, which one reference for all
+# of them would lose (-), or overflow by (+), and near, where it serves.
+SPREADS = {
+    "near": [0, 5, -20, 3, 9, 1],
+    "rows far apart": [-150, 90, 0, -70, 60, 20],
+    "first row low": [-150, 0, 0, 0, 0, 0],
+    "first row high": [150, 0, 0, 0, 0, 0],
+    "a row without pairs": [0, -np.inf, 4, -3, 0, 0],
+}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("spread", SPREADS)
+def test_float32_sums_and_slopes_are_exact_however_rows_differ(spread, turned):
+  logits = np.random.default_rng(1).normal(size=(6, 6)) * 3
+  logits = (logits + np.array(SPREADS[spread])[:, None]).astype(np.float32)
+  logits = logits.T if turned else logits
+  wide = logits.astype(np.float64)
+  index = {"index": jnp.arange(6)[:, None]}, {"index": jnp.arange(6)[None]}
+  reduction = reductions.log_sum_exp(None)
+
+  def made():
+    return jnp.asarray(logits)
+
+  found = reduction.finish(
+      *reduction.fold(made, *index, *reduction.start(6, 6, jnp.float32))
+  )
+  expected = [np.logaddexp.reduce(wide, axis) for axis in (1, 0)]
+  for a, b in zip(found, expected, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+
+  bars = np.linspace(0.1, 1, 6), np.linspace(-2, 1, 6)
+  row, col = (
+      (jnp.asarray(value, jnp.float32), jnp.asarray(bar, jnp.float32))
+      for value, bar in zip(expected, bars, strict=True)
+  )
+  slope = reduction.slope(made, *index, row, col)
+  with np.errstate(invalid="ignore"):
+    by_row = np.nan_to_num(np.exp(wide - expected[0][:, None]))
+    by_col = np.nan_to_num(np.exp(wide - expected[1][None]))
+  np.testing.assert_allclose(
+      slope, bars[0][:, None] * by_row + bars[1] * by_col, atol=2e-5
+  )
 
 
 def test_where_there_is_no_pair_nothing_is_added_whatever_agrees():
@@ -80,12 +125,12 @@ def test_where_there_is_no_pair_nothing_is_added_whatever_agrees():
   )
   for reduction, empty in kinds:
     states = reduction.fold(
-        none, tags, other, *reduction.start(3, 3, jnp.float32)
+        lambda: none, tags, other, *reduction.start(3, 3, jnp.float32)
     )
     rows, _ = reduction.finish(*states)
     np.testing.assert_array_equal(rows, empty)
     seen = (rows, jnp.ones(3))
-    slope = reduction.slope(none, tags, other, seen, seen)
+    slope = reduction.slope(lambda: none, tags, other, seen, seen)
     np.testing.assert_array_equal(slope, 0.0)
 
 
