@@ -58,6 +58,16 @@ class Embedded(NamedTuple):
   views: Mapping[str, Features]
   side: Mapping[str, Any]
 
+  def leaf(self, name: str) -> Any:
+    """What `side` knows under a name; ValueError if there is no such leaf."""
+    if name not in self.side:
+      raise ValueError(
+          f"the objective reads {name!r} of the batch, which has "
+          f"{sorted(self.side)} beside what is encoded; name one of these, or "
+          "give the examples of the source that leaf."
+      )
+    return self.side[name]
+
 
 class Encoder(NamedTuple):
   """A pair of pure functions from inputs to features, one row at a time.

@@ -53,7 +53,7 @@ def classification(
 
   Raises:
     ValueError: if `classes` or `smoothing` is out of range, or (on use) labels
-      have another shape or type.
+      have another shape or type, or there are none.
 
   References:
     Dai et al., CoAtNet, 2021, appendix A.2, for the sigmoid.
@@ -90,7 +90,7 @@ def classification(
   def loss(params, embedded, rng):
     del rng  # Nothing is drawn.
     logits = _logits(params, embedded.views[view].pooled, dtype)
-    marks = _marks(embedded.side[label], kind, classes).astype(logits.dtype)
+    marks = _marks(embedded.leaf(label), kind, classes).astype(logits.dtype)
     target = (1 - smoothing) * jnp.sum(marks * logits, -1)
     if kind == "softmax":
       spread = smoothing * jnp.mean(logits, -1)

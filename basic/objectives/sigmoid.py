@@ -42,7 +42,8 @@ def sigmoid(
     row. Learns `log_scale`, `bias`, float32 scalars. Metrics: `scale`, `bias`.
 
   Raises:
-    ValueError: if `scale` is not positive.
+    ValueError: if `scale` is not positive, or (on use) the batch has no leaf
+      `same`.
 
   References:
     Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023, eq. 1.
@@ -69,7 +70,7 @@ def sigmoid(
     del rng  # Nothing is drawn.
     x, y = (normalize.unit(embedded.views[v].pooled) for v in views)
     t, c = jnp.exp(params["log_scale"]), params["bias"]
-    tags = {} if same is None else reductions.labels(embedded.side[same])
+    tags = {} if same is None else reductions.labels(embedded.leaf(same))
     rows = similarity.softplus_sums(
         x, y, t, c, row_tags=tags, col_tags=tags,
         positive=None if same is None else _twins,

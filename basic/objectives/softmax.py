@@ -52,7 +52,8 @@ def softmax(
     halves of the loss, `rows` and `columns`.
 
   Raises:
-    ValueError: if `scale`, `max_scale` or `smoothing` is out of range.
+    ValueError: if `scale`, `max_scale` or `smoothing` is out of range, or (on
+      use) the batch has no leaf `distinct`.
 
   References:
     Pham et al., Combined Scaling for Zero-shot Transfer Learning, 2021,
@@ -82,7 +83,7 @@ def softmax(
     del rng  # Nothing is drawn.
     x, y = (normalize.unit(embedded.views[v].pooled) for v in views)
     t = temperature.scale_of(params["log_scale"], max_scale)
-    same = None if distinct is None else embedded.side[distinct]
+    same = None if distinct is None else embedded.leaf(distinct)
     tags = {} if same is None else reductions.labels(same)
     row, col = similarity.lse(
         x, y, t, row_tags=tags, col_tags=tags,

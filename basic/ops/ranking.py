@@ -1,4 +1,4 @@
-"""Ranks and nearest items by blocks: the score matrix never exists.
+"""Ranks by blocks: the score matrix never exists.
 
 A query's scores are inner products with all items. Both sides are cut into
 blocks, and only one tile of scores is alive at a time, so memory grows with
@@ -60,60 +60,6 @@ def ranks(
 
   found = jax.lax.map(rank, (_blocks(queries, block), _blocks(query_group, block)))
   return found.reshape(-1)[: queries.shape[0]]
-
-
-@functools.partial(jax.jit, static_argnames=("k", "block"))
-def top_k(
-    queries: Float[Array, "i d"],
-    items: Float[Array, "j d"],
-    k: int,
-    *,
-    block: int = 1024,
-) -> tuple[Float[Array, "i k"], Int[Array, "i k"]]:
-  """Finds the k best-scored items of each query, best first.
-
-  Args:
-    queries: one vector a row.
-    items: one vector a row.
-    k: how many, in 1..j.
-    block: rows of a tile, on both sides. Positive.
-
-  Returns:
-    (scores, indices of the items), int32 indices.
-
-  Raises:
-    ValueError: if there are fewer than k items, or k is not positive.
-
-  Example:
-    >>> scores, indices = top_k(jnp.eye(2), jnp.array([[1.0, 3.0], [2.0, 0.0]]), 1)
-    >>> print(scores[:, 0], indices[:, 0])
-    [2. 3.] [1 0]
-  """
-  total = items.shape[0]
-  if not 1 <= k <= total:
-    raise ValueError(f"top_k found {total} items and k={k}: give k in 1..{total}.")
-  tiles = _blocks(items, block), _numbers(total, block)
-
-  def nearest(vectors):
-
-    def merge(carry, tile):
-      y, numbers = tile
-      scores = jnp.where(numbers[None, :] < total, _scores(vectors, y), -jnp.inf)
-      numbers = jnp.broadcast_to(numbers[None, :], scores.shape)
-      # Earlier items stand first, and top_k keeps the first of equals.
-      scores = jnp.concatenate([carry[0], scores], axis=1)
-      numbers = jnp.concatenate([carry[1], numbers], axis=1)
-      scores, places = jax.lax.top_k(scores, k)
-      return (scores, jnp.take_along_axis(numbers, places, axis=1)), None
-
-    shape = (vectors.shape[0], k)
-    nothing = jnp.full(shape, -jnp.inf, _precision(queries))
-    unset = jnp.full(shape, total, jnp.int32)
-    return jax.lax.scan(merge, (nothing, unset), tiles)[0]
-
-  found = jax.lax.map(nearest, _blocks(queries, block))
-  scores, numbers = (x.reshape(-1, k)[: queries.shape[0]] for x in found)
-  return scores, numbers
 
 
 def _best_positive(x, groups, tiles, total):

@@ -135,3 +135,13 @@ def test_parameters_are_float32_and_known_from_shapes_alone(name):
 def test_an_objective_without_settings_is_told_where_to_add_them():
   with pytest.raises(pytest.fail.Exception, match="add a row for 'margin'"):
     build("margin")
+
+
+@pytest.mark.parametrize(("name", "setting"), [
+    ("classification", "label"), ("sigmoid", "same"), ("softmax", "distinct"),
+])
+def test_a_leaf_that_the_batch_lacks_is_named_beside_those_it_has(name, setting):
+  z = checks.embedded()
+  objective = build(name, **{setting: "absent"})
+  with pytest.raises(ValueError, match="'absent' .* which has .*'caption_id'"):
+    objective.apply(*checks.begin(objective, z), z, None)
