@@ -7,6 +7,9 @@ numbers and keeps the activations of a chunk at a time:
     L, g = value_and_grad(objective)(phi, Z)  once, over all pairs
     dL/dtheta = sum_c (dZ_c/dtheta)^T g_c     chunk by chunk, encoded again
 
+Where devices hold copies of the parameters, each adds up its own chunks, and
+their sums are added once a step.
+
 It is exact because rows are independent (types.py) and because noise belongs to
 the row: row i draws from the key `fold_in(rng, i)` whichever chunk it is in.
 
@@ -17,6 +20,7 @@ References:
   Setup, 2021. https://arxiv.org/abs/2101.06983
 """
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -25,6 +29,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from basic import paths, types
+from basic.ops import placement
 
 
 def direct(
@@ -158,45 +163,35 @@ def _counts(chunks, views):
 def _encode_view(view, count, trainable, constant, rows, budget):
   """(features of all rows, cotangent of them -> gradient of the tower)."""
 
-  def embed(trainable, rows):
+  def embed(params, rows):
     inputs, keys = rows
-    return view.apply(paths.merge(trainable, constant), inputs, keys)
+    return view.apply(paths.merge(*params), inputs, keys)
 
-  def embed_all(trainable, parts):
-    return jax.lax.map(lambda part: embed(trainable, part), parts)
+  def embed_all(params, rows):
+    if count == 1:
+      return embed(params, rows)
+    parts = _chunk(rows, count)
+    kept = _affordable(embed, params, parts, count, budget)
+    again, last = _cut_at(parts, count - kept)
+    # Differentiating through a map stores what each of its chunks needs: of
+    # those that are encoded again, the rows alone.
+    features = [
+        jax.lax.map(functools.partial(way, params), some)
+        for way, some in ((jax.checkpoint(embed), again), (embed, last))
+        if jax.tree.leaves(some)[0].shape[0]
+    ]
+    return _unchunk(jax.tree.map(lambda *a: jnp.concatenate(a), *features))
 
-  if count == 1 and trainable:
-    features, pullback = jax.vjp(lambda t: embed(t, rows), trainable)
-    return features, lambda bar: pullback(bar)[0]
-  parts = _chunk(rows, count)
+  embed_all = placement.by_replica(embed_all, multiple=count)
   if not trainable:
-    return _unchunk(embed_all({}, parts)), None
-
-  kept = _affordable(embed, trainable, parts, count, budget)
-  again, last = _cut_at(parts, count - kept)
-  features = embed_all(trainable, again)
-  if kept:
-    # Differentiating through the map stores what each of its chunks needs.
-    tail, pull_last = jax.vjp(lambda t: embed_all(t, last), trainable)
-    features = jax.tree.map(lambda *a: jnp.concatenate(a), features, tail)
-
-  def pull(bar):
-    def add(total, part):
-      rows, bar = part
-      _, pullback = jax.vjp(lambda t: embed(t, rows), trainable)
-      return jax.tree.map(jnp.add, total, pullback(bar)[0]), None
-
-    of_again, of_last = _cut_at(_chunk(bar, count), count - kept)
-    total = (
-        pull_last(of_last)[0] if kept
-        else jax.tree.map(jnp.zeros_like, trainable)
-    )
-    return jax.lax.scan(add, total, (again, of_again))[0]
-
-  return _unchunk(features), pull
+    return embed_all(({}, constant), rows), None
+  features, pullback = jax.vjp(
+      lambda t: embed_all((t, constant), rows), trainable
+  )
+  return features, lambda bar: pullback(bar)[0]
 
 
-def _affordable(embed, trainable, parts, count, budget) -> int:
+def _affordable(embed, params, parts, count, budget) -> int:
   """How many chunks may keep their activations within a budget of bytes."""
   if not budget:
     return 0
@@ -210,8 +205,8 @@ def _affordable(embed, trainable, parts, count, budget) -> int:
         parts,
     )
     pullback = jax.eval_shape(
-        lambda t, rows: jax.vjp(lambda t: embed(t, rows), t)[1],
-        trainable, rows,
+        lambda p, rows: jax.vjp(lambda t: embed((t, p[1]), rows), p[0])[1],
+        params, rows,
     )
     return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(pullback))
 

@@ -19,10 +19,16 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from basic import types
+from basic.ops import placement
 
 AXES = ("data", "fsdp", "model")
-ROWS = ("data", "fsdp")
+ROWS = placement.ROWS
 RULES = {"embed": "fsdp", "mlp": "model", "heads": "model", "vocab": "model"}
+# What an objective learns may be as large as a tower: a class is a word.
+OBJECTIVE: types.AxisTable = (
+    ("objective/kernel", ("embed", "vocab")),
+    ("objective/bias", ("vocab",)),
+)
 
 
 def join() -> None:
@@ -193,7 +199,7 @@ class Layout(NamedTuple):
         )
       return PartitionSpec()
     spec, undivided = _assign(self.mesh, names, leaf.shape)
-    if is_parameter:  # Once, and not again for each of its moments.
+    if path.startswith("params/"):  # And not again for each of its moments.
       for name, size in undivided:
         logging.warning(
             "%s: its axis %r of %d is not divided by the %d devices of %r, so "

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import toys
 
-from basic import gradient, model, types
+from basic import gradient, layout, model, types
 from basic.objectives import sigmoid, softmax
+from basic.ops import placement
+from basic.planning import collectives, flops
 
 OBJECTIVES = {
     "softmax": softmax.softmax(smoothing=0.1, distinct="caption_id", tile=5),
@@ -122,7 +124,7 @@ def test_a_frozen_tower_has_no_second_pass_and_no_gradient(double):
   (value, _), grads = jax.jit(gradient.cached(
       encode, objective, chunks=4, frozen=frozen
   ))(params, memory, batch, rng)
-  assert counts == {"image": 1, "text": 2}  # traced once for each pass
+  assert counts == {"image": 1, "text": 1}  # the second pass is not traced
   (full, _), all_grads = jax.jit(gradient.direct(net.encode, objective))(
       params, memory, batch, rng
   )
@@ -134,6 +136,23 @@ def test_a_frozen_tower_has_no_second_pass_and_no_gradient(double):
       params, memory, batch, rng,
   )[1]
   assert jax.tree.structure(direct) == jax.tree.structure(grads)
+
+
+@pytest.mark.parametrize("trains", ["image", "text"])
+def test_only_a_tower_that_trains_is_encoded_twice(trains):
+  objective = OBJECTIVES["softmax"]
+  net, params, memory, batch = setting(32, objective)
+  other = {"image": "text", "text": "image"}[trains]
+
+  def work(way, **settings):
+    way = way(net.encode, objective, frozen=(f"{other}/.*",), **settings)
+    return flops.count(way, params, memory, batch, None).flops
+
+  view = net.encode.views[trains]
+  forward = flops.count(view.apply, params[trains], batch[trains], None).flops
+  more = work(gradient.cached, chunks=4) - work(gradient.direct)
+  # No derivative needs the last product, and it is left out.
+  assert forward / 2 < more <= forward
 
 
 def test_part_of_a_tower_can_be_frozen(double):
@@ -230,6 +249,52 @@ def test_kept_activations_use_their_budget_and_no_more():
   slack = 2 * 2**20  # what the chunk that is worked on takes anyway
   assert none + 16 * 2**20 < some <= none + 28 * 2**20 + slack
   assert some + 16 * 2**20 < most <= none + 56 * 2**20 + slack
+
+
+def summed(chunks, rows=32, keep_bytes=0):
+  """All-reduces of a step on four copies of the parameters; chunks 0: direct."""
+  objective = OBJECTIVES["softmax"]
+  net, params, memory, batch = setting(rows, objective)
+  way = (
+      gradient.cached(
+          net.encode, objective, chunks=chunks, keep_bytes=keep_bytes
+      )
+      if chunks else gradient.direct(net.encode, objective)
+  )
+  where = layout.Layout(layout.mesh(jax.devices()[:4]), net.axes)
+  with where.context():
+    params = jax.device_put(params, where.everywhere)
+    made = jax.jit(lambda p, b: way(p, memory, b, jax.random.key(0))).lower(
+        params, where.shard(batch)
+    ).compile()
+  return collectives.read(made.as_text(), 4).kinds["all-reduce"]
+
+
+@pytest.mark.parametrize("keep_bytes", [0, 20_000, 10**6])
+def test_gradients_are_summed_over_devices_once_a_step(keep_bytes):
+  assert summed(4, keep_bytes=keep_bytes) == summed(0)
+
+
+def test_unsaid_gradients_are_summed_for_every_chunk(monkeypatch):
+  # The fault that the test above watches for, planted.
+  monkeypatch.setattr(placement, "by_replica", lambda f, multiple: f)
+  # Three times more, of what is not the loss's own.
+  assert summed(4).bytes > 2 * summed(0).bytes
+  assert summed(4).count > summed(0).count
+
+
+def test_rows_that_the_copies_cannot_share_are_worked_on_together():
+  # Two rows a chunk, four devices: slow, and the same numbers.
+  objective = OBJECTIVES["softmax"]
+  net, params, memory, batch = setting(8, objective)
+  way = gradient.cached(net.encode, objective, chunks=4)
+  rng = jax.random.key(3)
+  expected = jax.jit(way)(params, memory, batch, rng)
+  where = layout.Layout(layout.mesh(jax.devices()[:4]), net.axes)
+  with where.context():
+    found = jax.jit(way)(params, memory, where.shard(batch), rng)
+    found = jax.block_until_ready(found)
+  assert toys.far(jax.device_get(found), expected) <= 5e-6  # float32, 8 rows
 
 
 @pytest.mark.parametrize("chunks, sentence", [

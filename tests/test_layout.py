@@ -168,3 +168,24 @@ def test_the_mesh_in_context_is_the_one_that_ops_see():
   with place.context():
     assert jax.sharding.get_abstract_mesh().size == 8
   assert jax.sharding.get_abstract_mesh().empty
+
+
+def test_a_classifier_is_split_like_a_vocabulary_and_a_scalar_is_not():
+  shapes = {
+      "params": {"objective": {
+          "kernel": jnp.zeros((8, 12)), "bias": jnp.zeros((12,)),
+          "log_scale": jnp.zeros(()),
+      }},
+      "opt_state": {"rows": {"objective": {"kernel": jnp.zeros((8, 1))}}},
+  }
+  place = layout.Layout(
+      mesh(data=2, fsdp=2, model=2), (*AXES, *layout.OBJECTIVE))
+  found = specs(place, shapes)
+  assert found["params"]["objective"] == {
+      "kernel": PartitionSpec("fsdp", "model"), "bias": PartitionSpec("model"),
+      "log_scale": PartitionSpec(),
+  }
+  moment = found["opt_state"]["rows"]["objective"]["kernel"]
+  assert moment == PartitionSpec("fsdp", None)
+  scalar = {"params": {"objective": {"bias": jnp.zeros(())}}}
+  assert specs(place, scalar)["params"]["objective"]["bias"] == PartitionSpec()

@@ -11,7 +11,9 @@ from basic import types
 
 Precision: TypeAlias = Literal["bfloat16", "float32"]
 # What a block keeps for its backward pass: everything, nothing but its input,
-# or what the expensive operations (products and convolutions) gave.
+# or what the expensive operations (products and convolutions) gave. The last
+# computes norms and activations again: cheap, and most of what is kept. So did
+# BASIC: Pham et al., 2021, version 3. https://arxiv.org/abs/2111.10050
 Remat: TypeAlias = Literal["none", "full", "products"]
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from basic import types
 from basic.encoders import _linen, _residual, _transformer
+from basic.ops import placement
 
 Norm: TypeAlias = Literal["layer", "frozen_batch"]
 Downsample: TypeAlias = Literal["expansion", "depthwise"]
@@ -131,4 +132,4 @@ class MbConv(nn.Module):
         y, layer, keys, place=0, depth=self.depth, rate=self.stochastic_depth
     )
     x = _residual.shortcut(x, self.width, self.stride, self.dtype)
-    return x + y, None
+    return placement.keep_rows(x + y), None

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from basic import types
 from basic.encoders import _linen
-from basic.ops import attention, noise
+from basic.ops import attention, noise, placement
 
 # What an MLP bends its hidden units with. Weights learned under one are not
 # those of another: outputs differ by a percent, and accuracy by more.
@@ -133,7 +133,7 @@ class Block(nn.Module):
     x = x + self._thin(y, layer, keys, 0)
     y = norm(x, "mlp_norm", self.epsilon)
     y = Mlp(self.mlp, self.dtype, self.activation, name="mlp")(y)
-    return x + self._thin(y, layer, keys, 2), None
+    return placement.keep_rows(x + self._thin(y, layer, keys, 2)), None
 
   def _thin(self, y, layer, keys, place):
     """The branch under noise; deeper layers are skipped more often."""
@@ -202,7 +202,7 @@ def stack(
   blocks = block(
       depth=depth, dtype=x.dtype, epsilon=epsilon, name="blocks", **settings
   )
-  x, _ = blocks(x, jnp.arange(depth), mask, keys)
+  x, _ = blocks(placement.keep_rows(x), jnp.arange(depth), mask, keys)
   return norm(x, "norm", epsilon)
 
 

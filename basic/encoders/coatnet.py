@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from basic import paths, types
 from basic.encoders import _linen, _mbconv, _relative, _transformer
-from basic.ops import pooling, relative_bias
+from basic.ops import placement, pooling, relative_bias
 
 
 def _stages(name: str, block: types.AxisTable) -> types.AxisTable:
@@ -100,8 +100,9 @@ def coatnet(
       [0, 1); earlier blocks are skipped less, the first never.
     dtype: to compute in; parameters, norms and softmax are float32.
     remat: what a block keeps for its backward pass: all that it needs
-      ("none"), its input ("full"), the results of products and convolutions
-      ("products").
+      ("none"), its input ("full"), or the results of products and
+      convolutions ("products"), so that norms and activations alone are
+      computed again.
     keep_tokens: whether features carry the last grid, in `dtype`, row by row.
 
   Returns:
@@ -251,7 +252,7 @@ class CoAtNet(nn.Module):
     x = images.astype(dtype)
     norm = self.convolution["norm"]
     stem = Stem(self.depths[0], self.widths[0], norm, dtype, name="stem")
-    x = stem(x)
+    x = placement.keep_rows(stem(x))
     start = 0
     for name, length, width, stride, block, settings in self._plan():
       settings = dict(settings, width=width)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from basic import types
 from basic.encoders import _linen
-from basic.ops import noise
+from basic.ops import noise, placement
 
 AXES: types.AxisTable = (
     ("root/kernel", ("height", "width", "channels", "embed")),
@@ -36,6 +36,7 @@ def resnet(
     depth: Literal[26, 50, 101, 152] = 50,
     width: float = 1.0,
     groups: int = 32,
+    epsilon: float = 1e-8,
     stochastic_depth: float = 0.0,
     dtype: _linen.Precision = "bfloat16",
     remat: _linen.Remat = "none",
@@ -51,18 +52,22 @@ def resnet(
     groups: of channels that are normalised together; where it does not divide
       the channels, or leaves fewer than two a group, the largest below it
       that does.
+    epsilon: added to the variance of a kernel that is standardised; positive.
+      1e-10 where these networks come from, 1e-8 in the copies that go about.
     stochastic_depth: share of rows that skip the last block, in [0, 1);
       earlier blocks are skipped less, the first never.
     dtype: to compute in; parameters, norms and standardisation are float32.
     remat: what a block keeps for its backward pass: all that it needs
-      ("none"), its input ("full"), the results of convolutions ("products").
+      ("none"), its input ("full"), or the results of convolutions
+      ("products"), so that norms and activations alone are computed again.
 
   Returns:
     An encoder from `Float[b h w c]` in [-1, 1] to `Float32[b 2048 width]`.
 
   Raises:
     ValueError: if `width` leaves fewer than 4 channels, `groups` is less than
-      1, the rate is not in [0, 1), or (on use) images are no floats [b h w c].
+      1, `epsilon` is not positive, the rate is not in [0, 1), or (on use)
+      images are no floats [b h w c].
 
   References:
     Kolesnikov et al., Big Transfer, 2019. https://arxiv.org/abs/1912.11370
@@ -77,21 +82,23 @@ def resnet(
   """
   _linen.check_rate("stochastic_depth", stochastic_depth)
   channels = round(64 * width)
-  if channels < 4 or groups < 1:
+  if channels < 4 or groups < 1 or not epsilon > 0:
     raise ValueError(
-        f"found width={width} and groups={groups}, expected at least 1/16 "
-        "(4 channels after the root) and at least 1 group"
+        f"found width={width}, groups={groups}, epsilon={epsilon}; expected at "
+        "least 1/16 (4 channels after the root), 1 group, and more than 0"
     )
   module = ResNet(
-      STAGES[depth], channels, groups, stochastic_depth, dtype, remat
+      STAGES[depth], channels, groups, epsilon, stochastic_depth, dtype, remat
   )
   return types.Encoder(*_linen.pair(module, jnp.float32), AXES)
 
 
-def standardize(kernel: Float[Array, "h w c d"]) -> Float[Array, "h w c d"]:
+def standardize(
+    kernel: Float[Array, "h w c d"], epsilon: float
+) -> Float[Array, "h w c d"]:
   """Gives each output's weights mean 0 and standard deviation 1.
 
-      w' = (w - mean(w)) / (std(w) + 1e-5)
+      w' = (w - mean(w)) / sqrt(variance(w) + epsilon)
 
   References:
     Qiao et al., Weight Standardization, 2019, eq. 5; without its scale, which
@@ -101,8 +108,7 @@ def standardize(kernel: Float[Array, "h w c d"]) -> Float[Array, "h w c d"]:
   axes = (0, 1, 2)
   centred = kernel - kernel.mean(axes, keepdims=True)
   variance = jnp.square(centred).mean(axes, keepdims=True)
-  # A tiny inside the root: its slope at a constant kernel would be infinite.
-  return centred / (jnp.sqrt(variance + 1e-12) + 1e-5)
+  return centred * jax.lax.rsqrt(variance + epsilon)
 
 
 def group_count(channels: int, groups: int) -> int:
@@ -121,6 +127,7 @@ class Convolution(nn.Module):
   features: int
   size: int
   stride: int
+  epsilon: float
   dtype: _linen.Precision
 
   @nn.compact
@@ -129,7 +136,7 @@ class Convolution(nn.Module):
     kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
     return jax.lax.conv_general_dilated(
         x,
-        standardize(kernel).astype(self.dtype),
+        standardize(kernel, self.epsilon).astype(self.dtype),
         (self.stride,) * 2,
         [(self.size // 2,) * 2] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -143,6 +150,7 @@ class Bottleneck(nn.Module):
   channels: int
   stride: int
   groups: int
+  epsilon: float
   stochastic_depth: float
   dtype: _linen.Precision
 
@@ -153,7 +161,9 @@ class Bottleneck(nn.Module):
       layer: Int[Array, ""],
       keys: types.RowKeys | None,
   ) -> tuple[Float[Array, "b i j d"], None]:
-    convolve = functools.partial(Convolution, dtype=self.dtype)
+    convolve = functools.partial(
+        Convolution, epsilon=self.epsilon, dtype=self.dtype
+    )
     narrow, wide = self.channels, 4 * self.channels
     y = activate(x, self.groups, "norm1")
     if x.shape[-1] != wide or self.stride != 1:
@@ -166,7 +176,7 @@ class Bottleneck(nn.Module):
     if keys is not None and self.stochastic_depth:
       rate = jnp.float32(self.stochastic_depth) * layer / (self.depth - 1)
       y = noise.stochastic_depth(y, noise.fold(keys, layer), rate)
-    return x + y, None
+    return placement.keep_rows(x + y), None
 
 
 class Stage(nn.Module):
@@ -201,6 +211,7 @@ class ResNet(nn.Module):
   stages: tuple[int, ...]
   channels: int
   groups: int
+  epsilon: float
   stochastic_depth: float
   dtype: _linen.Precision
   remat: _linen.Remat
@@ -211,13 +222,16 @@ class ResNet(nn.Module):
   ) -> types.Features:
     _linen.check_images(images)
     x = images.astype(self.dtype)
-    x = Convolution(self.channels, 7, 2, self.dtype, name="root")(x)
+    root = Convolution(
+        self.channels, 7, 2, self.epsilon, self.dtype, name="root"
+    )
+    x = root(x)
     # Zeros, not -inf, around the pool, as in the published network.
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    x = nn.max_pool(x, (3, 3), (2, 2))
+    x = placement.keep_rows(nn.max_pool(x, (3, 3), (2, 2)))
     same = dict(
-        depth=sum(self.stages), groups=self.groups, dtype=self.dtype,
-        stochastic_depth=self.stochastic_depth,
+        depth=sum(self.stages), groups=self.groups, epsilon=self.epsilon,
+        stochastic_depth=self.stochastic_depth, dtype=self.dtype,
     )
     for n, length in enumerate(self.stages):
       block = dict(same, channels=self.channels * 2**n)

@@ -68,7 +68,8 @@ def text_transformer(
       [0, 1); earlier blocks are skipped less, the first never.
     dtype: to compute in; parameters, norms and softmax are float32.
     remat: what a block keeps for its backward pass: all that it needs
-      ("none"), its input ("full"), the results of matrix products ("products").
+      ("none"), its input ("full"), or the results of products ("products"),
+      so that norms and activations alone are computed again.
     keep_tokens: whether features carry the tokens, in `dtype`, and their mask.
 
   Returns:

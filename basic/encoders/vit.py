@@ -88,7 +88,8 @@ def vit(
     dropout: share of each residual branch's entries to drop, in [0, 1).
     dtype: to compute in; parameters, norms and softmax are float32.
     remat: what a block keeps for its backward pass: all that it needs
-      ("none"), its input ("full"), the results of matrix products ("products").
+      ("none"), its input ("full"), or the results of products ("products"),
+      so that norms and activations alone are computed again.
     keep_tokens: whether features carry the patches' tokens, in `dtype`.
 
   Returns:

@@ -35,6 +35,21 @@ def _within(sums: Array) -> Array:
   return jnp.all((sums >= math.exp(-_REACH)) & (sums <= math.exp(_REACH)))
 
 
+def _absorb(state, top, total):
+  """A state with sums beside `top` in it."""
+  old, sums = state
+  new = jnp.maximum(old, top)
+  safe = _finite(new)
+  return new, sums * jnp.exp(old - safe) + total * jnp.exp(top - safe)
+
+
+def _apart(state, logits, axis):
+  """A state with logits in it, each row or column beside its own maximum."""
+  top = jnp.max(logits, axis)
+  beside = logits - jnp.expand_dims(_finite(top), axis)
+  return _absorb(state, top, jnp.sum(jnp.exp(beside), axis))
+
+
 def log_sum_exp(weight: OfPairs | None) -> tiles.Reduction:
   """Sums exp(S_ij + weight_ij) over rows and over columns, in logarithms.
 
@@ -57,17 +72,6 @@ def log_sum_exp(weight: OfPairs | None) -> tiles.Reduction:
   def weighed(logits, rows, cols):
     return logits() if weight is None else logits() + weight(rows, cols)
 
-  def absorb(state, top, total):
-    old, sums = state
-    new = jnp.maximum(old, top)
-    safe = _finite(new)
-    return new, sums * jnp.exp(old - safe) + total * jnp.exp(top - safe)
-
-  def apart(state, logits, axis):
-    top = jnp.max(logits, axis)
-    beside = logits - jnp.expand_dims(_finite(top), axis)
-    return absorb(state, top, jnp.sum(jnp.exp(beside), axis))
-
   def fold(logits, rows, cols, row_state, col_state):
     weigh = functools.partial(weighed, logits, rows, cols)
     logits = weigh()
@@ -77,8 +81,8 @@ def log_sum_exp(weight: OfPairs | None) -> tiles.Reduction:
     by_row, by_col = jnp.sum(terms, 1), jnp.sum(terms, 0)
     return jax.lax.cond(
         _within(by_row) & _within(by_col),
-        lambda: (absorb(row_state, c, by_row), absorb(col_state, c, by_col)),
-        lambda: (apart(row_state, weigh(), 1), apart(col_state, weigh(), 0)),
+        lambda: (_absorb(row_state, c, by_row), _absorb(col_state, c, by_col)),
+        lambda: (_apart(row_state, weigh(), 1), _apart(col_state, weigh(), 0)),
     )
 
   def start(n, dtype):

@@ -67,9 +67,12 @@ def test_pooled_is_32_times_the_root_at_any_size_of_image():
 
 def test_standardized_kernels_have_mean_0_and_deviation_1():
   kernel = 3 + 5 * jax.random.normal(jax.random.key(0), (3, 3, 4, 6))
-  found = np.asarray(resnet.standardize(kernel))
+  found = np.asarray(resnet.standardize(kernel, 1e-8))
   np.testing.assert_allclose(found.mean((0, 1, 2)), 0, atol=1e-6)  # float32
-  np.testing.assert_allclose(found.std((0, 1, 2)), 1, rtol=1e-5)  # the 1e-5
+  np.testing.assert_allclose(found.std((0, 1, 2)), 1, rtol=1e-5)  # float32
+  narrow = np.asarray(resnet.standardize(1e-4 * kernel / 5, 1e-8))
+  # A variance as large as what is added to it: sqrt(1/2).
+  np.testing.assert_allclose(narrow.std((0, 1, 2)), 0.7, atol=0.1)
 
 
 def test_a_constant_kernel_has_a_finite_gradient():
@@ -77,7 +80,7 @@ def test_a_constant_kernel_has_a_finite_gradient():
   weight = jnp.arange(8.0).reshape(kernel.shape)
 
   def loss(kernel):
-    return jnp.sum(weight * resnet.standardize(kernel))
+    return jnp.sum(weight * resnet.standardize(kernel, 1e-8))
 
   assert np.isfinite(jax.grad(loss)(kernel)).all()
 
@@ -94,7 +97,7 @@ def test_groups_divide_the_channels_into_twos_or_more(channels, groups, want):
 def convolve(x, kernel, stride):
   """Loops over the output, zeros around the image."""
   w = kernel - kernel.mean((0, 1, 2))
-  w = w / (w.std((0, 1, 2)) + 1e-5)
+  w = w / np.sqrt(w.var((0, 1, 2)) + 1e-2)
   size = len(w)
   x = np.pad(x, ((size // 2,) * 2, (size // 2,) * 2, (0, 0)))
   rows = range(0, len(x) - size + 1, stride)
@@ -115,8 +118,8 @@ def activate(x, p, groups):
 @pytest.mark.parametrize(("channels", "stride"), [(8, 2), (16, 1)])
 def test_a_block_is_its_equations(channels, stride):
   block = resnet.Bottleneck(
-      depth=2, channels=4, stride=stride, groups=2, stochastic_depth=0.0,
-      dtype="float32",
+      depth=2, channels=4, stride=stride, groups=2, epsilon=1e-2,
+      stochastic_depth=0.0, dtype="float32",
   )
   draw = np.random.default_rng(0)
   x = draw.normal(size=(1, 4, 4, channels))
@@ -143,8 +146,9 @@ def test_a_block_is_its_equations(channels, stride):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(width=0.01), "width=0.01 and groups=32"),
+        (dict(width=0.01), "width=0.01, groups=32"),
         (dict(groups=0), "groups=0"),
+        (dict(epsilon=0.0), "epsilon=0.0"),
         (dict(stochastic_depth=1.0), "stochastic_depth=1.0"),
     ],
 )

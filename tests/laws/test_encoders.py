@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from basic import encoders, paths, types
+from basic.planning import flops
 
 # Most of the time here is the compiler's, and a law does not need speed.
 jit = functools.partial(
@@ -24,6 +25,13 @@ SWAP = np.array([2, 0, 3, 1])
 # The smallest settings of each encoder, with every kind of noise it has, and
 # what it reads.
 TINY = {
+    "clip_resnet": (
+        dict(
+            depths=(2, 1, 1, 2), width=4, heads=4, features=8,
+            stochastic_depth=0.9,
+        ),
+        "image",
+    ),
     "coatnet": (
         dict(
             depths=(2, 2, 1, 2, 1), widths=(4, 4, 8, 16, 16), head=8,
@@ -223,7 +231,8 @@ def remat_gradient(name, policy):
 
 
 # The compiler spends half a minute on the gradient of a convolutional tower.
-QUICK = {(name, "full") for name in NAMES if name not in {"coatnet", "resnet"}}
+SLOW = {"clip_resnet", "coatnet", "resnet"}
+QUICK = {(name, "full") for name in NAMES if name not in SLOW}
 
 
 @pytest.mark.parametrize(
@@ -251,6 +260,43 @@ def test_remat_keeps_less(name):
 
   shapes = jax.eval_shape(build(name).init, jax.random.key(0), inputs(name))
   assert kept("full") < kept("products") < kept("none")
+
+
+# Blocks enough for what they keep to outweigh the one that is worked on.
+DEEP = {
+    "clip_resnet": dict(depths=(6, 1, 1, 1)),
+    "coatnet": dict(depths=(1, 4, 1, 4, 1)),
+    "resnet": dict(depth=50),
+    "text_transformer": dict(depth=3),
+    "vit": dict(depth=3),
+}
+# Stored statistics make a norm an affine map, which the compiler computes where
+# it is used anyway: there is nothing between products to recompute.
+AFFINE = {"clip_resnet"}
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+    for name in NAMES
+])
+def test_memory_falls_over_the_policies_and_products_are_not_repeated(name):
+  shape = inputs(name).shape
+  x = jax.ShapeDtypeStruct((16, *shape[1:]), inputs(name).dtype)
+
+  def cost(policy):
+    encoder = build(name, remat=policy, **DEEP.get(name, {}))
+    params = jax.eval_shape(encoder.init, jax.random.key(0), x)
+    step = jax.grad(lambda p, x: jnp.sum(encoder.apply(p, x, None).pooled**2))
+    memory = jit(step).lower(params, x).compile().memory_analysis()
+    return memory.temp_size_in_bytes, flops.count(step, params, x).flops
+
+  (most, work), (some, same), (least, more) = map(
+      cost, ("none", "products", "full")
+  )
+  assert least < 0.97 * some
+  assert some < (1.03 if name in AFFINE else 0.8) * most
+  # Three passes of products; one forward again makes four.
+  assert same == work and 1.1 * work < more <= 4 / 3 * work
 
 
 def test_an_encoder_without_tiny_settings_is_told_where_to_add_them():

@@ -143,5 +143,5 @@ def test_an_objective_without_settings_is_told_where_to_add_them():
 def test_a_leaf_that_the_batch_lacks_is_named_beside_those_it_has(name, setting):
   z = checks.embedded()
   objective = build(name, **{setting: "absent"})
-  with pytest.raises(ValueError, match="'absent' .* which has .*'caption_id'"):
+  with pytest.raises(ValueError, match=r"'absent' .* which has .*'caption_id'"):
     objective.apply(*checks.begin(objective, z), z, None)

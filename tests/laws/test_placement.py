@@ -17,6 +17,7 @@ from jax.sharding import AxisType, PartitionSpec
 from basic import gradient, layout, model, optim, paths, step, types
 from basic.encoders import text_transformer, vit
 from basic.objectives import softmax
+from basic.planning import collectives
 
 ROWS, WIDTH, SIDE = 16, 8, 16
 
@@ -212,7 +213,7 @@ def test_a_step_takes_what_a_step_gave():
 MOVES = r"(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)"
 
 
-def collectives(name, chunks):
+def moves(name, chunks):
   """Kind -> sizes, in elements, of what a compiled step moves."""
   text = program(name, chunks)[0].as_text()
   found = {}
@@ -225,11 +226,19 @@ def collectives(name, chunks):
 
 
 def test_chunks_by_stride_move_nothing_that_the_whole_batch_does_not():
-  cached, direct = collectives("2", 2), collectives("2", 0)
+  cached, direct = moves("2", 2), moves("2", 0)
   assert direct and set(cached) <= set(direct)
   for kind, sizes in cached.items():
     if kind == "all-reduce":
-      continue  # gradients of the parameters, which are copied
+      continue  # as below
     # Embeddings and tags of rows; an image or a token would be larger.
     assert max(sizes) <= ROWS * WIDTH, (kind, sizes)
     assert len(sizes) <= len(direct[kind]) + 2, (kind, sizes)
+
+
+def test_gradients_of_chunks_are_summed_over_devices_once():
+  cached, direct = (
+      collectives.read(program("2", chunks)[0].as_text(), 2).kinds["all-reduce"]
+      for chunks in (2, 0)
+  )
+  assert cached.count <= direct.count and cached.bytes == direct.bytes
