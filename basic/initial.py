@@ -12,7 +12,10 @@ from basic import paths, schema, types, vocabulary
 from basic.ops import patches
 
 # Sizes show in the shapes of parameters, and are compared there.
-_SIZES = ("width", "depth", "heads", "mlp", "patch", "vocab", "length")
+_SIZES = (
+    "width", "depth", "depths", "heads", "features", "mlp", "patch", "vocab",
+    "length",
+)
 
 _log = logging.getLogger(__name__)
 

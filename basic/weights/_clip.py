@@ -20,9 +20,19 @@ IMAGE = dict(
 TEXT = dict(name="text_transformer", causal=True, positions="learned")
 
 
-def refuse(settings: _format.Settings) -> None:
-  """Raises ValueError with all that makes these towers no CLIP."""
-  faults = _format.expect("image", settings["image"], IMAGE)
+def refuse(
+    settings: _format.Settings,
+    image: _format.Settings = IMAGE,
+    only: tuple[str, ...] = (),
+) -> None:
+  """Raises ValueError with all that makes these towers no CLIP.
+
+  Args:
+    settings: of a run.
+    image: what the image tower is to be.
+    only: the towers to be projected; () for both.
+  """
+  faults = _format.expect("image", settings["image"], image)
   faults += _format.expect("text", settings["text"], TEXT)
   if settings["text"]["pool"] not in ("eos", "last"):
     faults.append(
@@ -32,8 +42,13 @@ def refuse(settings: _format.Settings) -> None:
   if settings["projection"]["width"] is None:
     faults.append("projection.width is None, the format has a projection")
   faults += _format.expect(
-      "projection", settings["projection"], {"bias": False, "only": None}
+      "projection", settings["projection"], {"bias": False}
   )
+  found = tuple(settings["projection"].get("only") or ())
+  if found != only:
+    faults.append(
+        f"projection.only is {found or None}, the format has {only or None}"
+    )
   faults += _format.expect(
       "objective", settings["objective"], {"name": "softmax"}
   )
@@ -77,8 +92,6 @@ def to_theirs(
       [np.zeros((1, len(bias)), np.float32), places.reshape(-1, len(bias))]
   )
   return flat
-
-
 
 
 def square(flat: Mapping[str, Any]) -> tuple[int, int]:

@@ -28,12 +28,14 @@ class Row(NamedTuple):
     shape: of the tensor, in letters or numbers: "d c p p".
     ours: path of the parameter.
     layout: a key of `LAYOUTS`.
+    start: the number that "{l}" begins with.
   """
 
   theirs: str
   shape: str
   ours: str
   layout: str = "same"
+  start: int = 0
 
 
 class Table(NamedTuple):
@@ -67,6 +69,10 @@ LAYOUTS = {
     "patches": (
         lambda x, s: x.transpose(2, 3, 1, 0),
         lambda x, s: x.transpose(3, 2, 0, 1),
+    ),
+    "one_pixel": (
+        lambda x, s: x.reshape(x.shape[:2]).T,
+        lambda x, s: x.T.reshape(*x.shape[::-1], 1, 1),
     ),
     "flat_patches": (
         lambda x, s: x.reshape(-1, s["p"], s["p"], s["c"])
@@ -180,7 +186,8 @@ def _all(tables: tuple[Table, ...]) -> list[tuple[Row, Sizes]]:
 def _names(row: Row, sizes: Sizes) -> list[str]:
   if "{l}" not in row.theirs:
     return [row.theirs]
-  return [row.theirs.replace("{l}", str(n)) for n in range(sizes["l"])]
+  numbers = range(row.start, row.start + sizes["l"])
+  return [row.theirs.replace("{l}", str(n)) for n in numbers]
 
 
 def _shape(row: Row, sizes: Sizes) -> tuple[int, ...]:

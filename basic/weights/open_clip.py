@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from basic import paths, types, vocabulary
-from basic.weights import _clip, _files, _format, _hugging_face, _table
+from basic.weights import (
+    _clip,
+    _clip_resnet,
+    _files,
+    _format,
+    _hugging_face,
+    _openai,
+    _table,
+)
 
 CONFIG = "open_clip_config.json"
 TENSORS = "open_clip_model.safetensors"
@@ -15,17 +23,15 @@ _EPSILON = 1e-5
 # Facts that OpenAI's own files hold beside the weights.
 _FACTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
 
-Row = _table.Row
-
 
 def open_clip() -> _format.Format:
   """Opens and writes folders of open_clip: OpenAI's CLIP and its successors.
 
   A folder has open_clip_config.json, open_clip_model.safetensors (or
-  model.safetensors) and perhaps tokenizer.json. Vision transformers with a
-  class token and text towers that pool at the largest id are read, which
-  covers ViT-B/32 to ViT-bigG; other towers (ResNet, timm, text towers of
-  transformers) are refused by what their configuration says.
+  model.safetensors) and perhaps tokenizer.json. Image towers are vision
+  transformers with a class token (ViT-B/32 to ViT-bigG) and CLIP's own residual
+  networks (RN50 to RN50x64), text towers pool at the largest id; others (timm,
+  text towers of transformers) are refused by what their configuration says.
 
   Returns:
     A format whose paths are folders.
@@ -35,40 +41,50 @@ def open_clip() -> _format.Format:
 
 def _read(path: str | os.PathLike) -> _format.Weights:
   folder = pathlib.Path(path)
+  _files.check_kind(folder)
   config = _files.read_json(folder / CONFIG)
   known = config["model_cfg"]
-  settings = _settings(known)
-  image = known["vision_cfg"]
-  grid = image["image_size"] // image["patch_size"]
-  file = folder / TENSORS
+  settings, size = _settings(known), known["vision_cfg"]["image_size"]
+  kind = _kind(settings["image"])
+  file, grid = folder / TENSORS, size // settings["image"].get("patch", 32)
   tensors = _table.split(_files.tensors(file if file.exists() else folder))
-  tensors = {k: x for k, x in tensors.items() if k not in _FACTS}
+  tensors = {
+      k: x for k, x in _clip_resnet.without_counters(tensors).items()
+      if k not in _FACTS
+  }
   channels = 3
   flat = _table.read(_tables(settings, grid, channels), tensors)
-  pixels = _pixels(config.get("preprocess_cfg") or {}, image["image_size"])
+  pixels = _pixels(config.get("preprocess_cfg") or {}, size)
   settings["augment"] = {k: pixels[k] for k in ("size", "crop", "method")}
   scale = math.exp(flat["objective/log_scale"])
   settings["objective"] = {"name": "softmax", "max_scale": max(100.0, scale)}
   words = _hugging_face.words(folder, settings["text"]["length"])
-  params = paths.unflatten(_clip.to_ours(flat, grid, pixels))
+  params = paths.unflatten(kind.to_ours(flat, grid, pixels))
   return _format.Weights(settings, params, words, pixels)
 
 
+def _kind(image: Mapping[str, Any]) -> Any:
+  """The module that knows an image tower of this kind."""
+  return _clip_resnet if image["name"] == "clip_resnet" else _clip
+
+
 def _settings(known: Mapping[str, Any]) -> dict[str, Any]:
-  image, text = known["vision_cfg"], known["text_cfg"]
+  text = known["text_cfg"]
   allowed = {
       "image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio",
       "context_length", "vocab_size", "heads",
   }
+  residual = isinstance(known["vision_cfg"]["layers"], list)
+  groups = {"vision_cfg": known["vision_cfg"], "text_cfg": text}
   faults = [
       f"{name}.{key} is {value!r}"
-      for name, group in (("vision_cfg", image), ("text_cfg", text))
-      for key, value in group.items()
-      if key not in allowed or isinstance(value, list)
+      for name, group in groups.items() for key, value in group.items()
+      if key not in allowed
+      or (isinstance(value, list) and (name, key) != ("vision_cfg", "layers"))
   ]
   faults += [
       f"{key} is {value!r}" for key, value in known.items()
-      if key not in ("embed_dim", "quick_gelu", "vision_cfg", "text_cfg")
+      if key not in ("embed_dim", "quick_gelu", *groups)
   ]
   _format.refuse("these settings of open_clip mean other towers", faults)
   both = {
@@ -76,12 +92,7 @@ def _settings(known: Mapping[str, Any]) -> dict[str, Any]:
       "epsilon": _EPSILON,
   }
   return {
-      "image": {
-          **_clip.IMAGE, **both, "width": image["width"],
-          "depth": image["layers"], "patch": image["patch_size"],
-          "heads": image["width"] // image.get("head_width", 64),
-          "mlp": int(image["width"] * image.get("mlp_ratio", 4.0)),
-      },
+      "image": _clip_resnet.settings(known) if residual else _vit(known, both),
       "text": {
           **_clip.TEXT, **both, "width": text["width"],
           "depth": text["layers"], "heads": text["heads"],
@@ -89,7 +100,20 @@ def _settings(known: Mapping[str, Any]) -> dict[str, Any]:
           "vocab": text["vocab_size"], "length": text["context_length"],
           "pool": "eos", "padding": "read", "eos": text["vocab_size"] - 1,
       },
-      "projection": {"width": known["embed_dim"], "bias": False, "only": None},
+      "projection": {
+          "width": known["embed_dim"], "bias": False,
+          "only": ("text",) if residual else None,
+      },
+  }
+
+
+def _vit(known: Mapping[str, Any], both: Mapping[str, Any]) -> dict[str, Any]:
+  image = known["vision_cfg"]
+  return {
+      **_clip.IMAGE, **both, "width": image["width"],
+      "depth": image["layers"], "patch": image["patch_size"],
+      "heads": image["width"] // image.get("head_width", 64),
+      "mlp": int(image["width"] * image.get("mlp_ratio", 4.0)),
   }
 
 
@@ -100,27 +124,56 @@ def _write(
     words: vocabulary.Vocabulary | None,
     pixels: _format.Settings,
 ) -> None:
-  _clip.refuse(settings)
-  settings, flat = dict(settings), paths.flatten(params)
-  for tower in ("image", "text"):
-    settings[tower] = _hugging_face.shaped(settings[tower], flat, tower)
+  kind = _kind(settings["image"])
+  _clip.refuse(settings, kind.IMAGE, ("text",) if kind is _clip_resnet else ())
+  flat = paths.flatten(params)
+  settings = _shaped(settings, flat)
   _refuse(settings)
-  grid, channels = _clip.square(flat)
+  grid, channels = kind.square(flat)
+  if kind is _clip_resnet:
+    pixels = _clip_resnet.pixels(flat, pixels)
   tensors = _table.write(
-      _tables(settings, grid, channels), _clip.to_theirs(flat, pixels)
+      _tables(settings, grid, channels), kind.to_theirs(flat, pixels)
   )
-  image, text = settings["image"], settings["text"]
+  if kind is _clip_resnet:
+    tensors = _clip_resnet.with_counters(tensors)
   folder = pathlib.Path(path)
-  _files.write_json(folder / CONFIG, {
+  _files.write_json(folder / CONFIG, _config(settings, grid, pixels))
+  _hugging_face.save_words(folder, words)
+  _files.save(folder / TENSORS, _table.fuse(tensors))
+
+
+def _shaped(settings: _format.Settings, flat: Any) -> dict[str, Any]:
+  """The settings with the sizes of the parameters, by path, filled in."""
+  image = settings["image"]
+  if _kind(image) is _clip_resnet:
+    image = {**image, **_clip_resnet.shaped(flat)}
+  else:
+    image = _hugging_face.shaped(image, flat, "image")
+  text = _hugging_face.shaped(settings["text"], flat, "text")
+  return {**settings, "image": image, "text": text}
+
+
+def _config(
+    settings: _format.Settings, grid: int, pixels: _format.Settings
+) -> dict[str, Any]:
+  image, text = settings["image"], settings["text"]
+  if _kind(image) is _clip_resnet:
+    # Places of 32 pixels; what is over, its averages lose.
+    size = pixels["size"] if pixels["size"] // 32 == grid else 32 * grid
+    vision = _clip_resnet.vision_config(image, size)
+  else:
+    vision = {
+        "image_size": grid * image["patch"], "layers": image["depth"],
+        "width": image["width"], "patch_size": image["patch"],
+        "head_width": image["width"] // image["heads"],
+        "mlp_ratio": image["mlp"] / image["width"],
+    }
+  return {
       "model_cfg": {
           "embed_dim": settings["projection"]["width"],
-          "quick_gelu": image["activation"] == "quick_gelu",
-          "vision_cfg": {
-              "image_size": grid * image["patch"], "layers": image["depth"],
-              "width": image["width"], "patch_size": image["patch"],
-              "head_width": image["width"] // image["heads"],
-              "mlp_ratio": image["mlp"] / image["width"],
-          },
+          "quick_gelu": text["activation"] == "quick_gelu",
+          "vision_cfg": vision,
           "text_cfg": {
               "context_length": text["length"], "vocab_size": text["vocab"],
               "width": text["width"], "heads": text["heads"],
@@ -133,23 +186,28 @@ def _write(
           "interpolation": pixels["method"],
           "resize_mode": "squash" if pixels["crop"] == "none" else "shortest",
       },
-  })
-  _hugging_face.save_words(folder, words)
-  _files.save(folder / TENSORS, _table.fuse(tensors))
+  }
 
 
 def _refuse(settings: _format.Settings) -> None:
   image, text = settings["image"], settings["text"]
+  residual = _kind(image) is _clip_resnet
+  towers = {"text": text} if residual else {"image": image, "text": text}
   faults = [
       f"{name}.epsilon is {tower['epsilon']}, the format has {_EPSILON}"
-      for name, tower in (("image", image), ("text", text))
-      if tower["epsilon"] != _EPSILON
+      for name, tower in towers.items() if tower["epsilon"] != _EPSILON
   ]
-  kinds = {image["activation"], text["activation"]}
+  kinds = {tower["activation"] for tower in towers.values()}
   if kinds not in ({"gelu"}, {"quick_gelu"}):
     faults.append(
         f"activations are {sorted(kinds)}, the format has 'gelu' or "
         "'quick_gelu', one for both towers"
+    )
+  width = settings["projection"]["width"]
+  if residual and image["features"] != width:
+    faults.append(
+        f"image.features is {image['features']} and projection.width {width}; "
+        "without a projection of images they must be equal"
     )
   if _clip.eos(text) != text["vocab"] - 1:
     faults.append(
@@ -175,56 +233,18 @@ def _pixels(config: Mapping[str, Any], size: int) -> dict[str, Any]:
   }
 
 
-def _blocks(theirs: str, ours: str) -> tuple[_table.Row, ...]:
-  layer, block = f"{theirs}.resblocks.{{l}}", f"{ours}/blocks"
-  return (
-      *(
-          Row(f"{layer}.attn.{x}_in_proj_{kind}", shape,
-              f"{block}/attention/{name}/{leaf}", layout)
-          for x, name in (("q", "query"), ("k", "key"), ("v", "value"))
-          for kind, shape, leaf, layout in (
-              ("weight", "d d", "kernel", "heads"),
-              ("bias", "d", "bias", "head_bias"),
-          )
-      ),
-      Row(f"{layer}.attn.out_proj.weight", "d d",
-          f"{block}/attention/out/kernel", "joined"),
-      Row(f"{layer}.attn.out_proj.bias", "d", f"{block}/attention/out/bias"),
-      Row(f"{layer}.mlp.c_fc.weight", "m d", f"{block}/mlp/in/kernel",
-          "linear"),
-      Row(f"{layer}.mlp.c_fc.bias", "m", f"{block}/mlp/in/bias"),
-      Row(f"{layer}.mlp.c_proj.weight", "d m", f"{block}/mlp/out/kernel",
-          "linear"),
-      Row(f"{layer}.mlp.c_proj.bias", "d", f"{block}/mlp/out/bias"),
-      *_hugging_face.norm(f"{layer}.ln_1", f"{block}/attention_norm"),
-      *_hugging_face.norm(f"{layer}.ln_2", f"{block}/mlp_norm"),
-  )
-
-
 def _tables(settings, grid, channels) -> tuple[_table.Table, ...]:
   image, text = settings["image"], settings["text"]
   width = settings["projection"]["width"]
+  if _kind(image) is _clip_resnet:
+    towers = _clip_resnet.tables(image, grid, channels)
+  else:
+    sizes = dict(c=channels, p=image["patch"], n=1 + grid * grid, e=width)
+    rows = _openai.image("image")
+    towers = (_table.Table(rows, _hugging_face.sizes(image, **sizes)),)
+  sizes = dict(v=text["vocab"], t=text["length"], e=width)
   rows = (
-      Row("visual.conv1.weight", "d c p p", "image/encoder/stem/kernel",
-          "patches"),
-      Row("visual.class_embedding", "d", "image/encoder/token"),
-      Row("visual.positional_embedding", "n d", "image/encoder/table"),
-      *_hugging_face.norm("visual.ln_pre", "image/encoder/entry_norm"),
-      *_blocks("visual.transformer", "image/encoder"),
-      *_hugging_face.norm("visual.ln_post", "image/encoder/norm"),
-      Row("visual.proj", "d e", "image/projection/kernel"),
-      Row("logit_scale", "", "objective/log_scale"),
+      *_openai.text("text"),
+      _table.Row("logit_scale", "", "objective/log_scale"),
   )
-  words = (
-      Row("token_embedding.weight", "v d", "text/encoder/vocabulary"),
-      Row("positional_embedding", "t d", "text/encoder/positions"),
-      *_blocks("transformer", "text/encoder"),
-      *_hugging_face.norm("ln_final", "text/encoder/norm"),
-      Row("text_projection", "d e", "text/projection/kernel"),
-  )
-  return (
-      _table.Table(rows, _hugging_face.sizes(
-          image, c=channels, p=image["patch"], n=1 + grid * grid, e=width)),
-      _table.Table(words, _hugging_face.sizes(
-          text, v=text["vocab"], t=text["length"], e=width)),
-  )
+  return (*towers, _table.Table(rows, _hugging_face.sizes(text, **sizes)))

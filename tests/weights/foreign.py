@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from basic import model, paths
-from basic.encoders import text_transformer, vit
+from basic.encoders import clip_resnet, resnet, text_transformer, vit
 
 TEXTS = (
     "a red cat", "A photo of two dogs!", "it's 7 o'clock", "", "café  au lait",
@@ -35,27 +35,44 @@ def library(name="transformers"):
 def towers(settings):
   """Our model, from what a format says of its weights."""
   own = {k: v for k, v in settings["image"].items() if k != "name"}
+  kinds = {
+      "vit": vit.vit, "clip_resnet": clip_resnet.clip_resnet,
+      "resnet": resnet.resnet,
+  }
+  image = kinds[settings["image"]["name"]](**own, dtype="float32")
+  if "text" not in settings:
+    return model.model({"image": image})
   text = {k: v for k, v in settings["text"].items() if k != "name"}
   return model.model(
       {
-          "image": vit.vit(**own, dtype="float32"),
+          "image": image,
           "text": text_transformer.text_transformer(**text, dtype="float32"),
       },
       **settings["projection"],
   )
 
 
+_compiled = {}
+
+
+def views(weights, **batch):
+  """Embeddings by view, not normalised, of our towers."""
+  groups = [weights.settings.get(k) for k in ("image", "text", "projection")]
+  if repr(groups) not in _compiled:
+    # Most of the time here would be the compiler's.
+    _compiled[repr(groups)] = jax.jit(
+        towers(weights.settings).encode.__call__,
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+  params = {k: weights.params[k] for k in batch}
+  z = _compiled[repr(groups)](params, batch).views
+  return {name: np.asarray(view.pooled) for name, view in z.items()}
+
+
 def embed(weights, images, ids):
   """(image embeddings, text embeddings), not normalised, of our towers."""
-  tree = towers(weights.settings)
-  params = {k: weights.params[k] for k in ("image", "text")}
-  # Most of the time here would be the compiler's.
-  encode = jax.jit(
-      lambda params, batch: tree.encode(params, batch),
-      compiler_options={"xla_backend_optimization_level": 0},
-  )
-  z = encode(params, {"image": images, "text": ids})
-  return tuple(np.asarray(z.views[k].pooled) for k in ("image", "text"))
+  found = views(weights, image=images, text=ids)
+  return found["image"], found["text"]
 
 
 def unit(x):
@@ -111,6 +128,7 @@ def redraw(shapes, seed=0):
   draw = np.random.default_rng(seed)
   return paths.map_paths(
       lambda path, leaf: (
+          draw.uniform(0.5, 2, leaf.shape) if path.endswith("variance") else
           draw.normal(size=leaf.shape) * 0.3 + path.endswith("scale")
       ).astype(np.float32),
       shapes,

@@ -19,8 +19,11 @@ VOCAB, LENGTH, WIDTH, EMBED = 40, 10, 8, 6
 MEAN, STD = (0.5, 0.4, 0.3), (0.3, 0.25, 0.2)
 
 
-def reference(side, quick=True, seed=0):
-  """A CLIP of OpenAI's making: (module, images [b 3 s s], ids -> 2 x [b e])."""
+def reference(side, quick=True, seed=0, visual=None):
+  """A CLIP of OpenAI's making: images [b 3 s s], ids -> 2 x [b e].
+
+  `visual` makes its image tower; None: a vision transformer.
+  """
   foreign.library()
   import torch
   from torch import nn
@@ -76,7 +79,7 @@ def reference(side, quick=True, seed=0):
   class Clip(nn.Module):
     def __init__(self):
       super().__init__()
-      self.visual = Visual()
+      self.visual = (visual or Visual)()
       self.token_embedding = nn.Embedding(VOCAB, WIDTH)
       self.positional_embedding = free(LENGTH, WIDTH)
       self.transformer, self.ln_final = Blocks(WIDTH, 4), nn.LayerNorm(WIDTH)
@@ -180,12 +183,12 @@ def test_our_weights_in_theirs_embed_alike(tmp_path, side):
 
 def test_towers_of_another_kind_are_refused_by_their_settings(tmp_path):
   known = config(8)
-  known["model_cfg"]["vision_cfg"]["layers"] = [3, 4, 6, 3]
+  known["model_cfg"]["vision_cfg"]["timm_model_name"] = "convnext_base"
   known["model_cfg"]["text_cfg"]["hf_model_name"] = "roberta-base"
   (tmp_path / "open_clip_config.json").write_text(json.dumps(known))
   with pytest.raises(ValueError) as caught:
     FORMAT.read(tmp_path)
-  assert "vision_cfg.layers is [3, 4, 6, 3]" in str(caught.value)
+  assert "vision_cfg.timm_model_name is 'convnext_base'" in str(caught.value)
   assert "text_cfg.hf_model_name is 'roberta-base'" in str(caught.value)
 
 

@@ -1,0 +1,226 @@
+"""Images to features by the residual network of CLIP, with frozen norms."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from basic import types
+from basic.encoders import _clip_resnet, _linen
+from basic.ops import patches, placement
+
+_KERNEL = ("height", "width", "channels", "embed")
+_NUMBERS = "(scale|bias|mean|variance)"
+
+AXES: types.AxisTable = (
+    ("stem/mean", ("channels",)),
+    ("stem/convolution[1-3]/kernel", _KERNEL),
+    (f"stem/norm[1-3]/{_NUMBERS}", ("embed",)),
+    ("stage[1-4]/first/(convolution[1-3]|shortcut)/kernel", _KERNEL),
+    (f"stage[1-4]/first/(norm[1-3]|shortcut_norm)/{_NUMBERS}", ("embed",)),
+    ("stage[1-4]/blocks/convolution[1-3]/kernel", ("layers", *_KERNEL)),
+    (f"stage[1-4]/blocks/norm[1-3]/{_NUMBERS}", ("layers", "embed")),
+    ("pool/positions", ("height", "width", "embed")),
+    ("pool/token", ("embed",)),
+    ("pool/attention/(query|key|value)/kernel", ("embed", "heads", "head")),
+    ("pool/attention/(query|key|value)/bias", ("heads", "head")),
+    ("pool/attention/out/kernel", ("heads", "head", "features")),
+    ("pool/attention/out/bias", ("features",)),
+)
+
+# depths, width, heads, features. Radford et al., 2021, table 19.
+VARIANTS = {
+    "RN50": ((3, 4, 6, 3), 64, 32, 1024),
+    "RN101": ((3, 4, 23, 3), 64, 32, 512),
+    "RN50x4": ((4, 6, 10, 6), 80, 40, 640),
+    "RN50x16": ((6, 8, 18, 8), 96, 48, 768),
+    "RN50x64": ((3, 15, 36, 10), 128, 64, 1024),
+}
+
+
+def clip_resnet(
+    *,
+    variant: str | None = None,
+    depths: Sequence[int] | None = None,
+    width: int | None = None,
+    heads: int | None = None,
+    features: int | None = None,
+    stochastic_depth: float = 0.0,
+    dtype: _linen.Precision = "bfloat16",
+    remat: _linen.Remat = "none",
+    keep_tokens: bool = False,
+) -> types.Encoder:
+  """Reads an image by convolutions, then asks the last grid one question.
+
+  The ResNet of CLIP: three convolutions instead of one begin it, averages
+  stand before what would be strided convolutions, and the last grid x_1 .. x_n
+  is pooled by attention, whose query is its own mean:
+
+      t_0 = mean(x) + p_0,  t_i = x_i + p_i,  z = Attention(t_0; t_0 .. t_n)
+
+  Batch normalisation goes by stored statistics, so that no row feels another:
+  this is a tower for weights that were trained elsewhere, and `resnet` the one
+  to train from nothing. The statistics have no gradient, nor has `stem/mean`,
+  the colour that counts as nothing: it is subtracted before zeros pad the rest.
+  frozen=(".*/(mean|variance)",) spares their slots. Images may have any size
+  from 31 pixels: places learned on the grid of one are resized, bilinearly, to
+  that of another.
+
+  Args:
+    variant: "RN50", "RN101", "RN50x4", "RN50x16" or "RN50x64": stands for
+      depths, width, heads and features. What it stands for may not be given
+      too.
+    depths: blocks of the four stages, each at least 1; those of "RN50".
+    width: channels after the stem, at least 2; the last grid has 32 times as
+      many. 64.
+    heads: of the attention that pools; divide 32 * width; width / 2.
+    features: of the pooled vector: CLIP's embedding, as no projection follows;
+      1024.
+    stochastic_depth: share of rows that skip the last block, in [0, 1);
+      earlier blocks are skipped less, the first never.
+    dtype: to compute in; parameters, norms and softmax are float32.
+    remat: what a block keeps for its backward pass: all that it needs
+      ("none"), its input ("full"), the results of convolutions ("products").
+    keep_tokens: whether features carry the last grid, in `dtype`, row by row.
+
+  Returns:
+    An encoder from `Float[b h w c]` in [-1, 1] to `Float32[b features]`.
+
+  Raises:
+    ValueError: for an unknown variant, one given along with what it stands
+      for, a shape that cannot be, a rate not in [0, 1), and (on use) images
+      that are no floats [b h w c] or too small.
+
+  References:
+    Radford et al., Learning Transferable Visual Models From Natural Language
+    Supervision, 2021, section 2.4. https://arxiv.org/abs/2103.00020
+
+  Example:
+    >>> encoder = clip_resnet(variant="RN50")
+    >>> image = jnp.zeros((1, 64, 64, 3))
+    >>> params = jax.eval_shape(encoder.init, jax.random.key(0), image)
+    >>> jax.eval_shape(encoder.apply, params, image, None).pooled.shape
+    (1, 1024)
+  """
+  given = dict(depths=depths, width=width, heads=heads, features=features)
+  shape = _shape(variant, given)
+  _linen.check_rate("stochastic_depth", stochastic_depth)
+  block = dict(
+      depth=sum(shape["depths"]), stochastic_depth=stochastic_depth, dtype=dtype
+  )
+  module = ClipResNet(
+      **shape, block=block, keep_tokens=keep_tokens, remat=remat
+  )
+  init, apply = _linen.pair(module, jnp.float32)
+
+  def resized(params, images, keys=None):
+    return apply(_fit(params, images), images, keys)
+
+  return types.Encoder(init, resized, AXES)
+
+
+def _shape(variant: str | None, given: dict[str, Any]) -> dict[str, Any]:
+  """The sizes that a variant stands for, that were given, or those of RN50."""
+  chosen = {
+      name: x if isinstance(x, int) else tuple(x)
+      for name, x in given.items() if x is not None
+  }
+  if variant is not None and variant not in VARIANTS:
+    raise ValueError(
+        f"found variant={variant!r}, expected one of {', '.join(VARIANTS)}"
+    )
+  if variant is not None and chosen:
+    raise ValueError(
+        f"variant={variant!r} stands for {', '.join(given)}, and "
+        f"{', '.join(chosen)} was given too; leave one of them out"
+    )
+  shape = dict(zip(given, VARIANTS[variant or "RN50"], strict=True)) | chosen
+  if "width" in chosen and "heads" not in chosen:
+    shape["heads"] = shape["width"] // 2
+  sizes = (*shape["depths"], shape["heads"], shape["features"])
+  if (
+      len(shape["depths"]) != 4 or min(sizes) < 1 or shape["width"] < 2
+      or 32 * shape["width"] % shape["heads"]
+  ):
+    raise ValueError(
+        f"found {shape}; expected 4 depths and features of at least 1, a width "
+        "of at least 2, and heads that divide 32 * width"
+    )
+  return shape
+
+
+def _grid(images: Any) -> tuple[int, int]:
+  """Places each way in the last grid: halved, rounding up, then down."""
+  _linen.check_images(images)
+  height, width = ((side + 1) // 2 // 16 for side in images.shape[1:3])
+  if not height or not width:
+    raise ValueError(
+        f"found images of {images.shape[1]}x{images.shape[2]} pixels, expected "
+        "sides of at least 31: they are halved five times"
+    )
+  return height, width
+
+
+def _fit(params: types.Params, images: Any) -> types.Params:
+  """Learned places, at the size of these images."""
+  places = patches.resize(params["pool"]["positions"], *_grid(images))
+  return {**params, "pool": {**params["pool"], "positions": places}}
+
+
+class Stage(nn.Module):
+  """Blocks at one size; the first, which changes the size, stands alone."""
+
+  start: int
+  length: int
+  stride: int
+  remat: _linen.Remat
+  block: Any
+
+  @nn.compact
+  def __call__(
+      self, x: Float[Array, "b h w c"], keys: types.RowKeys | None
+  ) -> Float[Array, "b i j d"]:
+    layer = self.start + jnp.arange(self.length)
+    first = _linen.remat(_clip_resnet.Bottleneck, self.remat)
+    first = first(stride=self.stride, name="first", **self.block)
+    x, _ = first(x, layer[0], keys)
+    if self.length == 1:
+      return x
+    rest = _linen.scan(
+        _clip_resnet.Bottleneck, self.remat, length=self.length - 1, same=1
+    )
+    x, _ = rest(stride=1, name="blocks", **self.block)(x, layer[1:], keys)
+    return x
+
+
+class ClipResNet(nn.Module):
+  """The tower; `block` are settings that all blocks share."""
+
+  depths: tuple[int, ...]
+  width: int
+  heads: int
+  features: int
+  block: Any
+  keep_tokens: bool
+  remat: _linen.Remat
+
+  @nn.compact
+  def __call__(
+      self, images: Any, keys: types.RowKeys | None
+  ) -> types.Features:
+    dtype = self.block["dtype"]
+    stem = _clip_resnet.Stem(self.width, dtype, name="stem")
+    x = placement.keep_rows(stem(images))
+    for n, length in enumerate(self.depths):
+      block = dict(self.block, channels=self.width * 2**n)
+      stride, start = 2 if n else 1, sum(self.depths[:n])
+      name = f"stage{n + 1}"
+      x = Stage(start, length, stride, self.remat, block, name=name)(x, keys)
+    pool = _clip_resnet.MeanPool(
+        self.heads, self.features, dtype, name="pool"
+    )
+    pooled = pool(x).astype(jnp.float32)
+    tokens = x.reshape(x.shape[0], -1, x.shape[-1])
+    return types.Features(pooled, tokens if self.keep_tokens else None)
