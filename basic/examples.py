@@ -28,6 +28,7 @@ class _Prepare:
 
   tokenize: Callable[[Any], np.ndarray] | None
   augment: Callable[[Any, Any], Any] | None
+  caption: Callable[[Any, Any], str] | None
 
   def __call__(
       self, example: types.Example, rng: np.random.Generator | None
@@ -43,9 +44,14 @@ class _Prepare:
     return leaves
 
   def _text(self, example, rng) -> Leaves:
-    if self.tokenize is None or "text" not in example:
+    if self.tokenize is None:
       return {}
-    text = example["text"]
+    if self.caption is not None:
+      text = self.caption(example, rng)
+    elif "text" in example:
+      text = example["text"]
+    else:
+      return {}
     captions = list(text) if isinstance(text, tuple | list) else [text]
     if not captions:
       raise types.Unreadable("no caption", "the tuple of captions is empty")
@@ -87,6 +93,7 @@ def prepare(
     *,
     tokenize: Callable[[Any], np.ndarray] | None,
     augment: Callable[[Any, Any], Any] | None = None,
+    caption: Callable[[Any, Any], str] | None = None,
 ) -> Prepare:
   """Makes what turns one example into arrays, with noise or without.
 
@@ -98,6 +105,8 @@ def prepare(
     tokenize: caption -> int32 [t]. None leaves the text of examples out, for
       a run without a text tower.
     augment: (image, generator or None) -> image. None passes images unchanged.
+    caption: (example, generator or None) -> the only caption, in place of the
+      example's own text; None keeps that.
 
   Returns:
     (example, generator or None) -> arrays: "text" int32 [t]; with noise also
@@ -112,7 +121,7 @@ def prepare(
     >>> arrays["label"].dtype
     dtype('int32')
   """
-  return _Prepare(tokenize, augment)
+  return _Prepare(tokenize, augment, caption)
 
 
 class Row(NamedTuple):

@@ -98,7 +98,7 @@ def plan(
           work, traffic, chip=chip, devices=mesh.size, batch_size=size,
           state=2 * memory.held((made.state.params, made.state.opt_state)),
       ),
-      "notes": _notes(made, work, traffic),
+      "notes": _notes(made, work, traffic) + _which(config, stage),
   }
 
 
@@ -160,14 +160,27 @@ def _notes(made, work, traffic):
   return notes
 
 
+def _which(config, stage):
+  """Which of several stages the plan is of."""
+  stages = build.stage_configs(settings.complete(config))
+  number = range(1, len(stages) + 1)[stage]
+  return [] if len(stages) == 1 else [
+      f"this is stage {number} of {len(stages)}; --stage 0 to "
+      f"{len(stages) - 1} plans another"
+  ]
+
+
 def _answer(given: Any) -> dict[str, Any]:
   """The plan that the command line asks for."""
   config = given.config.to_dict()
-  asked = {"image": given.image, "stage": given.stage}
+  asked = {"image": given.image}
   if given["parameters-only"].value:
     # One device is enough to count, whatever the mesh.
     config["mesh"] = devices.virtual(devices.sizes("data=1", {}))
-    return draft.parameters(draft.draft(config, **asked))
+    if given.stage is None:
+      return draft.run_parameters(draft.drafts(config, **asked))
+    return draft.parameters(draft.draft(config, stage=given.stage, **asked))
+  asked["stage"] = -1 if given.stage is None else given.stage
   if given.topology is not None:
     asked["on"] = devices.topology(given.topology)
     if given.mesh is not None:
@@ -201,7 +214,9 @@ if __name__ == "__main__":
   flags.DEFINE_string("memory", None, "What a device has: 80GiB.")
   flags.DEFINE_string("chip", None, "Peak numbers: H100, v5e, H100,exact=5e13.")
   flags.DEFINE_integer("image", None, "Size of images in pixels.")
-  flags.DEFINE_integer("stage", -1, "Which stage, from 0; by default the last.")
+  flags.DEFINE_integer(
+      "stage", None, "Which stage, from 0; by default the last, and all of them "
+      "where parameters are counted.")
   flags.DEFINE_bool("parameters-only", False, "Count them and compile nothing.")
   flags.DEFINE_bool("json", False, "Print one JSON object, not a table.")
   flags.mark_flags_as_required(["config"])

@@ -46,6 +46,23 @@ def plugin(folder: str, name: str) -> Callable[..., Any]:
   return getattr(importlib.import_module(f"basic.{folder}.{name}"), name)
 
 
+def make(folder: str, settings: Mapping[str, Any], **given: Any) -> Any:
+  """Calls the plug-in that complete settings name.
+
+  Args:
+    folder: of the package: "sources".
+    settings: `name`, and settings of the plug-in; others are left out.
+    given: what is not a setting; the plug-in gets what it takes of it.
+
+  Returns:
+    What the plug-in returns.
+  """
+  function = plugin(folder, settings["name"])
+  wanted = {k: v for k, v in given.items() if takes(function, k)}
+  own = {k: v for k, v in settings.items() if takes(function, k)}
+  return function(**{**wanted, **own})
+
+
 def member(module: Any, name: str, result: Any) -> Callable[..., Any]:
   """The function `name` of a module that returns `result`.
 

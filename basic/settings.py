@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from basic import (
+    captions,
     checkpoint,
     gradient,
     images,
@@ -34,8 +35,10 @@ def experiment(
     views: Settings | None = None,
     projection: Settings | None = None,
     augment: Settings | None = None,
+    captions: Settings | None = None,
     gradient: Settings | None = None,
     frozen: tuple[str, ...] = (),
+    stored: tuple[str, ...] = (),
     mesh: Settings | None = None,
     tokenizer: Settings | None = None,
     checkpoint: Settings | None = None,
@@ -58,8 +61,11 @@ def experiment(
     views: leaf of the batch -> tower, where they are not equal.
     projection: `width` and `bias` of the projections (model.py).
     augment: noise of training images (images.py).
+    captions: how labels become text (captions.py); None: the source's own.
     gradient: `name`, "direct" or "cached", and its settings.
     frozen: patterns of parameter paths that do not train.
+    stored: views of locked towers whose embeddings are computed once, at the
+      start of the stage, kept in the run's folder and read from there.
     mesh: devices along data, fsdp and model (layout.py).
     tokenizer: how the vocabulary is found (`vocabulary` below).
     checkpoint: `every` and `keep` (checkpoint.py).
@@ -111,6 +117,7 @@ def evaluation(
     every: int | None = None,
     batch_size: int = 128,
     limit: int | None = None,
+    label_captions: Settings | None = None,
 ) -> None:
   """Settings of an evaluation, beside those of its evaluator.
 
@@ -119,6 +126,8 @@ def evaluation(
     every: steps between two evaluations; None: at the end only.
     batch_size: rows that are encoded at a time.
     limit: examples that are judged; None: all.
+    label_captions: how its labels become text (captions.py): the first
+      template, nothing drawn; None: its source's own.
   """
 
 
@@ -146,6 +155,7 @@ def complete(config: Settings) -> dict[str, Any]:
   ):
     kept = ("views",) if key == "projection" else ()
     full[key] = schema.complete(key, function, full[key] or {}, kept=kept)
+  full["captions"] = _captions("captions", full["captions"])
   full["checkpoint"] = schema.complete(
       "checkpoint", checkpoint.Checkpoints,
       {"every": 1_000, **(full["checkpoint"] or {})},
@@ -221,6 +231,12 @@ def _member(where, module, result, settings, **arguments):
   }
 
 
+def _captions(where, settings):
+  return None if settings is None else schema.complete(
+      where, captions.captions, settings, kept=("classes",)
+  )
+
+
 def _positive(where, settings, *names):
   for name in names:
     if settings[name] is None or settings[name] < 1:
@@ -238,4 +254,7 @@ def _complete_eval(where, settings):
     if ours[name] is not None:
       _positive(where, ours, name)
   ours["source"] = _named(f"{where}.source", "sources", ours["source"])
+  ours["label_captions"] = _captions(
+      f"{where}.label_captions", ours["label_captions"]
+  )
   return {**_named(where, "evals", theirs, GIVEN), **ours}

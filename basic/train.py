@@ -77,7 +77,7 @@ def rehearse(stage: build.Stage) -> None:
   """
   batch = {
       name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=stage.layout.rows)
-      for name, x in stage.shapes.items()
+      for name, x in stage.batch.items()
   }
   jax.eval_shape(stage.update, restore.abstract(stage), batch)
 
@@ -126,6 +126,7 @@ def _train(stages, config, workdir):
 def _stage(run, stage, state, position):
   """Steps from where the state stands to the end of its stage."""
   run.recorder.resize(stage.batch_size)
+  stage.store(state.params)
   first = int(state.step) + 1
   with stage.stream(position.get("examples_seen", 0)) as stream:
     flying = flight.Flight(

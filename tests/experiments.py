@@ -9,7 +9,7 @@ import pathlib
 
 import numpy as np
 
-from basic import build, schema, settings
+from basic import build, feed, schema, settings
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAMES = sorted(
@@ -30,6 +30,10 @@ SMALL = {
         variant=None, width=16, depth=2, heads=2, mlp=None, patch=8
     ),
     "resnet": dict(depth=26, width=1 / 16, groups=1),
+    "coatnet": dict(
+        variant=None, depths=(1,) * 5, widths=(8, 8, 8, 16, 16), head=8,
+        remat="none",  # Which changes no number, and takes long to compile.
+    ),
     "text_transformer": dict(width=16, depth=1, heads=2, mlp=None, length=16),
 }
 STANDS_IN = dict(name="shapes", split="train", canvas=32)
@@ -59,15 +63,29 @@ def at_hand(config):
 
   Evaluations of data that is not here are left out, and so are weights.
   """
-  evals = {
-      label: how for label, how in config["evals"].items()
-      if is_here(how["source"])
-  }
-  source = config["source"] if is_here(config["source"]) else STANDS_IN
-  given = {**config, "source": source, "evals": evals, "weights": None}
+  given = {**_data_at_hand(config), "weights": None}
+  given["stages"] = [
+      _data_at_hand(changes, config["source"]) for changes in config["stages"]
+  ]
   given["mesh"] = dict(data=-1, fsdp=1, model=1)
   given["tokenizer"] = {**config["tokenizer"], "model": None}
   return settings.complete(given)
+
+
+def _data_at_hand(changes, base=None):
+  """An experiment, or what a stage changes of one, over data that is here."""
+  given = dict(changes)
+  if "source" in changes:
+    whole = settings.changed(base or {}, changes["source"])
+    if base and whole["name"] != base["name"]:
+      whole = changes["source"]
+    given["source"] = whole if is_here(whole) else STANDS_IN
+  if changes.get("evals"):
+    given["evals"] = {
+        label: how for label, how in changes["evals"].items()
+        if is_here(how["source"])
+    }
+  return given
 
 
 def shrunk(config):
@@ -109,7 +127,7 @@ def programs(config, mesh):
   """What each stage computes, at full size, without its data."""
   for stage in build.stage_configs(at_hand(config)):
     text = stage["text"]
-    shapes = build.batch_shapes(
+    shapes = feed.batch_shapes(
         stage, None if text is None else tokenize(text["length"])
     )
     yield build.program(stage, mesh, shapes, steps=stage["steps"])

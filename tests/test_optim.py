@@ -161,6 +161,17 @@ def test_no_decay_says_what_does_not_decay():
   assert still == set(SHAPES) - {"image/blocks/mlp/in/kernel"}
 
 
+def test_of_an_objective_the_kernel_of_a_classifier_decays_and_nothing_else():
+  params = {"objective": {
+      name: jnp.ones(2) for name in ("kernel", "bias", "log_scale", "kernel_b")
+  }}
+  tx = optim.adamw(steps=10, peak=.5, schedule="constant", decay=.5).tx
+  updates, _ = tx.update(
+      jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+  moved = {k for k, u in updates["objective"].items() if np.any(u)}
+  assert moved == {"kernel"}
+
+
 def test_the_reported_rate_is_the_rate_applied():
   optimizer = optim.sgd(steps=9, peak=.2, warmup=3, momentum=0., end=.1)
   one = {p: np.ones(s) for p, s in SHAPES.items()}

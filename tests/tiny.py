@@ -39,7 +39,6 @@ from basic.sources import digits
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OF_DATA = (
     "source", "tokenizer", "evals", "checkpoint", "record", "stages", "steps",
-    "augment",
 )
 CLOCKED = ("time", "throughput/examples_per_second")
 

@@ -11,9 +11,12 @@ import optax
 from basic import paths, schedules
 from basic.optim import _average
 
-# Gains, offsets, positions and the scalars of an objective: shrinking these
-# does not make a function simpler, only another one.
-NO_DECAY = ("(.*/)?(bias|scale|mean|variance)", "(.*/)?positions(/.*)?", "objective/.*")
+# Gains, offsets, positions and what an objective learns, but for the kernel of a
+# classifier: shrinking these does not make a function simpler, only another one.
+NO_DECAY = (
+    "(.*/)?(bias|scale|mean|variance)", "(.*/)?positions(/.*)?",
+    "objective/(?!kernel$).*",
+)
 
 # Equal blocks of a tower are one array each, with the layers in front. What an
 # optimizer does to a weight as a whole, it does to each layer of a stack.

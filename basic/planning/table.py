@@ -28,6 +28,7 @@ def table(plan: Mapping[str, Any]) -> str:
   parts = []
   for heading, lines in (
       ("parameters", _parameters(plan)),
+      ("stages", _stages(plan)),
       ("bytes per device", _memory(plan)),
       ("floating-point operations", _flops(plan)),
       ("collectives per device and step", _collectives(plan)),
@@ -52,8 +53,15 @@ def _parameters(plan: Mapping[str, Any]) -> Lines:
   slots = plan["optimizer_bytes"]
   yield "trainable", f"{plan['trainable']:,}"
   yield "optimizer, all devices together", amount(slots, "B", 1024)
-  if plan["trainable"]:
-    yield "bytes a trainable parameter", f"{slots / plan['trainable']:.2f}"
+  each = plan["optimizer_bytes_per_parameter"]
+  yield "bytes a trainable parameter", f"{each:.2f}"
+
+
+def _stages(plan: Mapping[str, Any]) -> Lines:
+  for number, stage in enumerate(plan.get("stages", ()), 1):
+    slots = amount(stage["optimizer_bytes"], "B", 1024)
+    yield f"{number}: {stage['steps']:,} steps of {stage['batch_size']:,}", (
+        f"{stage['trainable']:,} train, with slots of {slots}")
 
 
 def _memory(plan: Mapping[str, Any]) -> Lines:

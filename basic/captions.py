@@ -1,0 +1,150 @@
+"""Labels to captions: the names of an image's classes, in a prompt.
+
+A labelled source then trains a text tower as pairs of image and text do.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from basic import types
+
+Caption: TypeAlias = Callable[[types.Example, np.random.Generator | None], str]
+
+
+def captions(
+    *,
+    classes: Sequence[str],
+    templates: tuple[str, ...] = ("{}",),
+    joiner: str = " and ",
+    label: str = "label",
+) -> Caption:
+  """Makes what says the labels of an example in words.
+
+  Given a generator, it shuffles the names of the example's classes, joins them
+  and puts them in a template that it draws; a function of the generator alone,
+  and so of (seed, index). Given None it draws nothing: the names stand in the
+  order of the labels, in the first template.
+
+  Args:
+    classes: names in the order of the labels. Not empty.
+    templates: each holds "{}", where the names go. Not empty.
+    joiner: what stands between two names; " and ", or ", ".
+    label: the leaf of an example with its classes: an integer, or integers [m]
+      of which -1 stands for no class and repetition means nothing.
+
+  Returns:
+    (example, generator or None) -> caption; it can be pickled. It raises
+    ValueError if an example has no such leaf, or one that names no class, and
+    `types.Unreadable` if an example has no class at all.
+
+  Raises:
+    ValueError: if `classes` or `templates` is empty, or a template has no "{}".
+
+  References:
+    Pham et al., Combined Scaling for Zero-shot Transfer Learning, 2021, on the
+    data. https://arxiv.org/abs/2111.10050
+    Yu et al., CoCa, 2022, for ", " and prompts. https://arxiv.org/abs/2205.01917
+
+  Example:
+    >>> caption = captions(classes=("cat", "dog"), templates=("a photo of {}",))
+    >>> caption({"label": np.array([1, 0, -1])}, None)
+    'a photo of dog and cat'
+  """
+  if not classes:
+    raise ValueError(
+        "captions found a source without `classes`, the names of its labels; "
+        "use a source that has them, or leave `captions` out to train on the "
+        "source's own text."
+    )
+  if not templates:
+    raise ValueError(
+        "captions found no templates and needs one or more; '{}' is the names "
+        "alone."
+    )
+  without = [template for template in templates if "{}" not in template]
+  if without:
+    raise ValueError(
+        f"captions found the template {without[0]!r} without '{{}}': say where "
+        "the names go, as in 'a photo of a {}'."
+    )
+  return _Captions(tuple(classes), tuple(templates), joiner, label)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Captions:
+  """See `captions`. A class, not a closure, so that it can be pickled."""
+
+  classes: tuple[str, ...]
+  templates: tuple[str, ...]
+  joiner: str
+  label: str
+
+  def __call__(
+      self, example: types.Example, rng: np.random.Generator | None
+  ) -> str:
+    labels = self._labels(example)
+    template = self.templates[0]
+    if rng is not None:
+      labels = rng.permutation(labels)
+      template = self.templates[rng.integers(len(self.templates))]
+    names = self.joiner.join(self.classes[k] for k in labels)
+    return template.replace("{}", names)
+
+  def _labels(self, example: types.Example) -> list[int]:
+    """The classes of an example, each once, in the order of the leaf."""
+    if self.label not in example:
+      raise ValueError(
+          f"captions found the leaves {sorted(example)} and needs "
+          f"{self.label!r}: set captions.label to the leaf with the labels."
+      )
+    found: Any = np.asarray(example[self.label])
+    if found.dtype.kind not in "iu" or found.ndim > 1:
+      raise ValueError(
+          f"captions found {self.label!r} {found.dtype}{list(found.shape)} and "
+          "needs an integer, or integers [m] with -1 for no class."
+      )
+    labels = list(dict.fromkeys(found.reshape(-1).tolist()))
+    strange = [k for k in labels if not -1 <= k < len(self.classes)]
+    if strange:
+      raise ValueError(
+          f"captions found {self.label!r} {strange[0]}, and the source names "
+          f"{len(self.classes)} classes, numbered from 0: check the labels "
+          "against `classes`."
+      )
+    present = [k for k in labels if k >= 0]
+    if not present:
+      raise types.Unreadable("no label", f"{self.label!r} is {found.tolist()}")
+    return present
+
+
+def spread(
+    source: types.Source, count: int, *, caption: Caption | None, seed: int
+) -> Iterator[str]:
+  """All captions of examples spread evenly over a source, or one of each.
+
+  Args:
+    source: at least one example; those that are unreadable are passed over.
+    count: examples to read; no more than there are.
+    caption: what says their labels in words, drawn by (seed, index); None:
+      they have text of their own, and all of it counts.
+    seed: of what is drawn.
+
+  Raises:
+    ValueError: if the source is empty, or as `caption` does.
+  """
+  if len(source) == 0:
+    raise ValueError("the source has no examples; check its name and split.")
+  for index in np.linspace(0, len(source) - 1, min(count, len(source))):
+    try:
+      example = source[int(index)]
+      if caption is not None:
+        yield caption(example, np.random.default_rng((seed, int(index))))
+        continue
+    except types.Unreadable:
+      continue  # Counted when training meets it.
+    text = example.get("text", ())
+    texts = text if isinstance(text, (tuple, list)) else (text,)
+    yield from (each for each in texts if isinstance(each, str))

@@ -1,0 +1,147 @@
+"""From settings to data: what a stage reads, in which words, as which arrays."""
+
+import os
+import pathlib
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeAlias
+
+import jax
+
+from basic import (
+    captions,
+    examples,
+    images,
+    initial,
+    layout,
+    pipeline,
+    schema,
+    settings,
+    tokenizer,
+    types,
+    vocabulary,
+)
+
+Settings = settings.Settings
+Words: TypeAlias = tokenizer.Tokenizer | vocabulary.Vocabulary
+
+
+def words(
+    configs: Sequence[Settings], workdir: str | os.PathLike
+) -> Words | None:
+  """The run's vocabulary: stored with it, its weights', or of its captions.
+
+  Args:
+    configs: complete, of every stage.
+    workdir: folder of the run, where a new vocabulary is stored.
+
+  Returns:
+    What makes token ids of captions; None without a text tower.
+
+  Raises:
+    ValueError: if it has more pieces than the text tower knows.
+  """
+  texts = [c for c in configs if c["text"] is not None]
+  if not texts:
+    return None
+  config = texts[0]
+  text, how = config["text"], config["tokenizer"]
+  folder = pathlib.Path(workdir)
+  # Without a configuration it is left from a start that failed.
+  if (folder / "config.json").exists() and (folder / tokenizer.FILE).exists():
+    return tokenizer.Tokenizer(tokenizer.load(folder), text["length"])
+  if how["model"] is None and (found := initial.words(config, folder)):
+    return found
+  if how["model"] is not None:
+    content = pathlib.Path(how["model"]).read_bytes()
+  else:
+    source = schema.make("sources", config["source"])
+    content = tokenizer.train(
+        captions.spread(
+            source, how["captions"],
+            caption=caption(source, config["captions"]), seed=config["seed"],
+        ),
+        vocab=text["vocab"], seed=config["seed"],
+    )
+  made = tokenizer.Tokenizer(content, text["length"])
+  if made.vocab > text["vocab"]:
+    raise ValueError(
+        f"the vocabulary has {made.vocab} pieces and text.vocab is "
+        f"{text['vocab']}; set text.vocab to {made.vocab} or more."
+    )
+  tokenizer.save(content, folder)
+  return made
+
+
+def caption(
+    source: types.Source, how: Settings | None
+) -> captions.Caption | None:
+  """What says an example's labels in words; None: it has text of its own."""
+  if how is None:
+    return None
+  return captions.captions(classes=getattr(source, "classes", ()), **how)
+
+
+def prepare(
+    source: types.Source,
+    words: Callable[[Any], Any] | None,
+    config: Settings,
+    how: Settings | None,
+    *,
+    given: Collection[str] = (),
+) -> examples.Prepare:
+  """What turns an example into arrays.
+
+  Args:
+    source: of the examples.
+    words: caption -> token ids; None where there is no text.
+    config: complete, of the stage.
+    how: settings of captions made of labels; None: the source's own text.
+    given: leaves that are embeddings already, and stay as they are.
+
+  Returns:
+    As `pipeline.prepare` does.
+  """
+  if config["text"] is None:
+    words = how = None  # Of the stages with a text tower, not of this one.
+  augment = images.augment(**config["augment"])
+  return pipeline.prepare(
+      tokenize=words, augment=None if "image" in given else augment,
+      caption=caption(source, how),
+  )
+
+
+def stream(
+    source: types.Source,
+    ready: examples.Prepare,
+    batch_size: int,
+    seed: int,
+    position: int,
+) -> pipeline.Stream:
+  """This process's rows of the batches from a position on."""
+  return pipeline.stream(
+      source, prepare=ready, batch_size=batch_size, seed=seed, start=position,
+      shard=(jax.process_index(), jax.process_count()),
+  )
+
+
+def shapes(
+    source: types.Source, ready: examples.Prepare, batch_size: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes of a global batch, from one example."""
+  with pipeline.stream(
+      source, prepare=ready, batch_size=1, seed=0, threads=0
+  ) as one:
+    return {
+        name: jax.ShapeDtypeStruct((batch_size, *leaf.shape[1:]), leaf.dtype)
+        for name, leaf in next(one).items()
+        if layout.holds(leaf)
+    }
+
+
+def batch_shapes(
+    config: Settings, tokenize: Callable[[Any], Any] | None
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes of a global batch of a stage, from one example of its source."""
+  source = schema.make("sources", config["source"])
+  ready = prepare(source, tokenize, config, config["captions"])
+  return shapes(source, ready, config["batch_size"])
