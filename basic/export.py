@@ -21,6 +21,8 @@ from jax import export as jax_export
 
 from basic import (
     build,
+    interpolate,
+    optim,
     restore,
     schema,
     tokenizer,
@@ -37,14 +39,22 @@ def export(
     kind: str,
     out: str | os.PathLike,
     step: int | None = None,
+    *,
+    start: int | None = None,
+    mix: float = 0.5,
 ) -> pathlib.Path:
   """Writes the towers of a run, with their vocabulary and preprocessing.
+
+  They are the parameters that evaluations see: averages where a run keeps them.
 
   Args:
     workdir: folder of the run.
     kind: "stablehlo", or the name of a format in weights/.
     out: folder to write; made if it is not there.
     step: the checkpoint; None: the newest.
+    start: write the weights between this checkpoint and `step` (interpolate.py)
+      rather than those of `step`; None: do not.
+    mix: where between, from 0 at `start` to 1 at `step`.
 
   Returns:
     The folder.
@@ -58,7 +68,11 @@ def export(
   if kind not in known:
     raise ValueError(f"there is no format {kind!r}; there are {known}")
   stage, state = restore.load(workdir, step)
-  params = jax.tree.map(np.asarray, state.params)
+  params = optim.judged(state)
+  if start is not None:
+    _, first = restore.load(workdir, start)
+    params = interpolate.mixed(optim.judged(first), params, mix)
+  params = jax.tree.map(np.asarray, params)
   folder = pathlib.Path(out)
   if kind == "stablehlo":
     _stablehlo(stage, params, pathlib.Path(workdir), folder)
@@ -179,7 +193,10 @@ def main(arguments: list[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   values = flags.FLAGS
   try:
-    print(export(values.workdir, values.format, values.out, values.step))
+    print(export(
+        values.workdir, values.format, values.out, values.step,
+        start=values.start, mix=values.mix,
+    ))
   except (ValueError, OSError, ImportError) as error:
     sys.exit(f"{type(error).__name__}: {error}")
 
@@ -189,4 +206,6 @@ if __name__ == "__main__":
   flags.DEFINE_string("format", None, "What to write.", required=True)
   flags.DEFINE_string("out", None, "The folder to write.", required=True)
   flags.DEFINE_integer("step", None, "The checkpoint; by default the newest.")
+  flags.DEFINE_integer("start", None, "Mix with this checkpoint.")
+  flags.DEFINE_float("mix", 0.5, "From 0, all of --start, to 1, all of --step.")
   app.run(main)

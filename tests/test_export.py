@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from basic import (
     initial,
     paths,
     restore,
+    schema,
     settings,
     tokenizer,
     train,
@@ -140,6 +142,28 @@ def test_functions_need_nothing_but_jax(run, embedded, tmp_path):
   chance = (chance / chance.sum())[0]
   for label, share in zip(TEXTS, chance, strict=True):
     assert abs(float(found[label]) - share) < 2e-4  # four decimals
+
+
+def test_weights_between_two_checkpoints_are_written(run, tmp_path):
+  _, state = restore.load(run)
+  folder = tmp_path / "run"
+  shutil.copytree(run, folder)
+  doubled = type(state)(
+      state.step + 1, jax.tree.map(lambda a: 2 * a, state.params),
+      state.opt_state, state.memory, state.rng)
+  with checkpoint.Checkpoints(folder / restore.FOLDER, every=1) as saved:
+    saved.save(2, doubled, {}, force=True)
+
+  def written(name, *step, **between):
+    out = export.export(folder, "hf_clip", tmp_path / name, *step, **between)
+    return paths.flatten(schema.plugin("weights", "hf_clip")().read(out).params)
+
+  one, two = written("one", 1), written("two", 2)
+  for path, leaf in written("between", start=1, mix=0.25).items():
+    expected = 0.75 * one[path] + 0.25 * two[path]
+    np.testing.assert_allclose(
+        leaf, expected, rtol=1e-6, atol=1e-7, err_msg=path
+    )
 
 
 def test_a_function_takes_any_number_of_rows(run, embedded, tmp_path):
