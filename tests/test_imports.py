@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAYERS = (
     ("types", "paths"),
     ("ops", "__init__"),
-    ("tokenizer", "images", "vocabulary"),
+    ("tokenizer", "images", "vocabulary", "captions"),
     (
         "encoders", "objectives", "sources", "evals", "weights",
         "optim schedules",
@@ -27,9 +27,9 @@ LAYERS = (
         "pipeline examples", "model", "gradient", "step", "layout",
         "checkpoint digests", "record recording",
     ),
-    ("build initial restore schema settings",),
+    ("build evaluation feed initial restore schema settings stored",),
     ("flight", "exits"),
-    ("report pages",),
+    ("report pages", "interpolate"),
     ("train", "evaluate", "plan planning", "export"),
 )
 
@@ -39,7 +39,7 @@ PLUGINS = ("encoders", "objectives", "sources", "evals", "weights")
 # What a configuration may import, apart from other configurations.
 CONFIG_IMPORTS = ("ml_collections",)
 
-PROGRAMS = ("train", "evaluate", "plan", "report", "export")
+PROGRAMS = ("train", "evaluate", "plan", "report", "export", "interpolate")
 
 
 class Door(NamedTuple):
@@ -64,16 +64,16 @@ DOORS = (
             "jax.shard_map", "jax.experimental.shard_map", "jax.pmap",
             *(f"jax.lax.{name}" for name in COLLECTIVES),
         ),
-        ("ops/similarity",),
-        "only all-pairs operations talk between devices",
+        ("ops/similarity", "ops/placement"),
+        "only all-pairs operations, and sums over copies, talk between devices",
     ),
     Door(
         (
             "jax.sharding", "jax.make_mesh", "jax.set_mesh", "jax.P",
             "jax.NamedSharding", "jax.experimental.mesh_utils",
         ),
-        ("layout", "ops/similarity"),
-        "placement is decided in one file",
+        ("layout", "ops/similarity", "ops/placement"),
+        "placement is decided in one file, and rows are kept in place in one op",
     ),
     Door(
         ("jax.distributed",), ("layout",),
@@ -81,7 +81,7 @@ DOORS = (
     ),
     Door(
         ("jax.experimental.multihost_utils",),
-        ("layout", "checkpoint", "digests"),
+        ("layout", "checkpoint", "digests", "stored"),
         "processes wait for each other where they start and where they save",
     ),
     Door(
