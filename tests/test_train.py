@@ -330,7 +330,7 @@ def test_bad_settings_get_a_sentence_before_anything_is_made(
 def test_a_batch_that_the_devices_do_not_divide_is_refused(
     tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(jax, "device_count", lambda: 8)
+  monkeypatch.setattr(jax, "devices", jax.local_devices)
   with pytest.raises(ValueError, match="12, which 8 devices do not divide"):
     train.train(tiny.config(batch_size=12), tmp_path / "run")
 

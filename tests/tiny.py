@@ -131,7 +131,13 @@ def install(patch: pytest.MonkeyPatch) -> None:
 
   patch.setattr(build, "program", program)
   # Collectives between virtual devices are slow, and tested elsewhere.
-  patch.setattr(jax, "device_count", lambda: 1)
+  one_device(patch)
+
+
+def one_device(patch: pytest.MonkeyPatch) -> None:
+  """Leaves one device for meshes."""
+  devices = jax.devices()[:1]
+  patch.setattr(jax, "devices", lambda *of: devices)
 
 
 class Killed(BaseException):

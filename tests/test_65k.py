@@ -1,0 +1,47 @@
+"""configs/digits_65k.py is exact: at a size where direct fits, it says so."""
+
+import experiments
+import pytest
+import tiny
+
+from basic import build, settings
+
+
+def changed(config, rows, gradient):
+  first = {**build.stage_configs(config)[0], "evals": {}}
+  return settings.complete(
+      {**first, "batch_size": rows, "gradient": gradient}
+  )
+
+
+def one_step(config, folder):
+  """(loss, norm of its gradient) of the first batch."""
+  stage, = build.run(config, folder)
+  with stage.layout.context():
+    with stage.stream(0) as stream:
+      batch = stage.layout.shard(next(stream))
+    _, metrics = stage.update(stage.fresh(), batch)
+  return float(metrics["loss"]), float(metrics["gradient_norm"])
+
+
+@pytest.mark.parametrize("rows", [
+    256, pytest.param(4_096, marks=pytest.mark.slow),
+])
+def test_its_chunks_give_the_loss_and_gradient_of_the_whole_batch(
+    rows, tmp_path, monkeypatch
+):
+  tiny.one_device(monkeypatch)
+  config = experiments.read("digits_65k")
+  cached = config["stages"][0]["gradient"]
+  ways = {
+      "cached": {**config["gradient"], **cached}, "direct": dict(name="direct"),
+  }
+  found = {
+      # One vocabulary for both, which the folder keeps.
+      name: one_step(changed(config, rows, how), tmp_path)
+      for name, how in ways.items()
+  }
+  (loss, norm), (expected, length) = found["cached"], found["direct"]
+  assert loss == pytest.approx(expected, rel=1e-6)
+  assert norm == pytest.approx(length, rel=1e-5)
+  print(f"{rows} rows: cached {loss:.7f}, direct {expected:.7f}")
