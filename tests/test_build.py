@@ -171,7 +171,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(
     tmp_path, monkeypatch
 ):
   config = settings.complete(tiny.config(batch_size=12))
-  mesh = layout.mesh(jax.devices()[:8])
+  mesh = layout.mesh(jax.local_devices()[:8])
   monkeypatch.setattr(layout, "mesh", lambda **sizes: mesh)
   with pytest.raises(ValueError, match="batch_size is 12, which 8 devices do "
                                        "not divide"):
