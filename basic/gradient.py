@@ -170,9 +170,7 @@ def _encode_view(view, count, trainable, constant, rows, budget):
   def embed_all(params, rows):
     if count == 1:
       return embed(params, rows)
-    parts = _chunk(rows, count)
-    kept = _affordable(embed, params, parts, count, budget)
-    again, last = _cut_at(parts, count - kept)
+    again, last = _cut_at(_chunk(rows, count), count - kept)
     # Differentiating through a map stores what each of its chunks needs: of
     # those that are encoded again, the rows alone.
     features = [
@@ -182,6 +180,8 @@ def _encode_view(view, count, trainable, constant, rows, budget):
     ]
     return _unchunk(jax.tree.map(lambda *a: jnp.concatenate(a), *features))
 
+  # Of all rows, before copies of the parameters share them.
+  kept = _affordable(embed, (trainable, constant), rows, count, budget)
   embed_all = placement.by_replica(embed_all, multiple=count)
   if not trainable:
     return embed_all(({}, constant), rows), None
@@ -191,22 +191,22 @@ def _encode_view(view, count, trainable, constant, rows, budget):
   return features, lambda bar: pullback(bar)[0]
 
 
-def _affordable(embed, params, parts, count, budget) -> int:
+def _affordable(embed, params, rows, count, budget) -> int:
   """How many chunks may keep their activations within a budget of bytes."""
-  if not budget:
+  if not budget or count == 1:
     return 0
 
   def stored(times):
     """Bytes that the backward pass of so many chunks at once would need."""
-    rows = jax.tree.map(
+    some = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(
-            (times * a.shape[1], *a.shape[2:]), a.dtype
+            (times * (a.shape[0] // count), *a.shape[1:]), a.dtype
         ),
-        parts,
+        rows,
     )
     pullback = jax.eval_shape(
         lambda p, rows: jax.vjp(lambda t: embed((t, p[1]), rows), p[0])[1],
-        params, rows,
+        params, some,
     )
     return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(pullback))
 

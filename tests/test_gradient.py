@@ -275,6 +275,27 @@ def test_gradients_are_summed_over_devices_once_a_step(keep_bytes):
   assert summed(4, keep_bytes=keep_bytes) == summed(0)
 
 
+@pytest.mark.parametrize("keep_bytes", [12_000, 30_000])
+def test_a_budget_is_that_of_all_devices_together(keep_bytes):
+  # What is kept is not encoded again, so the work saved tells how much is.
+  objective = OBJECTIVES["softmax"]
+  net, params, memory, batch = setting(32, objective)
+
+  def saved():
+    none, some = (
+        flops.count(
+            gradient.cached(net.encode, objective, chunks=4, keep_bytes=kept),
+            params, memory, batch, jax.random.key(0),
+        ).flops
+        for kept in (0, keep_bytes)
+    )
+    return none - some
+
+  alone = saved()
+  with layout.Layout(layout.mesh(jax.devices()[:4]), net.axes).context():
+    assert saved() == alone > 0
+
+
 def test_unsaid_gradients_are_summed_for_every_chunk(monkeypatch):
   # The fault that the test above watches for, planted.
   monkeypatch.setattr(placement, "by_replica", lambda f, multiple: f)
