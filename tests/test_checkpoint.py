@@ -221,8 +221,11 @@ def test_a_flipped_bit_of_an_array_is_seen_by_its_digest(store, two, caplog):
     array.write_bytes(changed)
     state, _, said = reopened(store, make(5), caplog)
     same(state, two[10])
+    assert "Checkpoint 20 is damaged" in said[0]
     seen += "are not what was saved" in said[0]
-  assert seen == 5  # Orbax sees none of these
+  # The order of the arrays in the file changes from run to run, so one or the
+  # other may fall on a few bytes that the reader itself checks.
+  assert seen >= 3
 
 
 def test_when_no_step_is_whole_it_says_so_and_deletes_nothing(store, two):
