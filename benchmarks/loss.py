@@ -1,25 +1,27 @@
 """python benchmarks/loss.py --small    the contrastive loss alone
 
 Value and gradient of the symmetric softmax loss, with respect to unnormalised
-embeddings and the scale. Contenders: ours (tiles), dense JAX, and dense torch
-with autograd, which is what CLIP trainers write.
+embeddings and the scale. Contenders: ours (tiles), ours with the fused kernel
+(where there is a GPU), dense JAX, and dense torch with autograd, which is what
+CLIP trainers write.
 """
 
 import argparse
 import json
 import pathlib
+import sys
 
 import rounds
 
 
-def ours(rows, width, dtype):
+def ours(rows, width, dtype, kernel="xla"):
   import jax
   import jax.numpy as jnp
 
   from basic import types
   from basic.objectives import softmax
 
-  objective = softmax.softmax(dtype=dtype)
+  objective = softmax.softmax(dtype=dtype, kernel=kernel)
   params, memory = objective.init(jax.random.key(0), None)
 
   @jax.jit
@@ -35,6 +37,14 @@ def ours(rows, width, dtype):
       for k in (1, 2)
   )
   return lambda: jax.block_until_ready(run(params, x, y))
+
+
+def fused(rows, width, dtype):
+  import jax
+
+  if jax.default_backend() != "gpu":
+    sys.exit("fused: interpreted without a GPU, which says nothing of its speed")
+  return ours(rows, width, dtype, kernel="pallas")
 
 
 def dense(rows, width, dtype):
@@ -95,7 +105,7 @@ def torch(rows, width, dtype):
   return run
 
 
-CONTENDERS = {"ours": ours, "dense": dense, "torch": torch}
+CONTENDERS = {"ours": ours, "fused": fused, "dense": dense, "torch": torch}
 
 
 def main():
@@ -127,7 +137,7 @@ def main():
         options.dtype,
     ]
     # The square of 65,536 in float32 is 16 GiB, several times over.
-    names = ["ours"] if count > 40_000 else list(CONTENDERS)
+    names = ["ours", "fused"] if count > 40_000 else list(CONTENDERS)
     found[count] = rounds.compare(__file__, names, arguments, options.rounds)
     print(rounds.table(
         f"loss, {count} x {options.width}, {options.dtype}", found[count]

@@ -85,6 +85,10 @@ DOORS = (
         "processes wait for each other where they start and where they save",
     ),
     Door(
+        ("jax.experimental.pallas",), ("ops/fused",),
+        "one file holds what is written for one kind of processor",
+    ),
+    Door(
         ("optax",), ("optim", "schedules", "step"),
         "optimisers are chains of optax, and everything else is not",
     ),

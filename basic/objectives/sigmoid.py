@@ -17,6 +17,7 @@ def sigmoid(
     dtype: str = "float32",
     method: str = "auto",
     tile: int | None = None,
+    kernel: str = "xla",
 ) -> types.Objective:
   """Judges every image-text pair on its own: match or not.
 
@@ -36,6 +37,8 @@ def sigmoid(
     method: how columns meet rows on a mesh: "auto", "gather" or "ring".
     tile: side of the square of similarities that is alive at any time. None:
       1,024 on CPUs, 4,096 elsewhere.
+    kernel: who makes and uses those similarities: "xla", or "pallas", a fused
+      kernel for GPUs in `ops/fused.py`, whose speed was not measured.
 
   Returns:
     An objective over `Features.pooled`, which it normalises; value in nats per
@@ -43,7 +46,7 @@ def sigmoid(
 
   Raises:
     ValueError: if `scale` is not positive, or (on use) the batch has no leaf
-      `same`.
+      `same`, or as `similarity.softplus_sums`.
 
   References:
     Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023, eq. 1.
@@ -74,7 +77,7 @@ def sigmoid(
     rows = similarity.softplus_sums(
         x, y, t, c, row_tags=tags, col_tags=tags,
         positive=None if same is None else _twins,
-        dtype=dtype, method=method, tile=tile,
+        dtype=dtype, method=method, tile=tile, kernel=kernel,
     )
     return jnp.mean(rows), {"scale": t, "bias": c}
 

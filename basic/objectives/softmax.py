@@ -20,6 +20,7 @@ def softmax(
     dtype: str = "float32",
     method: str = "auto",
     tile: int | None = None,
+    kernel: str = "xla",
 ) -> types.Objective:
   """Trains both views to pick each other out of the whole batch.
 
@@ -45,6 +46,8 @@ def softmax(
     method: how columns meet rows on a mesh: "auto", "gather" or "ring".
     tile: side of the square of similarities that is alive at any time. None:
       1,024 on CPUs, 4,096 elsewhere.
+    kernel: who makes and uses those similarities: "xla", or "pallas", a fused
+      kernel for GPUs in `ops/fused.py`, whose speed was not measured.
 
   Returns:
     An objective over `Features.pooled`, which it normalises; value in nats per
@@ -53,7 +56,7 @@ def softmax(
 
   Raises:
     ValueError: if `scale`, `max_scale` or `smoothing` is out of range, or (on
-      use) the batch has no leaf `distinct`.
+      use) the batch has no leaf `distinct`, or as `similarity.lse`.
 
   References:
     Pham et al., Combined Scaling for Zero-shot Transfer Learning, 2021,
@@ -88,7 +91,7 @@ def softmax(
     row, col = similarity.lse(
         x, y, t, row_tags=tags, col_tags=tags,
         weight=None if same is None else reductions.no_twins,
-        dtype=dtype, method=method, tile=tile,
+        dtype=dtype, method=method, tile=tile, kernel=kernel,
     )
     match = t * jnp.sum(x * y, -1)
 

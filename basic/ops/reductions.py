@@ -32,7 +32,8 @@ _REACH = 60.0
 
 def _within(sums: Array) -> Array:
   """Whether sums of exponentials are all far from the ends of float32."""
-  return jnp.all((sums >= math.exp(-_REACH)) & (sums <= math.exp(_REACH)))
+  near = jnp.min(sums) >= math.exp(-_REACH)
+  return near & (jnp.max(sums) <= math.exp(_REACH))
 
 
 def _absorb(state, top, total):
@@ -50,7 +51,14 @@ def _apart(state, logits, axis):
   return _absorb(state, top, jnp.sum(jnp.exp(beside), axis))
 
 
-def log_sum_exp(weight: OfPairs | None) -> tiles.Reduction:
+def _corner(logits: Array) -> Array:
+  """Near the sums of a tile: the largest logit of a row and of a column."""
+  return jnp.maximum(jnp.max(logits[0]), jnp.max(logits[:, 0]))
+
+
+def log_sum_exp(
+    weight: OfPairs | None, near: Callable[[Array], Array] = _corner
+) -> tiles.Reduction:
   """Sums exp(S_ij + weight_ij) over rows and over columns, in logarithms.
 
   The state is a number m, from -inf, and the sum l of the exponentials beside
@@ -64,6 +72,8 @@ def log_sum_exp(weight: OfPairs | None) -> tiles.Reduction:
 
   Args:
     weight: additive log-weight of a pair; -inf removes it; None weighs 0.
+    near: logits [i j] -> c. Any number near the sums will do; that of a row
+      and a column is the cheapest, the maximum of all the simplest.
 
   Returns:
     A reduction whose values are m + log l, in nats; -inf over no pairs.
@@ -75,8 +85,7 @@ def log_sum_exp(weight: OfPairs | None) -> tiles.Reduction:
   def fold(logits, rows, cols, row_state, col_state):
     weigh = functools.partial(weighed, logits, rows, cols)
     logits = weigh()
-    # Any c near the sums will do; a row and a column tell where they are.
-    c = _finite(jnp.maximum(jnp.max(logits[0]), jnp.max(logits[:, 0])))
+    c = _finite(near(logits))
     terms = jnp.exp(logits - c)
     by_row, by_col = jnp.sum(terms, 1), jnp.sum(terms, 0)
     return jax.lax.cond(

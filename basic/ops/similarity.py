@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Inexact
 
-from basic.ops import reductions, tiles
+from basic.ops import fused, reductions, tiles
 
 GATHER_LIMIT_BYTES = 2**30
 # On CPUs a tile that stays in the cache; elsewhere one worth a kernel's launch.
@@ -44,6 +44,7 @@ def lse(
     dtype: str = "float32",
     method: str = "auto",
     tile: int | None = None,
+    kernel: str = "xla",
 ) -> tuple[Float[Array, "i"], Float[Array, "j"]]:
   """Log-sum-exp over every row and every column of the similarities at once.
 
@@ -63,22 +64,30 @@ def lse(
     method: "auto", "gather" or "ring" on a mesh; without one it is local.
     tile: side of the square of logits that is alive at any time. None: 1,024
       on CPUs, 4,096 elsewhere.
+    kernel: who makes and uses the logits of a tile: "xla", or "pallas", a
+      kernel for GPUs that never writes them to memory (interpreted on CPUs;
+      float32 and bfloat16; `weight` may read nothing but tags). Its speed was
+      not measured.
 
   Returns:
     (row [i], col [j]), in nats, float32 (float64 for float64 inputs); -inf
     where all weights are 0.
 
   Raises:
-    ValueError: if a length is not a multiple of the number of devices, or the
-      method is unknown.
+    ValueError: if a length is not a multiple of the number of devices, the
+      method or the kernel is unknown, or the kernel does not take the type of
+      `x` or the backend.
 
   References:
     Rabe and Staats, Self-attention does not need O(n^2) memory, 2021.
     https://arxiv.org/abs/2112.05682
   """
-  reduction = reductions.log_sum_exp(weight)
+  if kernel == "pallas":  # Triton cuts no row or column out of a block.
+    reduction = reductions.log_sum_exp(weight, near=jnp.max)
+  else:
+    reduction = reductions.log_sum_exp(weight)
   x, y = _factor(x, dtype), _factor(y, dtype)
-  how = _how(method, tile, x, y)
+  how = _how(method, tile, kernel, x, y)
   return _reduce(
       reduction, how, _side(x, row_tags), _side(y, col_tags),
       _numbers(x, scale, 0.0),
@@ -97,6 +106,7 @@ def softplus_sums(
     dtype: str = "float32",
     method: str = "auto",
     tile: int | None = None,
+    kernel: str = "xla",
 ) -> Float[Array, "i"]:
   """Row sums of the loss of judging every pair on its own.
 
@@ -115,6 +125,7 @@ def softplus_sums(
     dtype: as for `lse`.
     method: as for `lse`.
     tile: as for `lse`.
+    kernel: as for `lse`.
 
   Returns:
     Sums [i] in nats, float32 (float64 for float64 inputs).
@@ -128,7 +139,7 @@ def softplus_sums(
   """
   reduction = reductions.softplus(positive or reductions.diagonal)
   x, y = _factor(x, dtype), _factor(y, dtype)
-  how = _how(method, tile, x, y)
+  how = _how(method, tile, kernel, x, y)
   rows, _ = _reduce(
       reduction, how, _side(x, row_tags), _side(y, col_tags),
       _numbers(x, scale, bias),
@@ -151,11 +162,12 @@ def _numbers(x: Array, scale: Any, bias: Any) -> tuple[Array, Array]:
 
 
 class How(NamedTuple):
-  """What of a call is not an array: the way, the mesh, the side of a tile."""
+  """What of a call is not an array: the way, the mesh, how tiles are made."""
 
   method: str
   mesh: Any
   tile: int
+  kernel: str
 
   @property
   def axes(self) -> tuple[str, ...]:
@@ -166,16 +178,26 @@ class How(NamedTuple):
     return self.mesh.size
 
 
-def _how(method: str, tile: int | None, x: Array, y: Array) -> How:
+# Who walks the tiles: a forward and a backward of one signature.
+KERNELS = {"xla": tiles, "pallas": fused}
+
+
+def _how(
+    method: str, tile: int | None, kernel: str, x: Array, y: Array
+) -> How:
   """The way that `method` means for these sizes on the mesh in context."""
   if method not in ("auto", *WAYS):
     raise ValueError(
         f"method is {method!r}; it takes 'auto', 'gather' or 'ring'."
     )
+  if kernel not in KERNELS:
+    raise ValueError(
+        f"kernel is {kernel!r}; it takes {' or '.join(map(repr, KERNELS))}."
+    )
   tile = tile or TILES.get(jax.default_backend(), TILE_ELSEWHERE)
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
-    return How("local", mesh, tile)
+    return How("local", mesh, tile, kernel)
   for name, z in (("rows", x), ("columns", y)):
     if z.shape[0] % mesh.size:
       raise ValueError(
@@ -185,7 +207,7 @@ def _how(method: str, tile: int | None, x: Array, y: Array) -> How:
   if method == "auto":
     gathered = y.size * (y.dtype.itemsize + tiles.accumulator(y).itemsize)
     method = "gather" if gathered <= GATHER_LIMIT_BYTES else "ring"
-  return How(method, mesh, tile)
+  return How(method, mesh, tile, kernel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -247,13 +269,13 @@ def _start(reduction, x, y):
 def _local_forward(reduction, how, x, y, numbers):
   states = _start(reduction, x, y)
   return reduction.finish(
-      *tiles.forward(reduction, x, y, *numbers, *states, how.tile)
+      *KERNELS[how.kernel].forward(reduction, x, y, *numbers, *states, how.tile)
   )
 
 
 def _local_backward(reduction, how, x, y, numbers):
   (x, row), (y, col) = x, y
-  return tiles.backward(
+  return KERNELS[how.kernel].backward(
       reduction, x, y, *numbers, row, col, _blank(x, y), how.tile
   )
 
@@ -269,7 +291,7 @@ def _gathered(how, tree):
 
 def _gather_forward(reduction, how, x, y, numbers):
   y = _gathered(how, y)
-  row_state, col_state = tiles.forward(
+  row_state, col_state = KERNELS[how.kernel].forward(
       reduction, x, y, *numbers, *_start(reduction, x, y), how.tile
   )
 
@@ -283,7 +305,7 @@ def _gather_forward(reduction, how, x, y, numbers):
 
 def _gather_backward(reduction, how, x, y, numbers):
   (x, row), (y, col) = x, _gathered(how, y)
-  sums = tiles.backward(
+  sums = KERNELS[how.kernel].backward(
       reduction, x, y, *numbers, row, col, _blank(x, y), how.tile
   )
   gy = jax.lax.psum_scatter(sums.y, how.axes, tiled=True)
@@ -309,7 +331,7 @@ def _ring_forward(reduction, how, x, y, numbers):
     y, row_state, col_state = carry
     # Sent before it is used, so that the transfer runs beside the products.
     following = _pass_on(how, y)
-    row_state, col_state = tiles.forward(
+    row_state, col_state = KERNELS[how.kernel].forward(
         reduction, x, y, *numbers, row_state, col_state, how.tile
     )
     return following, row_state, _pass_on(how, col_state)
@@ -326,7 +348,7 @@ def _ring_backward(reduction, how, x, y, numbers):
   def meet(_, carry):
     (y, col), sums = carry
     following = _pass_on(how, (y, col))
-    sums = tiles.backward(
+    sums = KERNELS[how.kernel].backward(
         reduction, x, y, *numbers, row, col, sums, how.tile
     )
     return following, sums._replace(y=_pass_on(how, sums.y))

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Bool, Float, Inexact
 
 # Row-wise vectors that a reduction may read. "index" is always there: the place
 # of a row in the whole batch, negative where a tile overlaps rows already seen.
@@ -51,6 +51,31 @@ class Side(NamedTuple):
 
   z: Inexact[Array, "n d"]
   tags: Tags
+
+
+class Tile(NamedTuple):
+  """All pairs of some rows with some columns, and which of them count."""
+
+  x: Side
+  y: Side
+  new_rows: Bool[Array, "i"] | None  # None: no row was in a tile before
+  new_cols: Bool[Array, "j"] | None
+  scale: Any
+  bias: Any
+
+
+class Kernel(NamedTuple):
+  """Who makes the logits of one tile and uses them.
+
+  Attributes:
+    fold: (reduction, tile, row state, column state) -> the two states with the
+      tile in them.
+    slope: (reduction, tile, row (value, cotangent), column (value, cotangent))
+      -> (dL/dlogits [i j] in the type of the factors, their sum in float32).
+  """
+
+  fold: Callable[[Reduction, Tile, Any, Any], tuple[Any, Any]]
+  slope: Callable[[Reduction, Tile, Any, Any], tuple[Any, Any]]
 
 
 def accumulator(x: Inexact[Array, "..."]) -> jnp.dtype:
@@ -97,11 +122,12 @@ def _add(a: Array, piece: Array, start: Array) -> Array:
   return jax.lax.dynamic_update_slice_in_dim(a, old + piece, start, 0)
 
 
-def _logits(xs, ys, new_rows, new_cols, scale, bias):
+def _logits(tile):
   """(logits of one tile, as a function; row tags; column tags)."""
-  products = _product(xs.z, ys.z, (1, 1))
-  rows = {k: v[:, None] for k, v in xs.tags.items()}
-  cols = {k: v[None, :] for k, v in ys.tags.items()}
+  x, y, new_rows, new_cols, scale, bias = tile
+  products = _product(x.z, y.z, (1, 1))
+  rows = {k: v[:, None] for k, v in x.tags.items()}
+  cols = {k: v[None, :] for k, v in y.tags.items()}
   # Two different negatives, so that nothing seen before is its own pair.
   if new_rows is not None:
     rows["index"] = jnp.where(new_rows[:, None], rows["index"], -1)
@@ -119,6 +145,20 @@ def _logits(xs, ys, new_rows, new_cols, scale, bias):
   return logits, rows, cols
 
 
+def _fold(reduction, tile, row_state, col_state):
+  return reduction.fold(*_logits(tile), row_state, col_state)
+
+
+def _slope(reduction, tile, row, col):
+  slope = reduction.slope(*_logits(tile), row, col)
+  # bfloat16 inputs: bfloat16 factors of the products with it, sums float32.
+  return slope.astype(tile.x.z.dtype), jnp.sum(slope)
+
+
+# Products, and what follows them, as XLA compiles them: the oracle of others.
+XLA = Kernel(_fold, _slope)
+
+
 def forward(
     reduction: Reduction,
     x: Side,
@@ -128,6 +168,7 @@ def forward(
     row_state: Any,
     col_state: Any,
     tile: int,
+    kernel: Kernel = XLA,
 ) -> tuple[Any, Any]:
   """Folds all pairs of `x` and `y` into the states of rows and columns.
 
@@ -140,6 +181,7 @@ def forward(
     row_state: state of the rows before.
     col_state: state of the columns before.
     tile: side of a tile, in rows; at most one tile of logits is alive.
+    kernel: who makes the logits of a tile and folds them.
 
   Returns:
     (row state, column state).
@@ -154,8 +196,8 @@ def forward(
     def over_cols(b, carry):
       rs, col_state = carry
       (ys, cs), col, new_cols = _cut((y, col_state), b, tj)
-      logits, rows, cols = _logits(xs, ys, new_rows, new_cols, scale, bias)
-      rs, cs = reduction.fold(logits, rows, cols, rs, cs)
+      here = Tile(xs, ys, new_rows, new_cols, scale, bias)
+      rs, cs = kernel.fold(reduction, here, rs, cs)
       return rs, _put(col_state, cs, col)
 
     rs, col_state = jax.lax.fori_loop(
@@ -190,6 +232,7 @@ def backward(
     col: Any,
     sums: Sums,
     tile: int,
+    kernel: Kernel = XLA,
 ) -> Sums:
   """Adds all pairs of `x` and `y` to `sums`, with G from `reduction.slope`.
 
@@ -203,6 +246,7 @@ def backward(
     col: (value, cotangent) of the columns.
     sums: of the pairs so far; `x` and `y` are added to in place.
     tile: side of a tile, in rows.
+    kernel: who makes the logits of a tile again, and G of them.
 
   Returns:
     The sums with these pairs in them.
@@ -218,13 +262,11 @@ def backward(
     def over_cols(b, carry):
       gx, sums = carry
       (ys, col_here), start_col, new_cols = _cut((y, col), b, tj)
-      logits, rows, cols = _logits(xs, ys, new_rows, new_cols, scale, bias)
-      slope = reduction.slope(logits, rows, cols, row_here, col_here)
-      # bfloat16 inputs: bfloat16 factors of these products too, sums float32.
-      steep = slope.astype(xs.z.dtype)
+      here = Tile(xs, ys, new_rows, new_cols, scale, bias)
+      steep, total = kernel.slope(reduction, here, row_here, col_here)
       gy = jax.lax.optimization_barrier(_product(across, steep, (1, 0)))
       return gx + _product(steep, ys.z, (1, 0)), sums._replace(
-          y=_add(sums.y, gy.T, start_col), bias=sums.bias + jnp.sum(slope)
+          y=_add(sums.y, gy.T, start_col), bias=sums.bias + total
       )
 
     zero = jnp.zeros((ti, x.z.shape[1]), sums.x.dtype)

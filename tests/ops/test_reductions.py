@@ -1,5 +1,7 @@
 """What is summed over pairs, tile by tile, and where there is no pair."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,7 +65,7 @@ def test_logits_far_below_zero_keep_their_sums(double):
   index = {"index": jnp.arange(6)[:, None]}, {"index": jnp.arange(4)[None]}
   for shift in (-1e4, 1e4):
     found = reduction.finish(*reduction.fold(
-        lambda: jnp.asarray(LOGITS + shift), *index,
+        functools.partial(jnp.asarray, LOGITS + shift), *index,
         *reduction.start(6, 4, jnp.float64),
     ))
     for a, b in zip(found, oracle("log sum exp", LOGITS), strict=True):
