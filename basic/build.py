@@ -171,8 +171,11 @@ def program(
       for name in ("image", "text") if config[name] is not None
   }
   tree = model.model(towers, views=config["views"], **config["projection"])
-  where = layout.Layout(mesh, (*tree.axes, *layout.OBJECTIVE))
+  where = layout.Layout(
+      mesh, (*tree.axes, *layout.OBJECTIVE), _waiting(config, tree.encode)
+  )
   where.check_batch(config["batch_size"])
+  where.check_waiting(config["batch_size"])
   objective = schema.make("objectives", config["objective"])
   optimizer = _called(optim, config["optimizer"], steps=steps)
   frozen = config["frozen"]
@@ -197,6 +200,14 @@ def program(
       ),
       batch=stored.shapes(kept, tree.encode, state.params, shapes),
   )
+
+
+def _waiting(config, encode):
+  """Leaf of the batch that waits on the host -> its chunks."""
+  how = config["gradient"]
+  if how.get("inputs", "device") == "device":  # A gradient without has no say.
+    return {}
+  return gradient.waiting(how["chunks"], encode.views)
 
 
 def _stage(

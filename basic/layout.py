@@ -9,8 +9,11 @@ anywhere else:
 """
 
 import contextlib
+import dataclasses
 import logging
+import math
 import re
+import types as python_types
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,10 +22,12 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from basic import types
-from basic.ops import placement
+from basic.ops import host_rows, placement
 
 AXES = ("data", "fsdp", "model")
 ROWS = placement.ROWS
+# What JAX calls memory of the host that a device reads by itself.
+HOST = "pinned_host"
 RULES = {"embed": "fsdp", "mlp": "model", "heads": "model", "vocab": "model"}
 # What an objective learns may be as large as a tower: a class is a word.
 OBJECTIVE: types.AxisTable = (
@@ -93,15 +98,23 @@ class Layout(NamedTuple):
   Attributes:
     mesh: with the axes of `AXES`.
     axes: parameter path -> names of its axes.
+    waiting: leaf of a training batch that waits on the host -> into how many
+      chunks it is cut there.
   """
 
   mesh: Mesh
   axes: types.AxisTable = ()
+  waiting: Mapping[str, int] = python_types.MappingProxyType({})
 
   @property
   def rows(self) -> NamedSharding:
     """Leaves of a batch: split along the leading axis."""
     return NamedSharding(self.mesh, PartitionSpec(ROWS))
+
+  @property
+  def rows_on_host(self) -> NamedSharding:
+    """Leaves that wait: split likewise, each part beside its device."""
+    return NamedSharding(self.mesh, PartitionSpec(ROWS), memory_kind=HOST)
 
   @property
   def everywhere(self) -> NamedSharding:
@@ -130,20 +143,76 @@ class Layout(NamedTuple):
           f"{self.mesh.size}."
       )
 
-  def shard(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+  def check_waiting(self, batch_size: int) -> None:
+    """Refuses leaves that wait on the host where they cannot.
+
+    Args:
+      batch_size: rows of the global batch.
+
+    Raises:
+      ValueError: if the devices have no memory of the host, or do not share
+        the rows of every chunk evenly.
+    """
+    if self.waiting:
+      try:
+        self.rows_on_host
+      except ValueError as error:
+        raise ValueError(
+            f"inputs='host' needs devices that read the memory {HOST!r} of "
+            f"their host: {error}. Leave it at 'device'."
+        ) from error
+    devices = math.prod(self.mesh.shape[name] for name in ROWS)
+    for leaf, chunks in self.waiting.items():
+      if batch_size % (devices * chunks):
+        raise ValueError(
+            f"inputs='host' cuts {leaf!r} into {chunks} chunks on each of "
+            f"{devices} devices, which do not divide a batch of {batch_size}; "
+            f"use a multiple of {devices * chunks}, or fewer chunks."
+        )
+
+  def shard(self, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """This process's rows of a batch as global arrays.
 
     Args:
       batch: leaves [b / processes ...] on the host.
 
     Returns:
-      Leaves [b ...], split over the mesh along the leading axis. Text, which
-      no device holds, stays behind.
+      Leaves [b ...], split over the mesh along the leading axis; those that
+      wait, as `HostRows`. Text, which no device holds, stays behind.
     """
     return {
-        name: jax.make_array_from_process_local_data(self.rows, leaf)
+        name: self._shard(name, leaf)
         for name, leaf in batch.items()
         if holds(leaf)
+    }
+
+  def _shard(self, name: str, leaf: np.ndarray) -> Any:
+    put = jax.make_array_from_process_local_data
+    if name not in self.waiting:
+      return put(self.rows, leaf)
+    folded = host_rows.fold(leaf, self.waiting[name])
+    words = put(self.rows_on_host, folded.words)
+    return dataclasses.replace(folded, words=words)
+
+  def sharded(self, shapes: types.Batch) -> dict[str, Any]:
+    """What `shard` makes of a batch, as placed shapes.
+
+    Args:
+      shapes: ShapeDtypeStructs of a global batch.
+    """
+    waiting = {
+        name: host_rows.like(shapes[name], chunks)
+        for name, chunks in self.waiting.items() if name in shapes
+    }
+    return {
+        name: jax.tree.map(
+            lambda a, name=name: jax.ShapeDtypeStruct(
+                a.shape, a.dtype,
+                sharding=self.rows_on_host if name in waiting else self.rows,
+            ),
+            waiting.get(name, shape),
+        )
+        for name, shape in shapes.items()
     }
 
   def spread(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:

@@ -73,8 +73,10 @@ def plan(
   room = chip.memory if room is None and chip is not None else room
   # A mesh of devices that are not here runs nothing, so that programs are
   # built outside its context and only traced and compiled within.
-  with made.program.layout.context():
-    work = flops.count(made.program.update, made.state, made.batch)
+  where = made.program.layout
+  placed = where.sharded(made.batch)
+  with where.context():
+    work = flops.count(made.program.update, made.state, placed)
     z = memory.embedded(made.program, made.state, made.batch)
     loss = memory.loss_alone(made.program, made.state, z)
     forward = _forward(made)
@@ -84,7 +86,7 @@ def plan(
       "mesh": dict(mesh.shape),
       "devices": mesh.size,
       "bytes_per_device": memory.breakdown(
-          compiled, loss, made.state, made.batch, z, made.config["frozen"]
+          compiled, loss, made.state, placed, z, made.config["frozen"]
       ),
       "flops": {
           "per_example": work.flops / size, "per_step": work.flops,
@@ -196,6 +198,7 @@ def _answer(given: Any) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> None:
+  """Prints the plan; exits with 1 if what is planned does not fit."""
   del arguments
   logging.set_verbosity(logging.WARNING)
   try:

@@ -75,10 +75,7 @@ def rehearse(stage: build.Stage) -> None:
   Raises:
     ValueError: if chunks do not divide the batch, say.
   """
-  batch = {
-      name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=stage.layout.rows)
-      for name, x in stage.batch.items()
-  }
+  batch = stage.layout.sharded(stage.batch)
   jax.eval_shape(stage.update, restore.abstract(stage), batch)
 
 
@@ -203,6 +200,7 @@ def _parse(arguments: list[str]) -> list[str]:
 
 
 def main(arguments: list[str]) -> None:
+  """Trains, and prints where the report is."""
   del arguments
   with exits.sentences():
     if flags.FLAGS.distributed:

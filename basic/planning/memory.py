@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from basic import build, paths, types
+from basic import build, layout, paths, types
 
 
 def sharded(shapes: Any, shardings: Any) -> Any:
@@ -74,14 +74,19 @@ class TooLarge(Exception):
 def step(
     program: build.Program, state: types.TrainState, batch: types.Batch
 ) -> jax.stages.Compiled:
-  """Compiles the training step for placed shapes.
+  """Compiles the training step.
+
+  Args:
+    program: of a stage.
+    state: placed shapes.
+    batch: shapes; those that wait on the host are put there.
 
   Raises:
     TooLarge: if the compiler knows the memory of the device, as a TPU's does,
       and it is too small.
   """
   with program.layout.context():
-    lowered = program.update.lower(state, batch)
+    lowered = program.update.lower(state, program.layout.sharded(batch))
   try:
     return lowered.compile(_unhurried(program))
   except jax.errors.JaxRuntimeError as error:
@@ -106,13 +111,27 @@ def total(compiled: jax.stages.Compiled) -> int:
   """Bytes that a compiled step takes on one device, by its compiler.
 
   Arguments, results and temporaries; a result in the place of a donated
-  argument counts once.
+  argument counts once, and an argument in the memory of the host does not. A
+  compiler for CPUs, which have one memory, counts it all the same: it is taken
+  off again, by its shape.
   """
   found = compiled.memory_analysis()
+  miscounted = sum(jax.tree.leaves(jax.tree.map(
+      _waiting, compiled.in_avals, compiled.input_shardings
+  ))) - found.host_argument_size_in_bytes
   return (
       found.argument_size_in_bytes + found.output_size_in_bytes
       + found.temp_size_in_bytes - found.alias_size_in_bytes
+      - max(miscounted, 0)
   )
+
+
+def _waiting(a: Any, sharding: Any) -> int:
+  """Bytes that one device has of an argument beside it, on the host."""
+  # None: the step does not read it, and it is no argument.
+  if sharding is None or sharding.memory_kind != layout.HOST:
+    return 0
+  return math.prod(sharding.shard_shape(a.shape)) * a.dtype.itemsize
 
 
 def embedded(
@@ -158,7 +177,7 @@ def breakdown(
     compiled: the step.
     loss: of it, alone.
     state: placed shapes.
-    batch: placed shapes.
+    batch: placed shapes, some of them perhaps on the host.
     z: placed shapes of its embeddings.
     frozen: patterns of parameters without gradients.
 
@@ -168,13 +187,15 @@ def breakdown(
     gradients, embeddings (and their gradients) and activations (all the rest);
     these sum to `total`.
     Beside them `loss`: temporaries of the loss at its own peak, which share
-    room with activations.
+    room with activations; and `input_on_host`: what of the input waits in the
+    memory of the host for this device, as it is laid out there.
   """
+  on_host = sum(_waiting(a, a.sharding) for a in jax.tree.leaves(batch))
   resident = {
       "parameters": held(state.params),
       "optimizer": held(state.opt_state),
       "memory": held(state.memory),
-      "input": held(dict(batch)),
+      "input": held(batch) - on_host,
   }
   sum_of_all = total(compiled)
   left = compiled.memory_analysis().temp_size_in_bytes
@@ -194,4 +215,5 @@ def breakdown(
   return {
       **resident, **temporary, "total": sum_of_all,
       "loss": loss.memory_analysis().temp_size_in_bytes,
+      "input_on_host": on_host,
   }

@@ -16,6 +16,7 @@ _ROWS = {
     "activations": "activations and the rest",
     "total": "total",
     "loss": "(loss alone, temporaries)",
+    "input_on_host": "(input, on the host)",
 }
 
 
