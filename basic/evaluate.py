@@ -37,6 +37,7 @@ def evaluate(
 
 
 def main(arguments: list[str]) -> None:
+  """Evaluates, and prints a table, or one JSON object."""
   del arguments
   with exits.sentences():
     step, found = evaluate(flags.FLAGS.workdir, flags.FLAGS.step)

@@ -189,6 +189,7 @@ def portable(function: Callable[[Any], Any], shape: Any) -> bytes:
 
 
 def main(arguments: list[str]) -> None:
+  """Exports, and prints the folder."""
   del arguments
   logging.set_verbosity(logging.WARNING)
   values = flags.FLAGS

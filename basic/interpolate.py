@@ -1,4 +1,4 @@
-"""python -m basic.interpolate --workdir runs/finetune_toy --start 400
+"""python -m basic.interpolate --workdir runs/finetune_toy --start 800
 
 Judges the weights on the line between two checkpoints of a run: often a point
 within beats both ends, because it keeps what the first knew of other data and
@@ -102,6 +102,7 @@ def _table(found: dict[float, dict[str, float]]) -> str:
 
 
 def main(arguments: list[str]) -> None:
+  """Judges the mixes, and prints a table of each, or one JSON object."""
   del arguments
   given = flags.FLAGS
   with exits.sentences():

@@ -111,6 +111,7 @@ def rebuild(workdir: str | os.PathLike) -> pathlib.Path:
 
 
 def main(arguments: list[str]) -> None:
+  """Writes the report anew, and prints where it is."""
   del arguments
   with exits.sentences():
     print(rebuild(flags.FLAGS.workdir))

@@ -8,13 +8,12 @@ os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 
-import jaxtyping
-
-jaxtyping.install_import_hook("basic", "beartype.beartype")
-
 import jax
+import jaxtyping
 import pytest
 
+# Before the first import of `basic`, whose annotations it checks.
+jaxtyping.install_import_hook("basic", "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

@@ -1,11 +1,12 @@
 """The way out of Linen: a module becomes a pair of pure functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from basic import types
 
@@ -80,6 +81,73 @@ def scan(
       in_axes=(0, *(nn.broadcast,) * same),
       length=length,
   )
+
+
+class Stage(nn.Module):
+  """Blocks at one size; the first, which changes the size, stands alone.
+
+  Attributes:
+    block: class of all; called as block(x, layer, keys) -> (x, None).
+    start: number of the first among the blocks of all stages, from 0.
+    length: how many, at least 1.
+    stride: of the first; 1 in the rest.
+    remat: what a block keeps for its backward pass.
+    settings: attributes that all blocks share.
+  """
+
+  block: type[nn.Module]
+  start: int
+  length: int
+  stride: int
+  remat: Remat
+  settings: Any
+
+  @nn.compact
+  def __call__(
+      self, x: Float[Array, "b h w c"], keys: types.RowKeys | None
+  ) -> Float[Array, "b i j d"]:
+    layer = self.start + jnp.arange(self.length)
+    first = remat(self.block, self.remat)
+    first = first(stride=self.stride, name="first", **self.settings)
+    x, _ = first(x, layer[0], keys)
+    if self.length == 1:
+      return x
+    rest = scan(self.block, self.remat, length=self.length - 1, same=1)
+    x, _ = rest(stride=1, name="blocks", **self.settings)(x, layer[1:], keys)
+    return x
+
+
+def sizes(
+    variant: str | None,
+    given: Mapping[str, int | Sequence[int] | None],
+    variants: Mapping[str, Sequence[Any]],
+    default: str,
+) -> dict[str, Any]:
+  """The sizes that a variant stands for; without one, those given.
+
+  Args:
+    variant: one of `variants`, or None.
+    given: sizes by name, None where nothing was said.
+    variants: sizes by variant, in the order of `given`.
+    default: the variant that fills in what was not given.
+
+  Raises:
+    ValueError: for an unknown variant, or one along with any size.
+  """
+  chosen = {
+      name: x if isinstance(x, int) else tuple(x)
+      for name, x in given.items() if x is not None
+  }
+  if variant is not None and variant not in variants:
+    raise ValueError(
+        f"found variant={variant!r}, expected one of {', '.join(variants)}"
+    )
+  if variant is not None and chosen:
+    raise ValueError(
+        f"variant={variant!r} stands for {', '.join(given)}, and "
+        f"{', '.join(chosen)} was given too; leave one of them out"
+    )
+  return dict(zip(given, variants[variant or default], strict=True)) | chosen
 
 
 def check_images(images: Any) -> None:

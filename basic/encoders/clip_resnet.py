@@ -5,7 +5,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from basic import types
 from basic.encoders import _clip_resnet, _linen
@@ -122,22 +121,9 @@ def clip_resnet(
 
 
 def _shape(variant: str | None, given: dict[str, Any]) -> dict[str, Any]:
-  """The sizes that a variant stands for, that were given, or those of RN50."""
-  chosen = {
-      name: x if isinstance(x, int) else tuple(x)
-      for name, x in given.items() if x is not None
-  }
-  if variant is not None and variant not in VARIANTS:
-    raise ValueError(
-        f"found variant={variant!r}, expected one of {', '.join(VARIANTS)}"
-    )
-  if variant is not None and chosen:
-    raise ValueError(
-        f"variant={variant!r} stands for {', '.join(given)}, and "
-        f"{', '.join(chosen)} was given too; leave one of them out"
-    )
-  shape = dict(zip(given, VARIANTS[variant or "RN50"], strict=True)) | chosen
-  if "width" in chosen and "heads" not in chosen:
+  """Sizes by name, `heads` by `width` where only that was given."""
+  shape = _linen.sizes(variant, given, VARIANTS, "RN50")
+  if given["width"] is not None and given["heads"] is None:
     shape["heads"] = shape["width"] // 2
   sizes = (*shape["depths"], shape["heads"], shape["features"])
   if (
@@ -169,32 +155,6 @@ def _fit(params: types.Params, images: Any) -> types.Params:
   return {**params, "pool": {**params["pool"], "positions": places}}
 
 
-class Stage(nn.Module):
-  """Blocks at one size; the first, which changes the size, stands alone."""
-
-  start: int
-  length: int
-  stride: int
-  remat: _linen.Remat
-  block: Any
-
-  @nn.compact
-  def __call__(
-      self, x: Float[Array, "b h w c"], keys: types.RowKeys | None
-  ) -> Float[Array, "b i j d"]:
-    layer = self.start + jnp.arange(self.length)
-    first = _linen.remat(_clip_resnet.Bottleneck, self.remat)
-    first = first(stride=self.stride, name="first", **self.block)
-    x, _ = first(x, layer[0], keys)
-    if self.length == 1:
-      return x
-    rest = _linen.scan(
-        _clip_resnet.Bottleneck, self.remat, length=self.length - 1, same=1
-    )
-    x, _ = rest(stride=1, name="blocks", **self.block)(x, layer[1:], keys)
-    return x
-
-
 class ClipResNet(nn.Module):
   """The tower; `block` are settings that all blocks share."""
 
@@ -217,7 +177,11 @@ class ClipResNet(nn.Module):
       block = dict(self.block, channels=self.width * 2**n)
       stride, start = 2 if n else 1, sum(self.depths[:n])
       name = f"stage{n + 1}"
-      x = Stage(start, length, stride, self.remat, block, name=name)(x, keys)
+      stage = _linen.Stage(
+          _clip_resnet.Bottleneck, start, length, stride, self.remat, block,
+          name=name,
+      )
+      x = stage(x, keys)
     pool = _clip_resnet.MeanPool(
         self.heads, self.features, dtype, name="pool"
     )

@@ -143,22 +143,8 @@ def coatnet(
 
 
 def _shape(variant: str | None, given: dict[str, Any]) -> dict[str, Any]:
-  """The sizes that a variant stands for, that were given, or those of "0"."""
-  chosen = {
-      name: x if isinstance(x, int) else tuple(x)
-      for name, x in given.items() if x is not None
-  }
-  if variant is not None and variant not in VARIANTS:
-    raise ValueError(
-        f"found variant={variant!r}, expected one of {', '.join(VARIANTS)}"
-    )
-  if variant is not None and chosen:
-    raise ValueError(
-        f"variant={variant!r} stands for {', '.join(given)}, and "
-        f"{', '.join(chosen)} was given too; leave one of them out"
-    )
-  known = dict(zip(given, VARIANTS[variant or "0"], strict=True))
-  shape = known | chosen
+  """Sizes by name, if a tower can have them."""
+  shape = _linen.sizes(variant, given, VARIANTS, "0")
   sizes = (*shape["depths"], *shape["widths"], *shape["split"], shape["head"])
   if (
       len(shape["depths"]) != 5 or len(shape["widths"]) != 5
@@ -207,31 +193,6 @@ class Stem(nn.Module):
     return x
 
 
-class Stage(nn.Module):
-  """A block that changes the shape, and the rest, alike, as one scan."""
-
-  block: type[nn.Module]
-  start: int
-  length: int
-  stride: int
-  remat: _linen.Remat
-  settings: Any
-
-  @nn.compact
-  def __call__(
-      self, x: Float[Array, "b h w c"], keys: types.RowKeys | None
-  ) -> Float[Array, "b i j d"]:
-    layer = self.start + jnp.arange(self.length)
-    first = _linen.remat(self.block, self.remat)
-    first = first(stride=self.stride, name="first", **self.settings)
-    x, _ = first(x, layer[0], keys)
-    if self.length == 1:
-      return x
-    rest = _linen.scan(self.block, self.remat, length=self.length - 1, same=1)
-    x, _ = rest(stride=1, name="blocks", **self.settings)(x, layer[1:], keys)
-    return x
-
-
 class CoAtNet(nn.Module):
   """The tower; `convolution` and `attention` are settings of its blocks."""
 
@@ -256,7 +217,7 @@ class CoAtNet(nn.Module):
     start = 0
     for name, length, width, stride, block, settings in self._plan():
       settings = dict(settings, width=width)
-      stage = Stage(
+      stage = _linen.Stage(
           block, start, length, stride, self.remat, settings, name=name
       )
       x, start = stage(x, keys), start + length

@@ -179,32 +179,6 @@ class Bottleneck(nn.Module):
     return placement.keep_rows(x + y), None
 
 
-class Stage(nn.Module):
-  """Blocks at one size; the first, which changes the size, stands alone.
-
-  `block` are the settings that all blocks share; `start` is the number of the
-  stage's first block among all.
-  """
-
-  start: int
-  length: int
-  stride: int
-  remat: _linen.Remat
-  block: Any
-
-  @nn.compact
-  def __call__(
-      self, x: Float[Array, "b h w c"], keys: types.RowKeys | None
-  ) -> Float[Array, "b i j d"]:
-    layer = self.start + jnp.arange(self.length)
-    first = _linen.remat(Bottleneck, self.remat)
-    first = first(stride=self.stride, name="first", **self.block)
-    x, _ = first(x, layer[0], keys)
-    rest = _linen.scan(Bottleneck, self.remat, length=self.length - 1, same=1)
-    x, _ = rest(stride=1, name="blocks", **self.block)(x, layer[1:], keys)
-    return x
-
-
 class ResNet(nn.Module):
   """The tower: a root, four stages, a norm, an average."""
 
@@ -237,7 +211,10 @@ class ResNet(nn.Module):
       block = dict(same, channels=self.channels * 2**n)
       stride, start = 2 if n else 1, sum(self.stages[:n])
       name = f"stage{n + 1}"
-      x = Stage(start, length, stride, self.remat, block, name=name)(x, keys)
+      stage = _linen.Stage(
+          Bottleneck, start, length, stride, self.remat, block, name=name
+      )
+      x = stage(x, keys)
     x = activate(x, self.groups, "norm")
     return types.Features(x.astype(jnp.float32).mean((1, 2)))
 

@@ -1,4 +1,16 @@
-"""How long a step takes at least, from what it does and what a chip can do."""
+"""How long a step takes at least, from what it does and what a chip can do.
+
+References, for the numbers of `CHIPS`:
+  NVIDIA A100 (80 GB SXM). https://www.nvidia.com/en-us/data-center/a100/
+  NVIDIA H100 (SXM). https://www.nvidia.com/en-us/data-center/h100/
+  NVIDIA H200 (SXM). https://www.nvidia.com/en-us/data-center/h200/
+  Google TPU v4. https://docs.cloud.google.com/tpu/docs/v4
+  Jouppi et al., TPU v4: An Optically Reconfigurable Supercomputer for Machine
+  Learning, 2023, table 4: its links. https://arxiv.org/abs/2304.01433
+  Google TPU v5e. https://docs.cloud.google.com/tpu/docs/v5e
+  Google TPU v5p. https://docs.cloud.google.com/tpu/docs/v5p
+  Google TPU v6e. https://docs.cloud.google.com/tpu/docs/v6e
+"""
 
 from typing import Any, NamedTuple
 
@@ -26,16 +38,11 @@ class Chip(NamedTuple):
 GIB = 2**30
 _PASSES = 6  # bfloat16 products that a TPU makes of one float32 product.
 
-# As their vendors state them: without sparsity, and one direction of the links
-# (half of NVLink's total; a TPU's figure in Gbps). A "GB" of such memory is
-# 2**30 bytes, of which a driver keeps about one in a hundred.
-#   A100 80GB SXM  https://www.nvidia.com/en-us/data-center/a100/
-#   H100 SXM       https://www.nvidia.com/en-us/data-center/h100/
-#   H200 SXM       https://www.nvidia.com/en-us/data-center/h200/
-#   TPU v4         https://docs.cloud.google.com/tpu/docs/v4
-#   TPU v5e        https://docs.cloud.google.com/tpu/docs/v5e
-#   TPU v5p        https://docs.cloud.google.com/tpu/docs/v5p
-#   TPU v6e        https://docs.cloud.google.com/tpu/docs/v6e
+# As their vendors state them, for dense products: from the H100 on NVIDIA's
+# figures are those with sparsity, twice these. Links are counted in one
+# direction: half of what both vendors give for two; a v4 has six of 50e9. "GB"
+# of memory are 2**30 bytes, of which a driver keeps about one in a hundred. For
+# a v5e Google states 819 GB/s here and 800 GiB/s there: this is the lesser.
 CHIPS = {
     "A100": Chip(312e12, 19.5e12, 2.039e12, 80 * GIB, 300e9),
     "H100": Chip(989e12, 67e12, 3.35e12, 80 * GIB, 450e9),
@@ -43,7 +50,7 @@ CHIPS = {
     "v4": Chip(275e12, 275e12 / _PASSES, 1.2e12, 32 * GIB, 300e9),
     "v5e": Chip(197e12, 197e12 / _PASSES, 0.819e12, 16 * GIB, 200e9),
     "v5p": Chip(459e12, 459e12 / _PASSES, 2.765e12, 95 * GIB, 600e9),
-    "v6e": Chip(918e12, 918e12 / _PASSES, 1.64e12, 32 * GIB, 400e9),
+    "v6e": Chip(918e12, 918e12 / _PASSES, 1.638e12, 32 * GIB, 400e9),
 }
 
 

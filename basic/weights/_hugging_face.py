@@ -30,24 +30,37 @@ def blocks(theirs: str, ours: str) -> tuple[_table.Row, ...]:
     ours: path of the encoder: "text/encoder".
   """
   layer, block = f"{theirs}.encoder.layers.{{l}}", f"{ours}/blocks"
-  rows = [
-      Row(f"{layer}.self_attn.{x}_proj.{kind}", shape,
-          f"{block}/attention/{name}/{leaf}", layout)
-      for x, name in (("q", "query"), ("k", "key"), ("v", "value"))
-      for kind, shape, leaf, layout in (
-          ("weight", "d d", "kernel", "heads"),
-          ("bias", "d", "bias", "head_bias"),
-      )
-  ]
   return (
-      *rows,
-      Row(f"{layer}.self_attn.out_proj.weight", "d d",
-          f"{block}/attention/out/kernel", "joined"),
-      Row(f"{layer}.self_attn.out_proj.bias", "d",
-          f"{block}/attention/out/bias"),
+      *attention(f"{layer}.self_attn", f"{block}/attention", "_proj."),
       *mlp(f"{layer}.mlp", f"{block}/mlp"),
       *norm(f"{layer}.layer_norm1", f"{block}/attention_norm"),
       *norm(f"{layer}.layer_norm2", f"{block}/mlp_norm"),
+  )
+
+
+def attention(
+    theirs: str, ours: str, between: str
+) -> tuple[_table.Row, ...]:
+  """The rows of attention.
+
+  Args:
+    theirs: what stands before ".out_proj".
+    ours: path of the attention.
+    between: what stands between "q" and "weight": "_proj.", or "_in_proj_" for
+      the thirds of a fused projection.
+  """
+  return (
+      *(
+          Row(f"{theirs}.{x}{between}{kind}", shape, f"{ours}/{name}/{leaf}",
+              layout)
+          for x, name in (("q", "query"), ("k", "key"), ("v", "value"))
+          for kind, shape, leaf, layout in (
+              ("weight", "d d", "kernel", "heads"),
+              ("bias", "d", "bias", "head_bias"),
+          )
+      ),
+      Row(f"{theirs}.out_proj.weight", "d d", f"{ours}/out/kernel", "joined"),
+      Row(f"{theirs}.out_proj.bias", "d", f"{ours}/out/bias"),
   )
 
 

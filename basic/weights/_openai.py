@@ -47,18 +47,8 @@ def blocks(theirs: str, ours: str) -> tuple[_table.Row, ...]:
   """
   layer, block = f"{theirs}.resblocks.{{l}}", f"{ours}/blocks"
   return (
-      *(
-          Row(f"{layer}.attn.{x}_in_proj_{kind}", shape,
-              f"{block}/attention/{name}/{leaf}", layout)
-          for x, name in (("q", "query"), ("k", "key"), ("v", "value"))
-          for kind, shape, leaf, layout in (
-              ("weight", "d d", "kernel", "heads"),
-              ("bias", "d", "bias", "head_bias"),
-          )
-      ),
-      Row(f"{layer}.attn.out_proj.weight", "d d",
-          f"{block}/attention/out/kernel", "joined"),
-      Row(f"{layer}.attn.out_proj.bias", "d", f"{block}/attention/out/bias"),
+      *_hugging_face.attention(
+          f"{layer}.attn", f"{block}/attention", "_in_proj_"),
       Row(f"{layer}.mlp.c_fc.weight", "m d", f"{block}/mlp/in/kernel",
           "linear"),
       Row(f"{layer}.mlp.c_fc.bias", "m", f"{block}/mlp/in/bias"),

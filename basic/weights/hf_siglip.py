@@ -189,18 +189,8 @@ def _tables(settings, grid, channels, flexible) -> tuple[_table.Table, ...]:
       *_hugging_face.blocks("vision_model", "image/encoder"),
       *_hugging_face.norm("vision_model.post_layernorm", "image/encoder/norm"),
       row(f"{head}.probe", "1 1 d", f"{pool}/probe", "vector"),
-      *(
-          row(f"{head}.attention.{x}_in_proj_{kind}", size,
-              f"{pool}/attention/{name}/{leaf}", layout)
-          for x, name in (("q", "query"), ("k", "key"), ("v", "value"))
-          for kind, size, leaf, layout in (
-              ("weight", "d d", "kernel", "heads"),
-              ("bias", "d", "bias", "head_bias"),
-          )
-      ),
-      row(f"{head}.attention.out_proj.weight", "d d",
-          f"{pool}/attention/out/kernel", "joined"),
-      row(f"{head}.attention.out_proj.bias", "d", f"{pool}/attention/out/bias"),
+      *_hugging_face.attention(
+          f"{head}.attention", f"{pool}/attention", "_in_proj_"),
       *_hugging_face.norm(f"{head}.layernorm", f"{pool}/mlp_norm"),
       *_hugging_face.mlp(f"{head}.mlp", f"{pool}/mlp"),
       row("logit_scale", "1", "objective/log_scale", "scalar"),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from basic import paths
-from basic.encoders import _mbconv, _relative, coatnet
+from basic.encoders import _linen, _mbconv, _relative, coatnet
 
 jit = functools.partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0}
@@ -125,7 +125,7 @@ def grids(encoder, side):
 
   def note(call, args, kwargs, context):
     result = call(*args, **kwargs)
-    if isinstance(context.module, (coatnet.Stem, coatnet.Stage)):
+    if isinstance(context.module, (coatnet.Stem, _linen.Stage)):
       found[context.module.name] = result.shape[1:]
     return result
 

@@ -76,12 +76,12 @@ def test_softmax_is_its_equation(smoothing):
 @pytest.mark.parametrize("form", ["one", "many", "shares"])
 def test_sigmoid_is_its_equation(form, smoothing):
   sets = [{k} for k in IDS] if form == "one" else [set(row) for row in SETS]
-  label = {
+  labels = {
       "one": IDS,
       "many": SETS,
       "shares": np.array([[k in s for k in range(CLASSES)] for s in sets]),
   }[form]
-  for label in (label, label.astype(np.float32))[: 1 + (form == "shares")]:
+  for label in (labels, labels.astype(np.float32))[: 1 + (form == "shares")]:
     value, metrics = evaluate(label, kind="sigmoid", smoothing=smoothing)
     np.testing.assert_allclose(value, sigmoid(sets, smoothing), rtol=1e-5)
     best = logits().argmax(1)
