@@ -62,7 +62,7 @@ def experiment(
     projection: `width` and `bias` of the projections (model.py).
     augment: noise of training images (images.py).
     captions: how labels become text (captions.py); None: the source's own.
-    gradient: `name`, "direct" or "cached", and its settings.
+    gradient: `name` of a way in gradient/, and its settings.
     frozen: patterns of parameter paths that do not train.
     stored: views of locked towers whose embeddings are computed once, at the
       start of the stage, kept in the run's folder and read from there.

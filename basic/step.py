@@ -81,7 +81,8 @@ def update(
 
   Returns:
     (state, batch) -> (state, metrics). Metrics: `loss` in nats per row,
-    `gradient_norm` before clipping, and those of the objective.
+    `gradient_norm` before clipping (not of a gradient in pieces), and those of
+    the objective.
   """
   frozen = tuple(frozen)
 
@@ -93,11 +94,10 @@ def update(
     trainable, constant = paths.split(state.params, frozen)
     updates, opt_state = tx.update(grads, state.opt_state, trainable)
     params = paths.merge(optax.apply_updates(trainable, updates), constant)
-    metrics = {
-        "loss": value,
-        "gradient_norm": optax.global_norm(grads),
-        **metrics,
-    }
+    norm = {}  # Of a gradient that nobody has added up, unknown.
+    if not isinstance(grads, types.Pieces):
+      norm = {"gradient_norm": optax.global_norm(grads)}
+    metrics = {"loss": value, **norm, **metrics}
     return types.TrainState(
         state.step + 1, params, opt_state, memory, state.rng
     ), metrics

@@ -193,11 +193,48 @@ class TrainState:
 
 
 # (params, memory, batch, rng) -> ((value, (memory, metrics)), grads): the shape
-# of `jax.value_and_grad(has_aux=True)`. `grads` holds the trainable paths only.
+# of `jax.value_and_grad(has_aux=True)`. `grads` holds the trainable paths only;
+# it may be `Pieces`, which not every optimizer takes.
 Gradient: TypeAlias = Callable[
     [Params, Memory, Batch, Any],
-    tuple[tuple[Any, tuple[Memory, Metrics]], Params],
+    tuple[tuple[Any, tuple[Memory, Metrics]], Any],
 ]
+
+
+class Piece(NamedTuple):
+  """What one chunk of a batch adds to a gradient.
+
+  Attributes:
+    part: nested dict by path; of the chunk's gradient, what the rows of this
+      copy of the parameters add. The contribution is `total(part)`.
+    total: tree of arrays -> their sum over the copies.
+    number: of the chunk, from 0.
+    chunks: how many there are, alike but for chance in their rows.
+    copies: how many parts a contribution has.
+  """
+
+  part: Params
+  total: Callable[[Any], Any]
+  number: Any
+  chunks: int
+  copies: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+  """A gradient whose chunks nobody has added up, for an optimizer that will.
+
+  Attributes:
+    fold: (add, slots by path) -> slots with every piece in them, where
+      `add(slots of some paths, piece of these) -> slots`. It may be called in a
+      loop that the compiler sees once.
+  """
+
+  fold: Callable[
+      [Callable[[Mapping[str, Any], Piece], Mapping[str, Any]],
+       Mapping[str, Any]],
+      dict[str, Any],
+  ]
 
 
 @runtime_checkable
@@ -243,6 +280,6 @@ class Evaluator(Protocol):
 __all__ = [
     "AxisTable", "Batch", "Embedded", "Encode", "Encoder", "Evaluator",
     "Example", "Features", "Gradient", "Inputs", "Memory", "Metrics", "Model",
-    "Objective", "Params", "RowKeys", "Source", "TrainState", "Unreadable",
+    "Objective", "Params", "Piece", "Pieces", "RowKeys", "Source", "TrainState", "Unreadable",
     "View", "stateless",
 ]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from basic import gradient, types
+from basic.gradient import _passes, _rows
 from basic.objectives import sigmoid, softmax
 from basic.ops import reductions, similarity, tiles
 
@@ -82,7 +83,7 @@ def test_a_temperature_gradient_for_each_chunk_breaks_the_cut(
 
 
 def test_noise_by_place_in_the_chunk_breaks_the_cut(monkeypatch, double):
-  chunk = gradient._chunk
+  chunk = _rows.chunk
 
   def by_place(tree, count):
     parts = chunk(tree, count)
@@ -92,12 +93,12 @@ def test_noise_by_place_in_the_chunk_breaks_the_cut(monkeypatch, double):
     first = jnp.broadcast_to(keys[:1], keys.shape)
     return inputs, first
 
-  monkeypatch.setattr(gradient, "_chunk", by_place)
+  monkeypatch.setattr(_rows, "chunk", by_place)
   dies(checks.cut_law, softly(), (2,), True)
 
 
 def test_other_noise_in_the_second_pass_breaks_the_cut(monkeypatch, double):
-  encode_view = gradient._encode_view
+  encode_view = _passes.encode_view
 
   def redrawn(view, count, trainable, constant, rows, *rest):
     inputs, keys = rows
@@ -106,14 +107,14 @@ def test_other_noise_in_the_second_pass_breaks_the_cut(monkeypatch, double):
     _, pull = encode_view(view, count, trainable, constant, other, *rest)
     return features, pull
 
-  monkeypatch.setattr(gradient, "_encode_view", redrawn)
+  monkeypatch.setattr(_passes, "encode_view", redrawn)
   dies(checks.cut_law, softly(), (2,), True)
 
 
 def test_blocks_put_back_as_strides_break_the_cut(monkeypatch, double):
   # The rows come back in another order than they left.
   monkeypatch.setattr(
-      gradient, "_unchunk",
+      _rows, "unchunk",
       lambda tree: jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), tree),
   )
   dies(checks.cut_law, softly(), (2,), False)

@@ -8,7 +8,7 @@ rows. Told at the boundaries of blocks where rows belong, it does not.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import PartitionSpec
@@ -68,12 +68,8 @@ def by_replica(
   """
 
   def apart(shared, rows):
-    mesh = jax.sharding.get_abstract_mesh()
-    copies = mesh.shape[COPIES] if COPIES in mesh.auto_axes else 1
-    count = jax.tree.leaves(rows)[0].shape[0]
-    # By hand along this axis and not along others, XLA of jax 0.10.2 aborts.
-    alone = copies == mesh.size > 1
-    if not alone or count % (copies * multiple):
+    copies = _copies()
+    if copies == 1 or _rows(rows) % (copies * multiple):
       return f(shared, rows)
     split = PartitionSpec(COPIES)
     return jax.shard_map(
@@ -81,3 +77,64 @@ def by_replica(
     )(shared, rows)
 
   return apart
+
+
+class Copies(NamedTuple):
+  """Copies of the parameters, each at work on its own rows.
+
+  Attributes:
+    count: how many there are.
+    total: tree of arrays -> their sum over all copies.
+  """
+
+  count: int
+  total: Callable[[Any], Any]
+
+
+def by_copy(
+    f: Callable[[Any, Any, Copies], Any]
+) -> Callable[[Any, Any], Any]:
+  """Lets each copy of the parameters work on its own rows towards one result.
+
+  Where `by_replica` sums what comes out, here `f` says what is summed and when.
+  There is one copy with no mesh in context, and on a mesh that splits
+  parameters.
+
+  Args:
+    f: (shared, rows [b ...] of this copy, copies) -> what is the same for all
+      copies: made of `shared` and of totals.
+
+  Returns:
+    (shared, rows of all copies) -> what `f` returns. It raises ValueError if
+    the copies do not divide the rows.
+  """
+
+  def together(shared, rows):
+    copies, count = _copies(), _rows(rows)
+    if count % copies:
+      raise ValueError(
+          f"a batch of {count} does not divide over {copies} copies of the "
+          f"parameters; use a multiple of {copies}."
+      )
+    if copies == 1:
+      return f(shared, rows, Copies(1, lambda tree: tree))
+    every = Copies(copies, lambda tree: jax.lax.psum(tree, COPIES))
+    return jax.shard_map(
+        lambda shared, rows: f(shared, rows, every),
+        in_specs=(PartitionSpec(), PartitionSpec(COPIES)),
+        out_specs=PartitionSpec(), check_vma=False,
+    )(shared, rows)
+
+  return together
+
+
+def _copies() -> int:
+  """How many devices hold a whole copy of the parameters, and rows of a batch."""
+  mesh = jax.sharding.get_abstract_mesh()
+  copies = mesh.shape[COPIES] if COPIES in mesh.auto_axes else 1
+  # By hand along this axis and not along others, XLA of jax 0.10.2 aborts.
+  return copies if copies == mesh.size else 1
+
+
+def _rows(tree: Any) -> int:
+  return jax.tree.leaves(tree)[0].shape[0]

@@ -61,19 +61,21 @@ def first_moment(
 
 
 def square(
-    c: Float[Array, "*shape"],
-    parts: Float[Array, "*shape"],
+    squares: Float[Array, "..."],
+    parts: Float[Array, "..."],
     *,
     chunks: int,
     replicas: int,
-) -> Float[Array, "*shape"]:
+) -> Float[Array, "..."]:
   """What a chunk adds to an estimate of the gradient's square.
 
       K c^2 - (K - 1) R/(R - 1) (parts - c^2/R)
 
+  Linear in both squares: of means along an axis it makes the mean.
+
   Args:
-    c: contribution of the chunk.
-    parts: sum_r p_r^2, the squares of the replicas' parts of `c`.
+    squares: c^2, of the contribution of the chunk.
+    parts: sum_r p_r^2, the squares of the replicas' parts of c.
     chunks: K, at least 1. With one chunk the square is exact.
     replicas: R; at least 2 where there are several chunks.
 
@@ -85,38 +87,36 @@ def square(
     ValueError: if there are several chunks and fewer than two replicas.
   """
   if chunks == 1:
-    return c * c
+    return squares
   if replicas < 2:
     raise ValueError(
-        f"{replicas} replica shows no variance, which {chunks} chunks need; give "
-        "2 or more, or accumulate the gradient and square it once"
+        f"{replicas} replica shows no variance, which {chunks} chunks need; use "
+        "a mesh of 2 devices or more along data and of none along other axes, "
+        "or accumulate the gradient and square it once"
     )
-  spread = (parts - c * c / replicas) * (replicas / (replicas - 1))
-  return chunks * c * c - (chunks - 1) * spread
+  spread = (parts - squares / replicas) * (replicas / (replicas - 1))
+  return chunks * squares - (chunks - 1) * spread
 
 
 def second_moment(
     slot: Float[Array, "..."],
-    c: Float[Array, "*shape"],
-    parts: Float[Array, "*shape"],
+    squares: Float[Array, "..."],
+    parts: Float[Array, "..."],
     i: int | Int[Array, ""],
     b2: float | Float[Array, ""],
     *,
     chunks: int,
     replicas: int,
-    axis: int | None = None,
 ) -> Float[Array, "..."]:
-  """Adds a chunk to the mean square, or to its means along an axis.
+  """Adds a chunk to the mean square, or to its mean along an axis.
 
-      v <- k_i v + (1 - b2) mean(square(c_i)),    k_0 = b2 and k_i = 1 after
+      v <- k_i v + (1 - b2) square(c_i),    k_0 = b2 and k_i = 1 after
 
   Args:
-    slot: v, in the shape of `c`, or of size 1 along `axis`.
-    c, parts, chunks, replicas: as in `square`.
+    slot: v.
+    squares, parts, chunks, replicas: as in `square`, in the shape of `slot`.
     i: number of the chunk, from 0.
     b2: memory of the mean square in this step, at least 0 and less than 1.
-    axis: the mean over this axis is kept: the columns' for a row statistic;
-      None keeps every entry.
 
   Returns:
     The new v. It may be negative: `clamp` after the last chunk, and only then.
@@ -124,9 +124,7 @@ def second_moment(
   Raises:
     ValueError: as `square` does.
   """
-  term = square(c, parts, chunks=chunks, replicas=replicas)
-  if axis is not None:
-    term = jnp.mean(term, axis, keepdims=True)
+  term = square(squares, parts, chunks=chunks, replicas=replicas)
   return first_moment(slot, term, i, b2)
 
 
@@ -143,11 +141,13 @@ def clamp(
 
   After averaging and after the last chunk: lifted one by one, negative terms
   would no longer cancel the positive ones. For that reason too, go on with the
-  slot as it was and not with this.
+  slot as it was and not with this. The floor remembers as v does, for a mean
+  may outlive the gradients that it is of.
 
   Args:
     slot: v, after the last chunk.
-    floor: the same means of the sum over chunks of c_i^2. Not negative.
+    floor: the same means, over entries and steps, of the sum over chunks of
+      c_i^2. Not negative.
 
   Returns:
     What stands for v in the step.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from basic import paths, schedules
+from basic import paths, schedules, types
 from basic.optim import _average
 
 # Gains, offsets, positions and what an objective learns, but for the kernel of a
@@ -49,12 +49,24 @@ def optimizer(
 
 
 def clipped(norm: float | None) -> optax.GradientTransformation:
-  """Scales gradients down to a global norm; None leaves them as they are."""
-  if norm is None:
-    return optax.identity()
-  if not norm > 0:
+  """Scales gradients down to a global norm; None leaves them as they are.
+
+  Its `update` raises ValueError for a gradient in pieces, whose norm nobody
+  knows and which most optimizers do not take.
+  """
+  if norm is not None and not norm > 0:
     raise ValueError(f"clip is {norm}; give a positive norm, or None not to clip")
-  return optax.clip_by_global_norm(norm)
+  tx = optax.identity() if norm is None else optax.clip_by_global_norm(norm)
+
+  def update(updates, state, params=None):
+    if isinstance(updates, types.Pieces):
+      raise ValueError(
+          "the gradient comes in pieces (in_slots), which only adafactorw takes, "
+          "with accumulate='slots'; set that, or use the gradient cached."
+      )
+    return tx.update(updates, state, params)
+
+  return optax.GradientTransformation(tx.init, update)
 
 
 def decayed(

@@ -33,11 +33,11 @@ def statistics(squares: Any, least: int) -> Second:
   """
   found = Second({}, {}, {})
   for path, square in _chain.leaves(squares)[0].items():
-    axes = _axes(path, square.shape, least)
-    if axes is None:
+    pair = axes(path, square.shape, least)
+    if pair is None:
       found.full[path] = square
     else:
-      found.rows[path], found.columns[path] = factored.means(square, axes)
+      found.rows[path], found.columns[path] = factored.means(square, pair)
   return Second(*map(paths.unflatten, found))
 
 
@@ -59,15 +59,18 @@ def inverse_root(second: Second, like: Any, least: int) -> Any:
   found, structure = _chain.leaves(like)
   roots = []
   for path, leaf in found.items():
-    axes = _axes(path, leaf.shape, least)
-    if axes is None:
+    pair = axes(path, leaf.shape, least)
+    if pair is None:
       roots.append(jax.lax.rsqrt(full[path]))
     else:
-      roots.append(factored.inverse_root(rows[path], columns[path], axes[0]))
+      roots.append(factored.inverse_root(rows[path], columns[path], pair[0]))
   return structure.unflatten(roots)
 
 
-def _axes(path, shape, least):
+def axes(
+    path: str, shape: tuple[int, ...], least: int
+) -> tuple[int, int] | None:
+  """The axes of a weight that are rows and columns; None: it is not factored."""
   # Layers of a stack are no rows, however many there are.
   first = len(shape) - len(_chain.layer_axes(path, len(shape)))
   return factored.axes(shape, least, first)

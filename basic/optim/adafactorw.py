@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from basic import schedules
-from basic.optim import _average, _chain, _factored
+from basic import schedules, types
+from basic.optim import _average, _chain, _factored, _pieces
 
 Momentum: TypeAlias = Literal["gradient", "update"]
+Accumulate: TypeAlias = Literal["before", "slots"]
 
 
 def adafactorw(
@@ -33,6 +34,7 @@ def adafactorw(
     clip: float | None = 1.,
     rates: Sequence[Sequence[Any]] = (),
     mu_dtype: Literal["float32", "bfloat16"] = "bfloat16",
+    accumulate: Accumulate = "before",
     average: float | None = None,
 ) -> _chain.Optimizer:
   """Steps as AdamW does, in little more than the memory of the gradient's mean.
@@ -74,13 +76,20 @@ def adafactorw(
       None does not limit it.
     decay, no_decay, clip, rates, average: as in `adamw`.
     mu_dtype: type in which m is kept. The step is computed in float32.
+    accumulate: where chunks of a gradient are added up: "before" it comes here,
+      or in the "slots", for the gradient `in_slots`: m is exact, R and C are
+      estimates, and as large a slot under each keeps what they are lifted to
+      (ops/slot_accumulation.py). For that, `clip` is None, `momentum`
+      "gradient", and better `mu_dtype` float32, since bfloat16 is widened while
+      chunks come.
 
   Returns:
     An `Optimizer`. R and C keep the axis that they are the mean over, of size
     1, so that they are placed like the weight.
 
   Raises:
-    ValueError: as `adamw` does.
+    ValueError: as `adamw` does, and if `accumulate` is "slots" and `clip` or
+      `momentum` needs the sum.
 
   References:
     Shazeer and Stern, Adafactor, 2018, alg. 4 and 5.
@@ -102,16 +111,22 @@ def adafactorw(
   _chain.check_positive(
       growth=growth, factor_from=factor_from, eps=eps, clip_rms=clip_rms
   )
+  if accumulate == "slots" and (clip is not None or momentum != "gradient"):
+    raise ValueError(
+        f"accumulate is 'slots' with clip={clip} and momentum={momentum!r}, "
+        "which need the whole gradient at once; set clip=None and "
+        "momentum='gradient', or accumulate='before'"
+    )
   rate = schedules.schedule(
       name=schedule, peak=peak, steps=steps, warmup=warmup, end=end,
       timescale=timescale,
   )
   return _chain.optimizer(
       rate, average,
-      _chain.clipped(clip),
+      optax.identity() if accumulate == "slots" else _chain.clipped(clip),
       _direction(
           b1, b2, growth, momentum, factor_from, eps, clip_rms,
-          jnp.dtype(mu_dtype),
+          jnp.dtype(mu_dtype), accumulate,
       ),
       _chain.decayed(decay, no_decay),
       _chain.multiplied(rates),
@@ -126,44 +141,66 @@ class State(NamedTuple):
     count: updates so far.
     mu: m, in the shapes of the weights.
     nu: R and C, or V.
+    floors: least R and C, where chunks are added up in the slots; or ().
   """
 
   count: Any
   mu: Any
   nu: _factored.Second
+  floors: Any = ()
 
 
-def _direction(b1, b2, growth, momentum, least, eps, clip_rms, mu_dtype):
+def _direction(
+    b1, b2, growth, momentum, least, eps, clip_rms, mu_dtype, accumulate
+):
   """gradient -> u."""
 
   def init(params):
     mu = jax.tree.map(lambda p: jnp.zeros(p.shape, mu_dtype), params)
-    return State(jnp.zeros((), jnp.int32), mu, _factored.zeros(params, least))
+    return State(
+        jnp.zeros((), jnp.int32), mu, _factored.zeros(params, least),
+        _pieces.floors(params, least) if accumulate == "slots" else (),
+    )
 
   def mean(old, new):
     return jax.tree.map(
         lambda m, x: b1 * m.astype(x.dtype) + (1 - b1) * x, old, new
     )
 
+  def squared(old, grads, new):
+    squares = jax.tree.map(lambda g: _wide(g) ** 2 + eps, grads)
+    return jax.tree.map(
+        lambda v, x: (1 - new).astype(x.dtype) * v + new.astype(x.dtype) * x,
+        old, _factored.statistics(squares, least),
+    )
+
+  def in_slots(grads, state, new):
+    """((m, second moment, floors), second moment to divide by)."""
+    if not isinstance(grads, types.Pieces):
+      grads = _pieces.whole(grads)
+    found = _pieces.added(
+        grads, _pieces.Moments(*state[1:]), b1=b1, new=new, eps=eps, least=least
+    )
+    return found, _pieces.lifted(found)
+
   def update(grads, state, params=None):
     del params
     count = optax.safe_increment(state.count)
-    squares = jax.tree.map(lambda g: _wide(g) ** 2 + eps, grads)
     new = _new(count, b2, growth)
-    nu = jax.tree.map(
-        lambda v, x: (1 - new).astype(x.dtype) * v + new.astype(x.dtype) * x,
-        state.nu, _factored.statistics(squares, least),
-    )
-    scale = _factored.inverse_root(nu, grads, least)
+    if accumulate == "slots":
+      (mu, nu, floors), seen = in_slots(grads, state, new)
+    else:
+      nu, floors = squared(state.nu, grads, new), ()
+      mu, seen = mean(state.mu, jax.tree.map(_wide, grads)), nu
+    scale = _factored.inverse_root(seen, mu, least)
     if momentum == "gradient":
-      mu = mean(state.mu, jax.tree.map(_wide, grads))
       corrected = optax.tree.bias_correction(mu, b1, count)
       updates = _limited(jax.tree.map(jnp.multiply, corrected, scale), clip_rms)
     else:
       normalised = jax.tree.map(lambda g, s: _wide(g) * s, grads, scale)
       updates = mu = mean(state.mu, _limited(normalised, clip_rms))
     mu = jax.tree.map(lambda m: m.astype(mu_dtype), mu)
-    return updates, State(count, mu, nu)
+    return updates, State(count, mu, nu, floors)
 
   return optax.GradientTransformation(init, update)
 

@@ -66,7 +66,7 @@ def estimate(parts, factor):
   if factor == "right":
     square = functools.partial(
         slot_accumulation.square, chunks=chunks, replicas=replicas)
-    return jnp.sum(jax.vmap(square)(c, jnp.sum(parts**2, 1)), 0)
+    return jnp.sum(jax.vmap(square)(c * c, jnp.sum(parts**2, 1)), 0)
   h = parts * chunks * replicas  # each an estimate of the gradient
   variance = jnp.mean(jnp.var(h, 1, ddof=1) / replicas, 0)
   return raw - {"raw": 0., "whole": 1.}[factor] * variance
@@ -90,7 +90,7 @@ def test_the_mean_from_chunks_is_the_mean_from_their_sum(double, chunks):
 def test_one_chunk_is_squared_exactly(double):
   c = jnp.asarray(np.random.default_rng(0).standard_normal(9))
   for replicas in (1, 8):  # whatever the replicas' parts
-    found = slot_accumulation.square(c, 3 * c, chunks=1, replicas=replicas)
+    found = slot_accumulation.square(c * c, 3 * c, chunks=1, replicas=replicas)
     np.testing.assert_array_equal(found, c**2)
 
 
@@ -135,8 +135,11 @@ def test_rows_and_columns_from_chunks_are_means_of_the_dense_estimate(double):
   axes = {"rows": 1, "columns": 0, "full": None}
   for i in range(4):
     for name, axis in axes.items():
+      given = c[i]**2, squares[i]
+      if axis is not None:
+        given = [jnp.mean(x, axis, keepdims=True) for x in given]
       slots[name] = slot_accumulation.second_moment(
-          slots[name], c[i], squares[i], i, .75, chunks=4, replicas=8, axis=axis)
+          slots[name], *given, i, .75, chunks=4, replicas=8)
   rows, columns = factored.means(dense, (0, 1))
   for name, term in (("rows", rows), ("columns", columns), ("full", dense)):
     assert toys.far(slots[name], .75 + .25 * term) <= 1e-12  # float64
@@ -184,11 +187,13 @@ def test_steps_from_slots_become_those_from_a_buffer(double):
 
     def add(slots, given):
       (m, r, c), (part, i) = slots, given
-      given = part.sum(0), (part**2).sum(0), i
+      of_rows, of_columns = zip(
+          factored.means(part.sum(0) ** 2, (0, 1)),
+          factored.means((part**2).sum(0), (0, 1)), strict=True)
       return (
-          slot_accumulation.first_moment(m, given[0], i, b1),
-          slot_accumulation.second_moment(r, *given, memory, **both, axis=1),
-          slot_accumulation.second_moment(c, *given, memory, **both, axis=0),
+          slot_accumulation.first_moment(m, part.sum(0), i, b1),
+          slot_accumulation.second_moment(r, *of_rows, i, memory, **both),
+          slot_accumulation.second_moment(c, *of_columns, i, memory, **both),
       ), None
 
     slots, _ = jax.lax.scan(add, slots, (parts, jnp.arange(chunks)))
