@@ -58,10 +58,12 @@ class Flight:
     """
     found, self._steps = jax.device_get(self._steps), []
     for n, seen, metrics in found:
-      loss, norm = metrics["loss"], metrics["gradient_norm"]
-      if not math.isfinite(loss + norm):
+      # A gradient that came in pieces has no norm.
+      watched = [metrics[k] for k in ("loss", "gradient_norm") if k in metrics]
+      if not all(map(math.isfinite, watched)):
         self._recorder.write(n, metrics)
-        raise self._error(n, seen, f"loss is {loss}, the gradient's norm {norm}")
+        said = "loss is {}, the gradient's norm {}".format(*watched, "not known")
+        raise self._error(n, seen, said)
       if n % self._stage.config["record"]["every"] == 0 or n == self._stage.end:
         rate = self._stage.rate(n - 1 - self._stage.rate_start)
         self._recorder.write(
