@@ -234,10 +234,10 @@ def temporaries(rows, chunks, keep_bytes=0):
 
 
 def test_activations_of_a_chunk_do_not_depend_on_the_batch():
-  # 256 rows a chunk. What grows is the batch, cut by stride once for each pass
-  # of each tower, and the embeddings; activations would be 16,384 bytes a row.
+  # 256 rows a chunk. What grows are the embeddings and their gradients; a copy
+  # of the batch would be 2,048 bytes a row, activations 16,384.
   small, large = temporaries(1_024, 4), temporaries(4_096, 16)
-  per_row = 2 * 2 * 256 * 4 + 8 * 8 * 4
+  per_row = 2 * 2 * 8 * 4
   assert large - small <= per_row * (4_096 - 1_024)
   assert large < temporaries(4_096, 0) / 3
 

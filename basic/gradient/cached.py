@@ -44,10 +44,9 @@ def cached(
   activations and has none either.
 
   With inputs="host" devices hold a chunk of the inputs, not the batch: of
-  65,536 images of 224 x 224 pixels they save 9.9 GB, and as much again for the
-  copy in which chunks lie one after the other. They cross to the device twice a
-  step in place of once, the second time where a tower trains. That pays where
-  the memory allows a larger batch or fewer devices, as long as encoding a chunk
+  65,536 images of 224 x 224 pixels they save 9.9 GB. They cross to the device
+  twice a step in place of once, the second time where a tower trains. That pays
+  where the memory allows a larger batch or fewer devices, as long as encoding a chunk
   takes longer than bringing it: an image of 150 kB takes 6 us at 25 GB/s, and a
   forward pass of a ViT-B/16 over it 90 us at 400 TFLOP/s. These are estimates:
   it was not measured on an accelerator.
