@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from basic import types
@@ -54,6 +55,9 @@ def mesh(
 ) -> Mesh:
   """Arranges the devices of all processes.
 
+  Those that are near each other come to lie along `model`, then `fsdp`; slices
+  with a slower network between them along `data`.
+
   Args:
     devices: others, such as those of a topology that is not here; None: all.
     data: devices along `data`; -1 takes what the others leave.
@@ -64,15 +68,37 @@ def mesh(
     A mesh with the axes data, fsdp, model.
 
   Raises:
-    ValueError: if the sizes do not multiply to the number of devices.
+    ValueError: if the sizes do not multiply to the number of devices, or TPUs
+      lie in several slices and `data` is no multiple of them.
   """
   sizes = {"data": data, "fsdp": fsdp, "model": model}
   devices = jax.devices() if devices is None else devices
   shape = _complete(sizes, len(devices))
-  return jax.make_mesh(
-      tuple(shape.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES),
-      devices=devices,
+  return Mesh(
+      _arranged(tuple(shape.values()), devices), AXES,
+      axis_types=(AxisType.Auto,) * len(AXES),
   )
+
+
+def _arranged(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
+  """The devices in the shape of a mesh whose first axis is `data`."""
+  # An axis may be part of a physical one: fsdp=8 on a torus of 16 x 16.
+  split = {"allow_split_physical_axes": True}
+  slices = len({getattr(device, "slice_index", 0) for device in devices})
+  if slices == 1:
+    return mesh_utils.create_device_mesh(shape, devices, **split)
+  data, *within = shape
+  if data % slices == 0:
+    return mesh_utils.create_hybrid_device_mesh(
+        (data // slices, *within), (slices, *(1 for _ in within)), devices,
+        **split,
+    )
+  if devices[0].platform == "tpu":
+    raise ValueError(
+        f"data is {data}, and the {len(devices)} TPUs lie in {slices} slices, "
+        f"over which only data can go; make it a multiple of {slices}."
+    )
+  return np.asarray(devices).reshape(shape)  # Networks of GPUs take any axis.
 
 
 def _complete(sizes: Mapping[str, int], devices: int) -> dict[str, int]:

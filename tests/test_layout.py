@@ -1,5 +1,6 @@
 """Where arrays live: meshes, rows of batches, and parameters by their axes."""
 
+import dataclasses
 import logging
 
 import jax
@@ -73,6 +74,53 @@ def test_a_mesh_takes_what_the_others_leave(sizes, shape):
 def test_a_mesh_that_does_not_fit_is_refused_in_words(sizes, sentence):
   with pytest.raises(ValueError, match=sentence):
     layout.mesh(**sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Elsewhere:
+  """A device that is not here."""
+
+  id: int
+  platform: str
+  device_kind: str
+  slice_index: int = 0
+  coords: tuple[int, ...] = ()
+  core_on_chip: int = 0
+  process_index: int = 0
+
+
+def in_two_slices(platform):
+  kind = "TPU v3" if platform == "tpu" else "H100"
+  return [
+      # As they come: not in the order of their slices.
+      Elsewhere(n, platform, kind, n % 2, (n // 2, 0, 0)) for n in range(8)
+  ]
+
+
+@pytest.mark.parametrize("sizes", [dict(fsdp=2), dict(fsdp=2, model=2)])
+def test_only_data_goes_from_slice_to_slice(sizes):
+  found = layout.mesh(in_two_slices("gpu"), **sizes).devices
+  slices = np.vectorize(lambda device: device.slice_index)(found)
+  for row in slices:  # Along fsdp and model.
+    assert len(set(row.flat)) == 1
+  assert set(slices[:, 0, 0]) == {0, 1}
+  assert len({device.id for device in found.flat}) == 8
+
+
+def test_what_only_data_can_cross_is_refused_in_words():
+  with pytest.raises(ValueError, match="data is 1, .* 8 TPUs lie in 2 slices"):
+    layout.mesh(in_two_slices("tpu"), fsdp=8)
+  assert layout.mesh(in_two_slices("gpu"), fsdp=8).shape["fsdp"] == 8
+
+
+def test_an_axis_may_be_part_of_one_of_a_torus():
+  torus = [
+      Elsewhere(4 * x + y, "tpu", "TPU v6 lite", 0, (x, y, 0))
+      for x in range(4) for y in range(4)
+  ]
+  found = layout.mesh(torus, fsdp=8)
+  assert dict(found.shape) == {"data": 2, "fsdp": 8, "model": 1}
+  assert len({device.id for device in found.devices.flat}) == 16
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused_in_words():
