@@ -35,6 +35,7 @@ class Checkpoints:
     every: steps between two saves; None opens the directory to read only, next
       to a run that may be writing it.
     keep: newest steps to keep, at least 1. With 2 there is one to fall back on.
+      Step 0, where it was saved, is kept besides.
     keep_every: also keep the steps that this number divides; None keeps none.
 
   Raises:
@@ -310,7 +311,7 @@ def _options(read_only, keep, keep_every):
   if read_only:
     return ocp.CheckpointManagerOptions(read_only=True, create=False)
   policies = ocp.checkpoint_managers
-  kept = [policies.LatestN(keep)]
+  kept = [policies.LatestN(keep), policies.CustomSteps([0])]
   if keep_every is not None:
     kept.append(policies.EveryNSteps(keep_every))
   return ocp.CheckpointManagerOptions(

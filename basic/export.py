@@ -107,22 +107,34 @@ def preprocessing(stage: build.Stage) -> dict[str, Any]:
     of the values in [0, 1] that the tower reads.
 
   Raises:
-    ValueError: if images are not square.
+    ValueError: if there is no image tower, or images are not square.
   """
-  height, width, channels = stage.shapes["image"].shape[1:]
+  leaf = _leaf(stage.config, "image")
+  if leaf is None:
+    raise ValueError("the run has no image tower, and formats have one")
+  height, width, channels = stage.shapes[leaf].shape[1:]
   if height != width:
     raise ValueError(
         f"images are {height} by {width} pixels; formats have square ones, so "
         "set augment.size"
     )
   augment = stage.config["augment"]
+  # Images that are not scaled, as those of other leaves, suit any filter.
+  scaled = leaf == "image" and augment["size"] is not None
   return {
       "size": height,
-      "crop": "none" if augment["crop"] == "none" else "center",
-      # Images that are not scaled are the same under any filter.
-      "method": "bicubic" if augment["size"] is None else augment["method"],
+      "crop": "center" if scaled and augment["crop"] != "none" else "none",
+      "method": augment["method"] if scaled else "bicubic",
       "mean": (0.5,) * channels, "std": (0.5,) * channels,
   }
+
+
+def _leaf(config: Mapping[str, Any], tower: str) -> str | None:
+  """The first leaf of a batch that a tower reads; None without the tower."""
+  if config[tower] is None:
+    return None
+  views = config["views"] or {tower: tower}
+  return next(leaf for leaf, name in views.items() if name == tower)
 
 
 def _stablehlo(stage, params, workdir, folder) -> None:
@@ -131,7 +143,7 @@ def _stablehlo(stage, params, workdir, folder) -> None:
   program = build.program(
       stage.config, stage.layout.mesh, stage.shapes, steps=stage.end
   )
-  encode, config = program.model.encode, stage.config
+  encode = program.model.encode
   params = jax.tree.map(jnp.asarray, params)
   about: dict[str, Any] = {"views": sorted(encode.views)}
   for name, view in encode.views.items():
@@ -142,18 +154,33 @@ def _stablehlo(stage, params, workdir, folder) -> None:
     about[name] = {
         "shape": [None, *shape.shape[1:]], "dtype": str(shape.dtype),
     }
-  if "image" in about:
-    about["image"].update(preprocessing(stage))
-  if config["text"] is not None:
-    file = vocabulary.FILE
-    if not (workdir / file).exists():
-      file = tokenizer.FILE
-    shutil.copyfile(workdir / file, folder / file)
-    about["text"].update(tokenizer=file, eos=tokenizer.EOS)
-  phi = params["objective"]
-  about["scale"] = float(np.exp(phi.get("log_scale", 0.0)))
-  about["bias"] = float(phi.get("bias", 0.0))
+  if leaf := _leaf(stage.config, "image"):
+    about[leaf].update(preprocessing(stage))
+  if leaf := _leaf(stage.config, "text"):
+    about[leaf].update(_spelling(workdir, folder))
+  about.update(_logits(params["objective"]))
   (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def _spelling(workdir: pathlib.Path, folder: pathlib.Path) -> dict[str, Any]:
+  """Copies the vocabulary, and says how it makes rows of ids."""
+  foreign = (workdir / vocabulary.FILE).exists()
+  file = vocabulary.FILE if foreign else tokenizer.FILE
+  shutil.copyfile(workdir / file, folder / file)
+  if foreign:  # Its end and its padding are in the file.
+    return {"tokenizer": file, "kind": "tokenizers"}
+  return {"tokenizer": file, "kind": "sentencepiece", "eos": tokenizer.EOS}
+
+
+def _logits(phi: types.Params) -> dict[str, float]:
+  """What makes logits of products of embeddings: scale z_i . z_j + bias."""
+  if "log_scale" in phi:
+    return {
+        "scale": float(np.exp(phi["log_scale"])),
+        "bias": float(phi.get("bias", 0.0)),
+    }
+  logging.warning("no logits without pairs; left out: %s", sorted(phi))
+  return {}
 
 
 def _tower(view: types.View, params: types.Params) -> Callable[[Any], Any]:

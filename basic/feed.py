@@ -28,7 +28,7 @@ Words: TypeAlias = tokenizer.Tokenizer | vocabulary.Vocabulary
 def words(
     configs: Sequence[Settings], workdir: str | os.PathLike
 ) -> Words | None:
-  """The run's vocabulary: stored with it, its weights', or of its captions.
+  """The run's vocabulary: stored, given, its weights', or of its captions.
 
   Args:
     configs: complete, of every stage.
@@ -38,38 +38,68 @@ def words(
     What makes token ids of captions; None without a text tower.
 
   Raises:
-    ValueError: if it has more pieces than the text tower knows.
+    ValueError: if it has more pieces than the text tower knows, or the tower
+      is taken from weights that hold no vocabulary, and none is given.
   """
   texts = [c for c in configs if c["text"] is not None]
   if not texts:
     return None
-  config = texts[0]
-  text, how = config["text"], config["tokenizer"]
-  folder = pathlib.Path(workdir)
+  config, folder = texts[0], pathlib.Path(workdir)
+  text, given = config["text"], config["tokenizer"]["model"]
   # Without a configuration it is left from a start that failed.
-  if (folder / "config.json").exists() and (folder / tokenizer.FILE).exists():
-    return tokenizer.Tokenizer(tokenizer.load(folder), text["length"])
-  if how["model"] is None and (found := initial.words(config, folder)):
-    return found
-  if how["model"] is not None:
-    content = pathlib.Path(how["model"]).read_bytes()
+  if (folder / "config.json").exists():
+    if found := _stored(folder, text["length"]):
+      return found
+  if given is not None:
+    made = _given(pathlib.Path(given), text["length"])
   else:
-    source = schema.make("sources", config["source"])
-    content = tokenizer.train(
-        captions.spread(
-            source, how["captions"],
-            caption=caption(source, config["captions"]), seed=config["seed"],
-        ),
-        vocab=text["vocab"], seed=config["seed"],
-    )
-  made = tokenizer.Tokenizer(content, text["length"])
+    made = initial.words(config) or _trained(config)
   if made.vocab > text["vocab"]:
     raise ValueError(
         f"the vocabulary has {made.vocab} pieces and text.vocab is "
         f"{text['vocab']}; set text.vocab to {made.vocab} or more."
     )
-  tokenizer.save(content, folder)
+  _store(made, folder)
   return made
+
+
+def _stored(folder: pathlib.Path, length: int) -> Words | None:
+  if (folder / tokenizer.FILE).exists():
+    return tokenizer.Tokenizer(tokenizer.load(folder), length)
+  if (folder / vocabulary.FILE).exists():
+    content = (folder / vocabulary.FILE).read_bytes()
+    return vocabulary.Vocabulary(content, length)
+  return None
+
+
+def _given(path: pathlib.Path, length: int) -> Words:
+  """A vocabulary of ours, or of others."""
+  try:
+    return tokenizer.Tokenizer(path.read_bytes(), length)
+  except ValueError:
+    return vocabulary.read(path, length)
+
+
+def _trained(config: Settings) -> tokenizer.Tokenizer:
+  source = schema.make("sources", config["source"])
+  content = tokenizer.train(
+      captions.spread(
+          source, config["tokenizer"]["captions"],
+          caption=caption(source, config["captions"]), seed=config["seed"],
+      ),
+      vocab=config["text"]["vocab"], seed=config["seed"],
+  )
+  return tokenizer.Tokenizer(content, config["text"]["length"])
+
+
+def _store(words: Words, folder: pathlib.Path) -> None:
+  """Writes it down, and removes what a start that failed left instead of it."""
+  if isinstance(words, tokenizer.Tokenizer):
+    tokenizer.save(words.content, folder)
+    (folder / vocabulary.FILE).unlink(missing_ok=True)
+  else:
+    vocabulary.save(words.content, folder)
+    (folder / tokenizer.FILE).unlink(missing_ok=True)
 
 
 def caption(

@@ -1,7 +1,6 @@
 """The first state of a run: drawn at random, or begun from foreign weights."""
 
 import logging
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ _SIZES = (
     "length",
 )
 
+_WORDS = "text/encoder/vocabulary"
 _log = logging.getLogger(__name__)
 
 
@@ -59,6 +59,11 @@ def begin(
         f"the weights at {how['path']} are not for these towers:", *faults,
         "change these settings, or narrow weights.paths.",
     ]))
+  if other := _other_pixels(config, weights.settings, theirs):
+    _log.warning(
+        "the weights at %s saw other images than this run shows them: %s",
+        how["path"], "; ".join(other),
+    )
   rest = sorted(ours.keys() - theirs.keys())
   _log.info(
       "%d parameters begin from %s, %d as they were drawn: %s",
@@ -74,32 +79,33 @@ def begin(
   )
 
 
-def words(
-    config: Mapping[str, Any], folder: pathlib.Path
-) -> vocabulary.Vocabulary | None:
+def words(config: Mapping[str, Any]) -> vocabulary.Vocabulary | None:
   """The vocabulary of the text tower that a run begins from, if there is one.
-
-  Stored with the run, so that the weights are needed at its start alone.
 
   Args:
     config: complete, of a stage.
-    folder: of the run.
 
   Returns:
-    A vocabulary; None where the text tower is not taken from weights, or they
-    hold no vocabulary.
+    A vocabulary; None where the text tower is not taken from weights.
+
+  Raises:
+    ValueError: if it is, and they hold no vocabulary.
   """
-  how, stored = config.get("weights"), folder / vocabulary.FILE
-  if how is None or not paths.any_of(how["paths"])("text/encoder/vocabulary"):
+  how = config.get("weights")
+  if how is None or not paths.any_of(how["paths"])(_WORDS):
     return None
-  # Without a configuration it is left from a start that failed.
-  if (folder / "config.json").exists() and stored.exists():
-    return vocabulary.Vocabulary(stored.read_bytes(), config["text"]["length"])
-  found = schema.plugin("weights", how["name"])().read(how["path"]).vocabulary
-  if found is not None:
-    folder.mkdir(parents=True, exist_ok=True)
-    stored.write_bytes(found.content)
-  return found
+  weights = schema.plugin("weights", how["name"])().read(how["path"])
+  if _WORDS not in paths.flatten(weights.params):
+    return None
+  if weights.vocabulary is None:
+    raise ValueError(
+        f"the weights at {how['path']} have a text tower and no vocabulary, and "
+        "ids of another one would stand for other words. Name theirs by "
+        "tokenizer.model: a tokenizer.json, or a SentencePiece model with its "
+        f"{vocabulary.SETTINGS} beside it. Or leave the tower out, as by "
+        "weights.paths=('image/.*',)."
+    )
+  return weights.vocabulary
 
 
 def _other_settings(config, settings, theirs) -> list[str]:
@@ -110,6 +116,23 @@ def _other_settings(config, settings, theirs) -> list[str]:
       for tower in sorted(towers) if config[tower] is not None
       for key, value in settings[tower].items()
       if key not in _SIZES and config[tower].get(key) != value
+  ]
+
+
+def _other_pixels(config, settings, theirs) -> list[str]:
+  """What scales images otherwise, where evaluations see them.
+
+  A random crop is noise of training alone, and becomes a middle there.
+  """
+  augment, wanted = config["augment"], settings.get("augment", {})
+  taken = any(path.startswith("image/") for path in theirs)
+  if not taken or augment["size"] is None:  # Then nothing is scaled.
+    return []
+  crop = "none" if augment["crop"] == "none" else "center"
+  found = {"crop": crop, "method": augment["method"]}
+  return [
+      f"augment.{key} is {augment[key]!r}, theirs is {wanted[key]!r}"
+      for key, value in found.items() if wanted.get(key, value) != value
   ]
 
 

@@ -83,7 +83,8 @@ def vocabulary(*, captions: int = 10_000, model: str | None = None) -> None:
 
   Args:
     captions: examples of the source whose captions it is trained on.
-    model: a SentencePiece model file to use instead.
+    model: a file to use instead: a vocabulary of ours, or a tokenizer.json or
+      SentencePiece model of others (vocabulary.py, `read`).
   """
 
 

@@ -168,6 +168,11 @@ class Tokenizer:
     self.__init__(state["model"], state["length"])
 
   @property
+  def content(self) -> bytes:
+    """The model, for `save`."""
+    return self._model
+
+  @property
   def vocab(self) -> int:
     """The number of pieces; every id is below it."""
     return self._pieces.get_piece_size()

@@ -130,6 +130,8 @@ def _stage(run, stage, state, position):
         stage, stream, run.recorder, run.checkpoints.latest,
         position.get("unreadable", {}),
     )
+    if first == 1 and stage.config["weights"] is not None:
+      position = _save(run, flying, 0, state, stream)  # For `interpolate`.
     for n in range(first, stage.end + 1):
       state, metrics = stage.update(state, stage.layout.shard(next(stream)))
       flying.add(n, metrics)

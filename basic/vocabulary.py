@@ -8,20 +8,18 @@ beginning are not ours. Here such a vocabulary is one self-contained file of the
 
 import hashlib
 import json
-import re
-import string
-from collections.abc import Sequence
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
-from sentencepiece import sentencepiece_model_pb2
 
-from basic import types
+from basic import foreign_words, types
 
 FILE = "tokenizer.json"
-_UNIGRAM, _BPE = 1, 2  # SentencePiece's TrainerSpec.ModelType
-_NORMAL, _BYTE = 1, 6  # SentencePiece's SentencePiece.Type
+SETTINGS = "tokenizer_config.json"
 
 
 class Vocabulary:
@@ -121,8 +119,83 @@ class Vocabulary:
     return rows
 
 
+def read(path: str | os.PathLike, length: int) -> Vocabulary:
+  """The vocabulary in a file of another project.
+
+  How rows are filled up is said by a tokenizer_config.json beside it, as
+  transformers writes one, in "pad_token" (or "eos_token") and "padding_side";
+  else by a tokenizer.json itself. A SentencePiece model cannot say it.
+
+  Args:
+    path: a tokenizer.json or a SentencePiece model.
+    length: ids in a row, the end included.
+
+  Returns:
+    A vocabulary. Where "tokenizer_class" is one of SigLIP's, ASCII punctuation
+    goes and case is folded before a SentencePiece model sees a text.
+
+  Raises:
+    ValueError: if the file is neither, or does not say how rows are filled up.
+    FileNotFoundError: if it is not there.
+    ImportError: if the `tokenizers` library is not installed.
+  """
+  path = pathlib.Path(path)
+  content, known = path.read_bytes(), settings(path.parent)
+  pad, side = padding(known)
+  if content.lstrip()[:1] == b"{":
+    return Vocabulary(content, length, pad, side)
+  spec = foreign_words.parse(content)
+  if pad is None:
+    raise ValueError(
+        f"{path} does not say how rows are filled up: put a {SETTINGS} beside "
+        'it, such as {"pad_token": "</s>", "tokenizer_class": '
+        '"SiglipTokenizer"} for SigLIP, or give a tokenizer.json'
+    )
+  return from_sentencepiece(
+      content, length, pad=pad, end=foreign_words.end(spec), side=side,
+      canonical=str(known.get("tokenizer_class")).startswith("Siglip"),
+  )
+
+
+def save(content: bytes, folder: str | os.PathLike) -> pathlib.Path:
+  """Stores a `Vocabulary.content` with a run, whole or not at all."""
+  path = pathlib.Path(folder) / FILE
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f"{FILE}.{os.getpid()}.partial")
+  partial.write_bytes(content)
+  partial.replace(path)
+  return path
+
+
+def settings(folder: str | os.PathLike) -> dict[str, Any]:
+  """What a folder's tokenizer_config.json says; nothing, if there is none."""
+  path = pathlib.Path(folder) / SETTINGS
+  if not path.exists():
+    return {}
+  try:
+    found = json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(f"{path} is not JSON: {error}") from error
+  if not isinstance(found, dict):
+    raise ValueError(f"{path} is no JSON object")
+  return found
+
+
+def padding(known: Mapping[str, Any]) -> tuple[str | None, str]:
+  """(the piece that fills rows up, the side), of a tokenizer_config.json."""
+  pad = known.get("pad_token") or known.get("eos_token")
+  pad = pad["content"] if isinstance(pad, Mapping) else pad
+  return pad, known.get("padding_side", "right")
+
+
 def from_sentencepiece(
-    model: bytes, length: int, *, pad: str, end: str, canonical: bool = False
+    model: bytes,
+    length: int,
+    *,
+    pad: str,
+    end: str,
+    side: str = "right",
+    canonical: bool = False,
 ) -> Vocabulary:
   """The same ids that a SentencePiece model gives, without SentencePiece.
 
@@ -131,6 +204,7 @@ def from_sentencepiece(
     length: ids in a row, the end included.
     pad: the piece that fills a row up.
     end: the piece that ends every text.
+    side: "right" or "left", where a row is filled up.
     canonical: whether ASCII punctuation goes and case is folded first, as the
       texts of SigLIP were.
 
@@ -141,28 +215,9 @@ def from_sentencepiece(
     ValueError: if the model is of another kind, or damaged.
     ImportError: if the `tokenizers` library is not installed.
   """
-  library = _library()
-  spec = _parse(model)
-  pieces = [piece.piece for piece in spec.pieces]
-  made = library.Tokenizer(_model(library, spec, pieces))
-  first = []
-  if canonical:
-    marks = f"[{re.escape(string.punctuation)}]"
-    first = [
-        library.normalizers.Lowercase(),
-        library.normalizers.Replace(library.Regex(marks), ""),
-    ]
-  made.normalizer = library.normalizers.Sequence(
-      [*first, *_normalizers(library, spec)]
-  )
-  made.decoder = library.decoders.Sequence([
-      library.decoders.Replace("▁", " "), library.decoders.ByteFallback(),
-      library.decoders.Fuse(), library.decoders.Strip(" ", 1, 0),
-  ])
-  made.post_processor = library.processors.TemplateProcessing(
-      single=f"$A {end}", special_tokens=[(end, pieces.index(end))]
-  )
-  return Vocabulary(made.to_str().encode(), length, pad)
+  spec = foreign_words.parse(model)
+  made = foreign_words.convert(_library(), spec, end, canonical)
+  return Vocabulary(made.to_str().encode(), length, pad, side)
 
 
 def _library() -> Any:
@@ -185,66 +240,3 @@ def _open(content: bytes) -> Any:
     raise ValueError(
         f"these {len(content)} bytes are not a tokenizer.json: {error}"
     ) from error
-
-
-def _parse(model: bytes) -> Any:
-  spec = sentencepiece_model_pb2.ModelProto()
-  try:
-    spec.ParseFromString(model)
-  except Exception as error:  # protobuf's own, of another class each version
-    raise ValueError(
-        f"these {len(model)} bytes are not a SentencePiece model"
-    ) from error
-  if spec.trainer_spec.model_type not in (_UNIGRAM, _BPE):
-    raise ValueError(
-        "this SentencePiece model is neither BPE nor unigram, but of kind "
-        f"{spec.trainer_spec.model_type}"
-    )
-  return spec
-
-
-def _model(library, spec, pieces) -> Any:
-  fallback = any(piece.type == _BYTE for piece in spec.pieces)
-  unknown = spec.trainer_spec.unk_id
-  if spec.trainer_spec.model_type == _UNIGRAM:
-    return library.models.Unigram(
-        [(piece.piece, piece.score) for piece in spec.pieces],
-        unk_id=unknown, byte_fallback=fallback,
-    )
-  return library.models.BPE(
-      vocab={piece: n for n, piece in enumerate(pieces)},
-      merges=_merges(spec.pieces), unk_token=pieces[unknown],
-      byte_fallback=fallback, fuse_unk=True,
-  )
-
-
-def _merges(pieces) -> list[tuple[str, str]]:
-  """Every pair of pieces that makes a piece, the likeliest piece first."""
-  rank = {
-      piece.piece: n for n, piece in enumerate(pieces) if piece.type == _NORMAL
-  }
-  found = []
-  for whole in sorted(
-      (p for p in pieces if p.type == _NORMAL), key=lambda p: -p.score
-  ):
-    text = whole.piece
-    pairs = [(text[:n], text[n:]) for n in range(1, len(text))]
-    found += sorted(
-        (pair for pair in pairs if pair[0] in rank and pair[1] in rank),
-        key=lambda pair: (rank[pair[0]], rank[pair[1]]),
-    )
-  return found
-
-
-def _normalizers(library, spec) -> list[Any]:
-  """What SentencePiece does to a text before it looks for pieces."""
-  made = library.normalizers
-  squeeze = [made.Replace(library.Regex(r"\s+"), " "), made.Strip()]
-  table = spec.normalizer_spec.precompiled_charsmap
-  return [
-      *squeeze,
-      # Characters may become spaces, so what follows them is done again.
-      *([made.Precompiled(table), *squeeze] if table else []),
-      made.Prepend("▁"),
-      made.Replace(" ", "▁"),
-  ]

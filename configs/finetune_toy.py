@@ -8,8 +8,9 @@ stage never shows. Between the two lie weights that have most of both:
     python -m basic.interpolate --workdir runs/finetune_toy --start 800
 
 A run may begin from weights of others instead (`weights=...`), and then has its
-second stage alone. The labels are said in words, so fine-tuning is the same
-contrast as pretraining, as in Goyal et al., Finetune like you pretrain, 2022
+second stage alone: they are kept as step 0, and the line begins at `--start 0`.
+The labels are said in words, so fine-tuning is the same contrast as pretraining,
+as in Goyal et al., Finetune like you pretrain, 2022
 (https://arxiv.org/abs/2212.00638); the line between the weights is that of
 Wortsman et al., 2021 (https://arxiv.org/abs/2109.01903).
 """

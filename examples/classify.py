@@ -11,19 +11,29 @@ import sys
 
 import jax.export
 import numpy as np
-import sentencepiece
 
 folder, file, *labels = sys.argv[1:]
 folder = pathlib.Path(folder)
 about = json.loads((folder / "about.json").read_text())
+if about["views"] != ["image", "text"] or "scale" not in about:
+  sys.exit(f"found the views {about['views']}; expected image and text, contrasted")
 image, text = (
     jax.export.deserialize(bytearray((folder / f"{x}.stablehlo").read_bytes()))
     for x in ("image", "text"))
-pieces = sentencepiece.SentencePieceProcessor(
-    model_file=str(folder / about["text"]["tokenizer"]))
-length, eos = about["text"]["shape"][1], about["text"]["eos"]
-ids = [[*pieces.encode(label)[:length - 1], eos] for label in labels]
-ids = np.array([[*row, *[0] * (length - len(row))] for row in ids], np.int32)
+words = str(folder / about["text"]["tokenizer"])
+if about["text"]["kind"] == "tokenizers":
+  import tokenizers
+
+  pieces = tokenizers.Tokenizer.from_file(words)
+  ids = [row.ids for row in pieces.encode_batch(labels)]
+else:
+  import sentencepiece
+
+  pieces = sentencepiece.SentencePieceProcessor(model_file=words)
+  length, eos = about["text"]["shape"][1], about["text"]["eos"]
+  ids = [[*pieces.encode(label)[:length - 1], eos] for label in labels]
+  ids = [[*row, *[0] * (length - len(row))] for row in ids]
+ids = np.array(ids, np.int32)
 match = image.call(np.load(file)[None]) @ text.call(ids).T
 chance = jax.nn.softmax(about["scale"] * match[0])
 for label, share in sorted(zip(labels, chance, strict=True), key=lambda x: -x[1]):

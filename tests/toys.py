@@ -23,7 +23,8 @@ def tower(hidden: int = 16, width: int = 8, dropout: float = 0.0):
 
   def apply(params, inputs, keys):
     kernel = params["in"]["kernel"]
-    h = jnp.tanh(inputs.reshape(len(inputs), -1).astype(kernel.dtype) @ kernel)
+    rows = inputs.reshape(inputs.shape[0], -1)
+    h = jnp.tanh(rows.astype(kernel.dtype) @ kernel)
     if keys is not None:
       h = noise.dropout(h, keys, dropout)
     return types.Features(h @ params["out"]["kernel"])

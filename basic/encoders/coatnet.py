@@ -90,8 +90,9 @@ def coatnet(
       depthwise one, which is slower and better in small networks.
     norm: of the convolutional stages: LayerNorm over the channels of a pixel,
       or batch normalisation by stored statistics, for imported weights. Its
-      `mean` and `variance` have no gradient, but weight decay would move
-      them: freeze them, as in frozen=(".*/norm[1-9]/(mean|variance)",).
+      `mean` and `variance` have no gradient and, under an optimizer's usual
+      `no_decay`, no decay: they stay as they were imported. Where `no_decay`
+      is another, freeze them: frozen=(".*/norm[1-9]/(mean|variance)",).
     lookup: how a bias is read from its table: by products, or by index. The
       same numbers.
     pre_logits: whether a dense layer and a tanh, of the same width, follow the

@@ -34,11 +34,7 @@ def refuse(
   """
   faults = _format.expect("image", settings["image"], image)
   faults += _format.expect("text", settings["text"], TEXT)
-  if settings["text"]["pool"] not in ("eos", "last"):
-    faults.append(
-        f"text.pool is {settings['text']['pool']!r}, the format has 'eos', "
-        "and 'last' where texts end in eos, as our tokenizer's do"
-    )
+  faults += _pooling(settings["text"])
   if settings["projection"]["width"] is None:
     faults.append("projection.width is None, the format has a projection")
   faults += _format.expect(
@@ -53,6 +49,21 @@ def refuse(
       "objective", settings["objective"], {"name": "softmax"}
   )
   _format.refuse("the format cannot express these towers", faults)
+
+
+def _pooling(text: _format.Settings | None) -> list[str]:
+  """Where a text tower of ours pools that the format's would not."""
+  if text is None or text["pool"] == "eos":
+    return []
+  if text["pool"] != "last":
+    return [
+        f"text.pool is {text['pool']!r}, the format has 'eos', and 'last' "
+        "where texts end in eos, as our tokenizer's do"
+    ]
+  return [
+      f"text.pool is 'last' and text.padding {text['padding']!r}: the last "
+      "place is padding, and the format pools at eos; it has padding='masked'"
+  ] if text["padding"] != "masked" else []
 
 
 def to_ours(

@@ -97,6 +97,7 @@ def to_ours(
     pixels: `mean` and `std` of the stem's inputs.
   """
   flat = dict(flat)
+  _format.check_channels(flat[_STEM], pixels["mean"], pixels["std"])
   table = flat.pop(f"{_TOWER}/pool/table")
   flat[f"{_TOWER}/pool/token"] = table[0]
   flat[f"{_TOWER}/pool/positions"] = table[1:].reshape(grid, grid, -1)
@@ -111,6 +112,7 @@ def to_theirs(
 ) -> dict[str, np.ndarray]:
   """The inverse of `to_ours`, but for the mean, which `pixels` gives back."""
   flat = {k: np.asarray(x) for k, x in flat.items()}
+  _format.check_channels(flat[_STEM], pixels["mean"], pixels["std"])
   del flat[f"{_TOWER}/stem/mean"]
   flat[_STEM] = _scaled(flat[_STEM], pixels["std"], 1)
   places = flat.pop(f"{_TOWER}/pool/positions")

@@ -40,7 +40,7 @@ def tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return _one(path)
   index = path / "model.safetensors.index.json"
   if index.exists():
-    shards = sorted(set(read_json(index)["weight_map"].values()))
+    shards = sorted(_shards(index))
     # Names only: an index is no reason to read outside its folder.
     parts = [_one(path / pathlib.PurePath(shard).name) for shard in shards]
     return {name: x for part in parts for name, x in part.items()}
@@ -68,17 +68,34 @@ def save(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
-  """Reads a JSON file; a ValueError names the file that is broken."""
+  """Reads a JSON object; a ValueError names the file that is broken."""
   path = pathlib.Path(path)
   try:
-    return json.loads(path.read_text())
+    found = json.loads(path.read_text())
   except ValueError as error:
     raise ValueError(f"{path} is not JSON: {error}") from error
+  if not isinstance(found, dict):
+    raise ValueError(
+        f"{path} holds {type(found).__name__}, expected a JSON object"
+    )
+  return found
 
 
 def write_json(path: str | os.PathLike, value: Mapping[str, Any]) -> None:
   """Writes a JSON file, whole or not at all."""
   replace(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _shards(index: pathlib.Path) -> set[str]:
+  names = read_json(index).get("weight_map")
+  if not isinstance(names, dict) or not all(
+      isinstance(name, str) for name in names.values()
+  ):
+    raise ValueError(
+        f"{index} has no weight_map from tensors to files; it is no index of "
+        "safetensors shards"
+    )
+  return set(names.values())
 
 
 def _one(path: pathlib.Path) -> dict[str, np.ndarray]:

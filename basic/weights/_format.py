@@ -66,7 +66,11 @@ def to_signal(
 
   Returns:
     (kernel, bias).
+
+  Raises:
+    ValueError: if there are not c numbers.
   """
+  check_channels(kernel, mean, std)
   mean, std = (np.asarray(x, np.float64)[:, None] for x in (mean, std))
   exact = kernel.astype(np.float64)
   moved = bias + np.sum(exact * ((0.5 - mean) / std), (0, 1, 2))
@@ -78,14 +82,31 @@ def from_signal(
     kernel: np.ndarray, bias: np.ndarray, mean: Any, std: Any
 ) -> tuple[np.ndarray, np.ndarray]:
   """The inverse of `to_signal`."""
+  check_channels(kernel, mean, std)
   mean, std = (np.asarray(x, np.float64)[:, None] for x in (mean, std))
   exact = kernel.astype(np.float64) * 2 * std
   moved = bias - np.sum(exact * ((0.5 - mean) / std), (0, 1, 2))
   return exact.astype(np.float32), moved.astype(np.float32)
 
 
-def expect(name: str, found: Settings, wanted: Settings) -> list[str]:
+def channels(found: Any) -> tuple[float, ...]:
+  """A mean or deviation as files have it, a list or one number, as numbers."""
+  return tuple(float(x) for x in np.atleast_1d(found))
+
+
+def check_channels(kernel: np.ndarray, mean: Any, std: Any) -> None:
+  """Refuses pixels [h w c d] does not read: one number would serve all c."""
+  count = kernel.shape[2]
+  refuse("the first layer does not fit the pixels", [
+      f"it reads {count} channels, and {name} has {len(found)}: {tuple(found)}"
+      for name, found in (("mean", mean), ("std", std)) if len(found) != count
+  ])
+
+
+def expect(name: str, found: Settings | None, wanted: Settings) -> list[str]:
   """What a format cannot express: settings other than those it stands for."""
+  if found is None:
+    return [f"{name} is None, the format has {wanted.get('name', 'one')!r}"]
   return [
       f"{name}.{key} is {found.get(key)!r}, the format has {value!r}"
       for key, value in wanted.items()

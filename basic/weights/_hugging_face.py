@@ -162,19 +162,13 @@ def words(
 ) -> vocabulary.Vocabulary | None:
   """The vocabulary of a folder, padded as it says; None if it has none."""
   folder = pathlib.Path(folder)
-  config = {}
-  if (folder / "tokenizer_config.json").exists():
-    config = _files.read_json(folder / "tokenizer_config.json")
-  pad = config.get("pad_token") or config.get("eos_token")
-  pad = pad["content"] if isinstance(pad, Mapping) else pad
-  side = config.get("padding_side", "right")
   if (folder / vocabulary.FILE).exists():
-    content = (folder / vocabulary.FILE).read_bytes()
-    return vocabulary.Vocabulary(content, length, pad, side)
+    return vocabulary.read(folder / vocabulary.FILE, length)
   if (folder / "spiece.model").exists():
+    pad, side = vocabulary.padding(vocabulary.settings(folder))
     return vocabulary.from_sentencepiece(
         (folder / "spiece.model").read_bytes(), length, pad=pad or "</s>",
-        end="</s>", canonical=True,
+        end="</s>", side=side, canonical=True,
     )
   _log.warning("%s holds no tokenizer.json; texts need one", folder)
   return None
@@ -200,12 +194,14 @@ def pixels(
   elif (folder / "processor_config.json").exists():
     config = _files.read_json(folder / "processor_config.json")
     config = config.get("image_processor")
-  if config is None:
+  if not isinstance(config, Mapping):
     _log.warning(
         "%s does not say how images are made ready; taken as is usual: %s",
         folder, dict(defaults),
     )
     return {"size": size, **defaults}
+  # What is null is what is usual.
+  config = {key: value for key, value in config.items() if value is not None}
   side, crop, faults = _side(config)
   method = METHODS.get(config.get("resample", 3))
   if method in (None, "area"):
@@ -215,8 +211,8 @@ def pixels(
   _format.refuse(f"{folder}: images cannot be made ready as it says", faults)
   return {
       "size": side or size, "crop": crop, "method": method,
-      "mean": tuple(config.get("image_mean", defaults["mean"])),
-      "std": tuple(config.get("image_std", defaults["std"])),
+      "mean": _format.channels(config.get("image_mean", defaults["mean"])),
+      "std": _format.channels(config.get("image_std", defaults["std"])),
   }
 
 
@@ -260,7 +256,7 @@ def save_words(
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   (folder / vocabulary.FILE).write_bytes(words.content)
-  _files.write_json(folder / "tokenizer_config.json", {
+  _files.write_json(folder / vocabulary.SETTINGS, {
       "tokenizer_class": "PreTrainedTokenizerFast",
       "model_max_length": words.length, "pad_token": words.pad,
       "padding_side": words.side,

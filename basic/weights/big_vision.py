@@ -30,9 +30,11 @@ def big_vision() -> _format.Format:
 
   One file, `params/img/...`, `params/txt/...`, `params/t` and `params/b`, with
   or without the first word, blocks apart or stacked. All sizes are read off the
-  arrays. Vocabulary and preprocessing are in no such file: give the run
-  `tokenizer` and `augment` settings that fit. Without them in the file, images
-  are taken to be squashed to the tower's size by a bilinear filter.
+  arrays. Vocabulary and preprocessing are in no such file. A run that takes the
+  text tower names the vocabulary by `tokenizer.model`: a tokenizer.json, or the
+  SentencePiece model with {"pad_token": "</s>", "tokenizer_class":
+  "SiglipTokenizer"} in a tokenizer_config.json beside it. Images are taken to be
+  squashed to the tower's size by a bilinear filter; `augment` is to say so too.
 
   Returns:
     A format whose paths are files. It writes blocks apart, as is published.

@@ -21,6 +21,8 @@ _IMAGE = dict(
     _BOTH, hidden_size=768, intermediate_size=3072, num_attention_heads=12,
     num_channels=3, image_size=224, patch_size=32,
 )
+_OLD_EOS = 2
+
 
 def hf_clip() -> _format.Format:
   """Opens and writes what `transformers.CLIPModel` saves.
@@ -80,6 +82,7 @@ def _write(
   for tower in ("image", "text"):
     settings[tower] = _hugging_face.shaped(settings[tower], flat, tower)
   image, text = settings["image"], settings["text"]
+  _refuse_old_eos(text)
   grid, channels = _clip.square(flat)
   tensors = _table.write(
       _tables(settings, grid, channels), _clip.to_theirs(flat, pixels)
@@ -139,7 +142,14 @@ def _tables(settings, grid, channels) -> tuple[_table.Table, ...]:
   )
 
 
+def _refuse_old_eos(text: Mapping[str, Any]) -> None:
+  largest, end = text["vocab"] - 1, _clip.eos(text)
+  _format.refuse("the format cannot express this text tower", [
+      f"text.eos is {end}, by which transformers means the largest id, {largest}"
+  ] if end == _OLD_EOS != largest else [])
+
+
 def _eos(text: Mapping[str, Any]) -> int:
-  """The id that pools; the 2 of old files stood for the largest id."""
-  return text["vocab_size"] - 1 if text["eos_token_id"] == 2 else (
-      text["eos_token_id"])
+  """The id that pools; the 2 of old files stands for the largest id."""
+  old = text["eos_token_id"] == _OLD_EOS
+  return text["vocab_size"] - 1 if old else text["eos_token_id"]

@@ -40,10 +40,15 @@ def hf_siglip() -> _format.Format:
   square grid, resized bilinearly to that of the images, as ours are. Rows of
   different shapes in one batch are not covered.
 
+  What is written is `SiglipModel` for both, as is published of SigLIP 2 at fixed
+  sizes: our images are squares of one size, which its processor makes, while
+  that of `Siglip2Model` keeps every image's shape and cuts it into patches. On
+  such squares the two embed alike.
+
   Returns:
-    A format whose paths are folders. It writes `SiglipModel`: a vision
-    transformer that pools by attention and is not projected, and a text tower
-    that reads its padding, pools its last place and is projected with a bias.
+    A format whose paths are folders. It writes a vision transformer that pools
+    by attention and is not projected, and a text tower that reads its padding,
+    pools its last place and is projected with a bias.
   """
   return _format.Format(_read, _write)
 

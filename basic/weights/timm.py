@@ -178,7 +178,7 @@ def _refuse(
 ) -> None:
   image = settings["image"]
   faults = _format.expect("image", image, IMAGE)
-  if image["name"] == "resnet" and _name(image) is None:
+  if image is not None and image["name"] == "resnet" and _name(image) is None:
     faults.append(
         f"image.depth is {image['depth']} and image.width {image['width']}, "
         f"the format has {', '.join(ARCHITECTURES)}"

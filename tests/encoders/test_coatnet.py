@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from basic import paths
+from basic import optim, paths
 from basic.encoders import _linen, _mbconv, _relative, coatnet
 
 jit = functools.partial(
@@ -173,6 +173,13 @@ def test_blocks_alike_are_stacked_and_the_first_of_a_stage_stands_alone():
     assert table.shape == (length, heads, side, side)
   kernel = tree["stage2"]["blocks"]["depthwise"]["kernel"]
   assert kernel.shape == (5, 3, 3, 1, 4 * 384)
+
+
+def test_stored_statistics_do_not_decay_unasked():
+  known = paths.flatten(shapes(build(norm="frozen_batch")))
+  stored = [x for x in known if x.endswith(("/mean", "/variance"))]
+  exempt = paths.any_of(optim.NO_DECAY)
+  assert stored and all(exempt(f"image/encoder/{path}") for path in stored)
 
 
 @pytest.mark.parametrize("norm", ["layer", "frozen_batch"])

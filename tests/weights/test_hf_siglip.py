@@ -120,12 +120,13 @@ def test_images_of_another_size_find_their_places_as_in_siglip_2(
 
 
 @pytest.mark.parametrize("kind", ["Siglip", "Siglip2"])
-def test_our_weights_in_theirs_embed_alike(tmp_path, kind):
-  theirs(tmp_path / "theirs", kind)
+@pytest.mark.parametrize("side", [12, 20])
+def test_our_weights_in_theirs_embed_alike(tmp_path, kind, side):
+  theirs(tmp_path / "theirs", kind, side)
   weights = FORMAT.read(tmp_path / "theirs")
   tree = foreign.towers(weights.settings)
   shapes = jax.eval_shape(tree.init, jax.random.key(0), {
-      "image": jax.ShapeDtypeStruct((1, 12, 12, 3), jnp.float32),
+      "image": jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),
       "text": jax.ShapeDtypeStruct((1, LENGTH), jnp.int32),
   })
   phi = {"log_scale": np.float32(1.5), "bias": np.float32(-3)}
@@ -133,11 +134,27 @@ def test_our_weights_in_theirs_embed_alike(tmp_path, kind):
   weights = weights._replace(params=params)
   FORMAT.write(tmp_path / "ours", *weights)
   made = foreign.library().SiglipModel.from_pretrained(tmp_path / "ours")
-  assert same(weights, made.eval(), foreign.SIDE)
+  assert same(weights, made.eval(), side)
   again = FORMAT.read(tmp_path / "ours")
-  assert same(again, made, foreign.SIDE)
+  assert same(again, made, side)
   assert again.settings["text"] == weights.settings["text"]
   assert again.settings["image"] == weights.settings["image"]
+
+
+@pytest.mark.parametrize("side", [12, 20])
+def test_a_siglip_2_written_as_siglip_embeds_alike(tmp_path, side):
+  made = theirs(tmp_path / "theirs", "Siglip2", side)
+  weights = FORMAT.read(tmp_path / "theirs")
+  FORMAT.write(tmp_path / "ours", *weights)
+  written = foreign.library().SiglipModel.from_pretrained(tmp_path / "ours")
+  pixels = processor(side)(
+      list(foreign.photos()), return_tensors="np").pixel_values
+  ids = weights.vocabulary.batch(foreign.TEXTS)
+  for found, want in zip(
+      judged(written.eval(), pixels, ids), judged(made, pixels, ids),
+      strict=True,
+  ):
+    assert foreign.near(found, want)
 
 
 def test_ids_are_theirs_and_survive_writing(tmp_path):

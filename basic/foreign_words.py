@@ -1,0 +1,124 @@
+"""SentencePiece models of others, as the `tokenizers` library has them."""
+
+import re
+import string
+from typing import Any
+
+from sentencepiece import sentencepiece_model_pb2
+
+_UNIGRAM, _BPE = 1, 2  # SentencePiece's TrainerSpec.ModelType
+_NORMAL, _BYTE = 1, 6  # SentencePiece's SentencePiece.Type
+
+
+def parse(model: bytes) -> Any:
+  """The parts of a serialised model.
+
+  Raises:
+    ValueError: if it is of another kind than BPE or unigram, or damaged.
+  """
+  spec = sentencepiece_model_pb2.ModelProto()
+  try:
+    spec.ParseFromString(model)
+  except Exception as error:  # protobuf's own, of another class each version
+    raise ValueError(
+        f"these {len(model)} bytes are not a SentencePiece model"
+    ) from error
+  if spec.trainer_spec.model_type not in (_UNIGRAM, _BPE):
+    raise ValueError(
+        "this SentencePiece model is neither BPE nor unigram, but of kind "
+        f"{spec.trainer_spec.model_type}"
+    )
+  return spec
+
+
+def end(spec: Any) -> str:
+  """The piece that ends a text.
+
+  Raises:
+    ValueError: if the model has none.
+  """
+  number = spec.trainer_spec.eos_id
+  if not 0 <= number < len(spec.pieces):
+    raise ValueError(
+        "this SentencePiece model has no piece that ends a text (its eos_id is "
+        f"{number}); texts need one"
+    )
+  return spec.pieces[number].piece
+
+
+def convert(library: Any, spec: Any, end: str, canonical: bool) -> Any:
+  """The model as a tokenizer of the library, that gives the same ids.
+
+  Args:
+    library: the module `tokenizers`.
+    spec: from `parse`.
+    end: the piece that ends every text.
+    canonical: whether ASCII punctuation goes and case is folded first.
+  """
+  pieces = [piece.piece for piece in spec.pieces]
+  made = library.Tokenizer(_model(library, spec, pieces))
+  first = []
+  if canonical:
+    marks = f"[{re.escape(string.punctuation)}]"
+    first = [
+        library.normalizers.Lowercase(),
+        library.normalizers.Replace(library.Regex(marks), ""),
+    ]
+  made.normalizer = library.normalizers.Sequence(
+      [*first, *_normalizers(library, spec)]
+  )
+  made.decoder = library.decoders.Sequence([
+      library.decoders.Replace("▁", " "), library.decoders.ByteFallback(),
+      library.decoders.Fuse(), library.decoders.Strip(" ", 1, 0),
+  ])
+  made.post_processor = library.processors.TemplateProcessing(
+      single=f"$A {end}", special_tokens=[(end, pieces.index(end))]
+  )
+  return made
+
+
+def _model(library, spec, pieces) -> Any:
+  fallback = any(piece.type == _BYTE for piece in spec.pieces)
+  unknown = spec.trainer_spec.unk_id
+  if spec.trainer_spec.model_type == _UNIGRAM:
+    return library.models.Unigram(
+        [(piece.piece, piece.score) for piece in spec.pieces],
+        unk_id=unknown, byte_fallback=fallback,
+    )
+  return library.models.BPE(
+      vocab={piece: n for n, piece in enumerate(pieces)},
+      merges=_merges(spec.pieces), unk_token=pieces[unknown],
+      byte_fallback=fallback, fuse_unk=True,
+  )
+
+
+def _merges(pieces) -> list[tuple[str, str]]:
+  """Every pair of pieces that makes a piece, the likeliest piece first."""
+  rank = {
+      piece.piece: n for n, piece in enumerate(pieces) if piece.type == _NORMAL
+  }
+  found = []
+  for whole in sorted(
+      (p for p in pieces if p.type == _NORMAL), key=lambda p: -p.score
+  ):
+    text = whole.piece
+    pairs = [(text[:n], text[n:]) for n in range(1, len(text))]
+    found += sorted(
+        (pair for pair in pairs if pair[0] in rank and pair[1] in rank),
+        key=lambda pair: (rank[pair[0]], rank[pair[1]]),
+    )
+  return found
+
+
+def _normalizers(library, spec) -> list[Any]:
+  """What SentencePiece does to a text before it looks for pieces."""
+  made = library.normalizers
+  squeeze = [made.Replace(library.Regex(r"\s+"), " "), made.Strip()]
+  table = spec.normalizer_spec.precompiled_charsmap
+  return [
+      *squeeze,
+      # Characters may become spaces, so what follows them is done again.
+      *([made.Precompiled(table), *squeeze] if table else []),
+      made.Prepend("▁"),
+      made.Replace(" ", "▁"),
+  ]

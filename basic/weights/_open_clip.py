@@ -1,0 +1,171 @@
+"""open_clip_config.json in our settings, and back."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from basic.weights import _clip, _clip_resnet, _format
+
+EPSILON = 1e-5
+_NEEDED = {
+    "vision_cfg": ("image_size", "width"),
+    "text_cfg": ("context_length", "vocab_size", "width", "heads", "layers"),
+}
+_ALLOWED = (
+    "image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio",
+    "context_length", "vocab_size", "heads",
+)
+
+
+def settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+  """Settings of our towers and projections, and the side of images in pixels.
+
+  Args:
+    config: of a folder, whole.
+
+  Raises:
+    ValueError: if it means other towers, or leaves out what ours need to know.
+  """
+  known = config.get("model_cfg")
+  if not isinstance(known, Mapping):
+    raise ValueError(
+        f"model_cfg is {known!r}, expected the settings of a model: this is no "
+        "open_clip_config.json of open_clip's"
+    )
+  _format.refuse("open_clip's model_cfg leaves out its towers", [
+      f"{name} is {known.get(name)!r}, expected settings of a tower"
+      for name in _NEEDED if not isinstance(known.get(name), Mapping)
+  ])
+  image, text = known["vision_cfg"], known["text_cfg"]
+  residual = isinstance(image.get("layers"), list)
+  _format.refuse("these settings of open_clip mean other towers", [
+      f"{name}.{key} is {value!r}"
+      for name in _NEEDED for key, value in known[name].items()
+      if key not in _ALLOWED
+      or (isinstance(value, list) and (name, key) != ("vision_cfg", "layers"))
+  ] + [
+      f"{key} is {value!r}" for key, value in known.items()
+      if key not in ("embed_dim", "quick_gelu", *_NEEDED)
+  ])
+  _format.refuse("these settings of open_clip say too little", [
+      *_unsaid("model_cfg", known, ("embed_dim",)),
+      *_unsaid("vision_cfg", image, _NEEDED["vision_cfg"]),
+      *([] if residual else
+        _unsaid("vision_cfg", image, ("layers", "patch_size"))),
+      *_unsaid("text_cfg", text, _NEEDED["text_cfg"]),
+  ])
+  both = {
+      "activation": "quick_gelu" if known.get("quick_gelu") else "gelu",
+      "epsilon": EPSILON,
+  }
+  return {
+      "image": _clip_resnet.settings(known) if residual else _vit(image, both),
+      "text": _text(text, both),
+      "projection": {
+          "width": known["embed_dim"], "bias": False,
+          "only": ("text",) if residual else None,
+      },
+  }, image["image_size"]
+
+
+def _unsaid(name, found, keys) -> list[str]:
+  return [
+      f"{name}.{key} is {found.get(key)!r}, expected a whole number above 0"
+      for key in keys if type(found.get(key)) is not int or found[key] < 1
+  ]
+
+
+def _vit(image: Mapping[str, Any], both: Mapping[str, Any]) -> dict[str, Any]:
+  return {
+      **_clip.IMAGE, **both, "width": image["width"],
+      "depth": image["layers"], "patch": image["patch_size"],
+      "heads": image["width"] // image.get("head_width", 64),
+      "mlp": int(image["width"] * image.get("mlp_ratio", 4.0)),
+  }
+
+
+def _text(text: Mapping[str, Any], both: Mapping[str, Any]) -> dict[str, Any]:
+  return {
+      **_clip.TEXT, **both, "width": text["width"], "depth": text["layers"],
+      "heads": text["heads"],
+      "mlp": int(text["width"] * text.get("mlp_ratio", 4.0)),
+      "vocab": text["vocab_size"], "length": text["context_length"],
+      "pool": "eos", "padding": "read", "eos": text["vocab_size"] - 1,
+  }
+
+
+def config(
+    known: _format.Settings, grid: int, preprocessing: _format.Settings
+) -> dict[str, Any]:
+  """The inverse of `settings` and `pixels`.
+
+  Args:
+    known: settings of our towers, sizes filled in.
+    grid: places of the image tower each way.
+    preprocessing: as in `_format.Weights`.
+  """
+  image, text = known["image"], known["text"]
+  if image["name"] == "clip_resnet":
+    # Places of 32 pixels; what is over, its averages lose.
+    side = preprocessing["size"]
+    side = side if side // 32 == grid else 32 * grid
+    vision = _clip_resnet.vision_config(image, side)
+  else:
+    vision = {
+        "image_size": grid * image["patch"], "layers": image["depth"],
+        "width": image["width"], "patch_size": image["patch"],
+        "head_width": image["width"] // image["heads"],
+        "mlp_ratio": ratio(image["width"], image["mlp"]),
+    }
+  return {
+      "model_cfg": {
+          "embed_dim": known["projection"]["width"],
+          "quick_gelu": text["activation"] == "quick_gelu",
+          "vision_cfg": vision,
+          "text_cfg": {
+              "context_length": text["length"], "vocab_size": text["vocab"],
+              "width": text["width"], "heads": text["heads"],
+              "layers": text["depth"],
+              "mlp_ratio": ratio(text["width"], text["mlp"]),
+          },
+      },
+      "preprocess_cfg": {
+          "mean": list(preprocessing["mean"]),
+          "std": list(preprocessing["std"]),
+          "interpolation": preprocessing["method"],
+          "resize_mode":
+              "squash" if preprocessing["crop"] == "none" else "shortest",
+      },
+  }
+
+
+def ratio(width: int, mlp: int) -> float:
+  """The number r by which open_clip finds int(width r) = mlp again.
+
+  The quotient itself may fall short: int(376 (3072 / 376)) is 3071.
+  """
+  found = mlp / width
+  return found if int(width * found) == mlp else math.nextafter(found, math.inf)
+
+
+def pixels(found: Mapping[str, Any], size: int) -> dict[str, Any]:
+  """The preprocessing that a `preprocess_cfg` asks for, in our words.
+
+  Raises:
+    ValueError: if ours cannot do it.
+  """
+  found = {key: value for key, value in found.items() if value is not None}
+  mode = found.get("resize_mode", "shortest")
+  method = found.get("interpolation", "bicubic")
+  _format.refuse("images cannot be made ready as preprocess_cfg says", [
+      *([f"resize_mode is {mode!r}, ours are 'shortest' and 'squash'"]
+        if mode not in ("shortest", "squash") else []),
+      *([f"interpolation is {method!r}, ours are 'bilinear' and 'bicubic'"]
+        if method not in ("bilinear", "bicubic") else []),
+  ])
+  return {
+      "size": size, "crop": "center" if mode == "shortest" else "none",
+      "method": method,
+      "mean": _format.channels(found.get("mean", _clip.MEAN)),
+      "std": _format.channels(found.get("std", _clip.STD)),
+  }
