@@ -138,14 +138,23 @@ class Layout(NamedTuple):
     return NamedSharding(self.mesh, PartitionSpec(ROWS))
 
   @property
-  def rows_on_host(self) -> NamedSharding:
-    """Leaves that wait: split likewise, each part beside its device."""
-    return NamedSharding(self.mesh, PartitionSpec(ROWS), memory_kind=HOST)
-
-  @property
   def everywhere(self) -> NamedSharding:
     """A copy on every device."""
     return NamedSharding(self.mesh, PartitionSpec())
+
+  def rows_on_host(self) -> NamedSharding:
+    """Leaves that wait: split as `rows`, each part beside its device.
+
+    Raises:
+      ValueError: if the devices read no memory of the host.
+    """
+    try:
+      return NamedSharding(self.mesh, PartitionSpec(ROWS), memory_kind=HOST)
+    except ValueError as error:
+      raise ValueError(
+          f"inputs='host' needs devices that read the memory {HOST!r} of "
+          f"their host: {error}. Leave it at 'device'."
+      ) from error
 
   def context(self) -> contextlib.AbstractContextManager:
     """Makes the mesh the one that ops see."""
@@ -180,13 +189,7 @@ class Layout(NamedTuple):
         the rows of every chunk evenly.
     """
     if self.waiting:
-      try:
-        self.rows_on_host
-      except ValueError as error:
-        raise ValueError(
-            f"inputs='host' needs devices that read the memory {HOST!r} of "
-            f"their host: {error}. Leave it at 'device'."
-        ) from error
+      self.rows_on_host()
     devices = math.prod(self.mesh.shape[name] for name in ROWS)
     for leaf, chunks in self.waiting.items():
       if batch_size % (devices * chunks):
@@ -217,7 +220,7 @@ class Layout(NamedTuple):
     if name not in self.waiting:
       return put(self.rows, leaf)
     folded = host_rows.fold(leaf, self.waiting[name])
-    words = put(self.rows_on_host, folded.words)
+    words = put(self.rows_on_host(), folded.words)
     return dataclasses.replace(folded, words=words)
 
   def sharded(self, shapes: types.Batch) -> dict[str, Any]:
@@ -234,7 +237,7 @@ class Layout(NamedTuple):
         name: jax.tree.map(
             lambda a, name=name: jax.ShapeDtypeStruct(
                 a.shape, a.dtype,
-                sharding=self.rows_on_host if name in waiting else self.rows,
+                sharding=self.rows_on_host() if name in waiting else self.rows,
             ),
             waiting.get(name, shape),
         )

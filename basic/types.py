@@ -280,6 +280,6 @@ class Evaluator(Protocol):
 __all__ = [
     "AxisTable", "Batch", "Embedded", "Encode", "Encoder", "Evaluator",
     "Example", "Features", "Gradient", "Inputs", "Memory", "Metrics", "Model",
-    "Objective", "Params", "Piece", "Pieces", "RowKeys", "Source", "TrainState", "Unreadable",
-    "View", "stateless",
+    "Objective", "Params", "Piece", "Pieces", "RowKeys", "Source",
+    "TrainState", "Unreadable", "View", "stateless",
 ]

@@ -1,7 +1,5 @@
 """A gradient in pieces, summed in the slots of the optimizer."""
 
-import functools
-
 import checks
 import jax
 import numpy as np

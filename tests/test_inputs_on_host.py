@@ -130,7 +130,7 @@ def test_a_leaf_that_is_elsewhere_is_refused_in_words():
   with pytest.raises(ValueError, match="on the host in 8 chunks, and"):
     way({}, (), batch, None)
   way = gradient.cached(net.encode, OBJECTIVE, chunks=4)
-  with pytest.raises(ValueError, match="inputs='device' with 4 chunks expects "
+  with pytest.raises(ValueError, match=r"inputs='device' with 4 chunks expects "
                                        "it on the device"):
     way({}, (), batch, None)
 
@@ -146,7 +146,7 @@ def test_what_cannot_wait_is_refused_in_words(monkeypatch):
     where.check_waiting(48)
   monkeypatch.setattr(layout, "HOST", "moon")
   with pytest.raises(ValueError, match="inputs='host' needs devices that read "
-                                       "the memory 'moon' .* at 'device'"):
+                                       r"the memory 'moon' .* at 'device'"):
     where.check_waiting(64)
   layout.Layout(where.mesh).check_waiting(63)
 

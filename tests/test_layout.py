@@ -108,7 +108,7 @@ def test_only_data_goes_from_slice_to_slice(sizes):
 
 
 def test_what_only_data_can_cross_is_refused_in_words():
-  with pytest.raises(ValueError, match="data is 1, .* 8 TPUs lie in 2 slices"):
+  with pytest.raises(ValueError, match=r"data is 1, .* 8 TPUs lie in 2 slices"):
     layout.mesh(in_two_slices("tpu"), fsdp=8)
   assert layout.mesh(in_two_slices("gpu"), fsdp=8).shape["fsdp"] == 8
 

@@ -1,7 +1,7 @@
 """What belongs to rows: their keys, and the chunks that they are cut into."""
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
