@@ -190,7 +190,9 @@ def program(
   )
   state = jax.eval_shape(init)
   placed = where.place(state)
-  stored.check(kept, tree.encode, state.params, frozen, config["augment"])
+  stored.check(
+      kept, tree.encode, state.params, frozen, config["augment"], shapes
+  )
   return Program(
       where, tree, objective, optimizer.rate,
       fresh=jax.jit(init, out_shardings=placed),

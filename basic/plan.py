@@ -1,8 +1,9 @@
 """python -m basic.plan --config configs/digits.py --mesh data=8 --memory 8GiB
 
 Says what a run needs before there is a machine for it: parameters, bytes on one
-device, floating-point operations, collectives, the least time of a step, and
-the fewest chunks that fit a memory. Exit status 1: it does not fit.
+device, floating-point operations, collectives, the time that a step takes by a
+chip's peak numbers, and the fewest chunks that fit a memory. Exit status 1: it
+does not fit.
 
 The step is built for the mesh that is asked for, on as many virtual CPU
 devices, and compiled without allocating anything; the compiler's figures are
@@ -55,7 +56,7 @@ def plan(
     chip: peak numbers of a device; None leaves the time out.
 
   Returns:
-    What `parameters` returns, `batch_size`, `mesh`, `devices`,
+    What `draft.parameters` returns, `batch_size`, `mesh`, `devices`,
     `bytes_per_device` (`memory.breakdown`), `flops`, `collectives` by kind,
     `fit` (None without a memory), `seconds` (None without a chip), `notes`.
 
@@ -77,7 +78,9 @@ def plan(
   placed = where.sharded(made.batch)
   with where.context():
     work = flops.count(made.program.update, made.state, placed)
-    z = memory.embedded(made.program, made.state, made.batch)
+    z = memory.embedded(
+        made.program, made.state, made.batch, made.config["stored"]
+    )
     loss = memory.loss_alone(made.program, made.state, z)
     forward = _forward(made)
   return {
@@ -99,16 +102,19 @@ def plan(
       "seconds": None if chip is None else roofline.seconds(
           work, traffic, chip=chip, devices=mesh.size, batch_size=size,
           state=2 * memory.held((made.state.params, made.state.opt_state)),
+          brought=memory.brought(
+              made.program, made.state, placed, made.config["frozen"]
+          ),
       ),
       "notes": _notes(made, work, traffic) + _which(config, stage),
   }
 
 
 def _forward(made):
-  """Of one example's forward pass, by view."""
+  """Of one example's forward pass, by view, though it be done once and kept."""
   found = {}
   for name, view in made.program.model.encode.views.items():
-    leaf = made.batch[view.leaf]
+    leaf = made.shapes[view.leaf]
     row = jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype)
     found[name] = flops.count(
         lambda params, row, view=view: view.apply(params, row, None),
@@ -128,7 +134,7 @@ def _fit(made, configured, room):
         config, {"gradient": {"name": "cached", "chunks": count}}
     )
     program = build.program(
-        settings.complete(cut), where.mesh, made.batch, steps=config["steps"]
+        settings.complete(cut), where.mesh, made.shapes, steps=config["steps"]
     )
     try:
       return memory.total(memory.step(program, made.state, made.batch))
@@ -147,11 +153,16 @@ def _fit(made, configured, room):
 def _notes(made, work, traffic):
   notes = []
   if made.assumed:
-    shapes = {leaf: list(s.shape[1:]) for leaf, s in made.batch.items()}
+    shapes = {leaf: list(s.shape[1:]) for leaf, s in made.shapes.items()}
     notes.append(
         f"a row is assumed to hold {shapes}, for the source "
         f"{made.config['source']['name']!r} cannot be opened here: "
         f"{made.assumed}"
+    )
+  for leaf in made.config["stored"]:
+    notes.append(
+        f"embeddings of {leaf!r} are stored: its forward pass runs once over "
+        "the source, and in no step"
     )
   for what, count in (("flops", work.unbounded), ("bytes", traffic.unbounded)):
     if count:

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.interpreters import partial_eval
 
 from basic import paths, types
 
@@ -57,6 +58,7 @@ def check(
     params: types.Params,
     frozen: Iterable[str],
     augment: Mapping[str, Any],
+    batch: types.Batch,
 ) -> None:
   """Refuses to store what differs from step to step.
 
@@ -66,10 +68,11 @@ def check(
     params: of all towers, or their shapes.
     frozen: patterns of parameter paths that do not train.
     augment: settings of the noise of images.
+    batch: shapes before any of it is stored.
 
   Raises:
-    ValueError: if a tower trains, its images are cropped or mirrored at random,
-      or it reads text, which is drawn.
+    ValueError: if a tower trains or draws noise of its own, its images are
+      cropped or mirrored at random, or it reads text, which is drawn.
   """
   trainable, _ = paths.split(params, tuple(frozen))
   for leaf in leaves:
@@ -86,12 +89,32 @@ def check(
           f"change with every step; lock the whole tower with frozen="
           f"('{tower}/.*',), or do not store it."
       )
+    if _is_noisy(inner.views[leaf], params[tower], batch[leaf]):
+      raise ValueError(
+          f"stored names {leaf!r}, but the tower {tower!r} draws noise, locked "
+          "as it is, so its embeddings change with every step; set its rates "
+          "of noise (dropout, stochastic_depth, drop_patches, ...) to 0, or do "
+          "not store it."
+      )
     if leaf == "image" and (augment["crop"] == "random" or augment["mirror"]):
       raise ValueError(
           "stored names 'image', but images are cropped or mirrored at random, "
           "so their embeddings change with every epoch; set augment.crop to "
           "'center' and augment.mirror to False, or do not store them."
       )
+
+
+def _is_noisy(view: types.View, params: types.Params, inputs: Any) -> bool:
+  """Whether a view's embeddings depend on the keys of its rows."""
+  keys = jax.eval_shape(
+      lambda: jax.random.split(jax.random.key(0), inputs.shape[0])
+  )
+  traced = jax.make_jaxpr(
+      lambda keys, params, inputs: view.apply(params, inputs, keys).pooled
+  )(keys, params, inputs).jaxpr
+  # What is computed from keys that no result reads does not count.
+  _, used = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
+  return used[0]
 
 
 def shapes(

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tiny
 
-from basic import build, settings, stored, train, types
+from basic import build, model, settings, stored, train, types
+from basic.encoders import vit
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +62,7 @@ def test_the_next_stage_encodes_again(tmp_path):
     (dict(frozen=("image/encoder/.*",)), "image/projection/kernel trains"),
     (dict(augment=dict(size=24, crop="random")), "cropped or mirrored at random"),
     (dict(augment=dict(mirror=True)), "cropped or mirrored at random"),
+    (dict(image=dict(name="toy", dropout=0.3)), "'image' draws noise.* to 0"),
     (dict(stored=("sound",)), r"'sound'; the views are \['image', 'text'\]"),
 ])
 def test_what_differs_from_step_to_step_is_not_stored(
@@ -69,6 +71,27 @@ def test_what_differs_from_step_to_step_is_not_stored(
   given = {**LOCKED, "stored": ("image",), **changes}
   with pytest.raises(ValueError, match=sentence):
     build.run(settings.complete(tiny.config(**given)), tmp_path)
+
+
+@pytest.mark.parametrize(("noise", "refused"), [
+    ({}, False), (dict(dropout=0.3), True), (dict(drop_patches=0.3), True),
+    # Of two blocks: the first is never skipped.
+    (dict(stochastic_depth=0.3), True),
+])
+def test_a_locked_tower_is_stored_unless_it_draws_noise(noise, refused):
+  net = model.model({"image": vit.vit(
+      width=8, depth=2, heads=2, patch=4, remat="full", **noise)}, width=4)
+  batch = {"image": jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.uint8)}
+  params = jax.eval_shape(net.init, jax.random.key(0), batch)
+  given = (
+      ("image",), net.encode, params, ("image/.*",),
+      dict(crop="center", mirror=False), batch,
+  )
+  if refused:
+    with pytest.raises(ValueError, match="draws noise, locked as it is"):
+      stored.check(*given)
+  else:
+    stored.check(*given)
 
 
 def embedded(tmp_path, count=5, size=2, bad=()):

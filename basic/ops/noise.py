@@ -30,7 +30,7 @@ def dropout(
   Args:
     x: anything with a row a key.
     keys: one key a row.
-    rate: probability that an entry goes, in [0, 1).
+    rate: probability that an entry goes, in [0, 1); 0 draws nothing.
 
   Returns:
     x / (1 - rate) where kept, else 0.
@@ -39,6 +39,8 @@ def dropout(
     Srivastava et al., Dropout, 2014.
     https://jmlr.org/papers/v15/srivastava14a.html
   """
+  if not rate:
+    return x
   keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - rate, x.shape[1:]))(keys)
   return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
 

@@ -16,7 +16,8 @@ class Draft(NamedTuple):
     config: complete.
     program: what it computes.
     state: placed shapes.
-    batch: placed shapes.
+    batch: placed shapes of what a step takes: embeddings where they are stored.
+    shapes: of a batch before any of it is stored.
     assumed: what the source could not say.
   """
 
@@ -24,6 +25,7 @@ class Draft(NamedTuple):
   program: build.Program
   state: types.TrainState
   batch: dict[str, jax.ShapeDtypeStruct]
+  shapes: dict[str, jax.ShapeDtypeStruct]
   assumed: str
 
 
@@ -46,16 +48,22 @@ def draft(
     Its program, and its state and batch as shapes.
 
   Raises:
-    ValueError: if settings do not fit each other or the devices, or nothing
-      says how large images are.
+    ValueError: if settings do not fit each other or the devices, nothing says
+      how large images are, or there is no such stage.
   """
-  chosen = build.stage_configs(settings.complete(config))[stage]
+  stages = build.stage_configs(settings.complete(config))
+  if not -len(stages) <= stage < len(stages):
+    raise ValueError(
+        f"stage is {stage}, and there are {len(stages)}; it takes 0 to "
+        f"{len(stages) - 1}, or -1 for the last."
+    )
+  chosen = stages[stage]
   batch, assumed = inputs.inputs(chosen, image)
   mesh = layout.mesh(on, **chosen["mesh"])
   program = build.program(chosen, mesh, batch, steps=chosen["steps"])
   return Draft(
-      chosen, program, memory.state(program), memory.on_rows(program, program.batch),
-      assumed,
+      chosen, program, memory.state(program),
+      memory.on_rows(program, program.batch), batch, assumed,
   )
 
 

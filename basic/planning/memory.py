@@ -2,11 +2,12 @@
 
 import math
 import re
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import jax
 
-from basic import build, layout, paths, types
+from basic import build, layout, paths, stored, types
 
 
 def sharded(shapes: Any, shardings: Any) -> Any:
@@ -99,12 +100,15 @@ def step(
 def _unhurried(program: build.Program) -> dict[str, Any]:
   """Options that spare the work of making fast code that never runs.
 
-  Buffers are assigned before it, so that the figures stay the same.
+  Buffers are assigned before it, so that the figures stay the same, to some
+  bytes.
   """
-  device = program.layout.mesh.devices.flat[0]
-  return (
-      {"xla_backend_optimization_level": 0} if device.platform == "cpu" else {}
-  )
+  if program.layout.mesh.devices.flat[0].platform != "cpu":
+    return {}
+  found: dict[str, Any] = {"xla_backend_optimization_level": 0}
+  if jax.__version_info__ < (0, 11):  # Newer ones do not know it.
+    found["xla_cpu_use_fusion_emitters"] = False
+  return found
 
 
 def total(compiled: jax.stages.Compiled) -> int:
@@ -134,13 +138,51 @@ def _waiting(a: Any, sharding: Any) -> int:
   return math.prod(sharding.shard_shape(a.shape)) * a.dtype.itemsize
 
 
-def embedded(
-    program: build.Program, state: types.TrainState, batch: types.Batch
-) -> types.Embedded:
-  """The embeddings of a batch as placed shapes."""
-  return on_rows(
-      program, jax.eval_shape(program.model.encode, state.params, batch)
+def brought(
+    program: build.Program,
+    state: types.TrainState,
+    batch: types.Batch,
+    frozen: Iterable[str],
+) -> int:
+  """Bytes that one device reads from its host in a step.
+
+  What waits there is read in each pass: in the forward one, and where its tower
+  trains in a second. Of activations that are kept, which spare the second, this
+  knows nothing.
+
+  Args:
+    program: of a stage.
+    state: placed shapes.
+    batch: placed shapes, some of them perhaps on the host.
+    frozen: patterns of parameters without gradients.
+  """
+  trainable, _ = paths.split(state.params, tuple(frozen))
+  passes = {
+      view.leaf: 2 if view.tower in trainable else 1
+      for view in program.model.encode.views.values()
+  }
+  return sum(
+      passes.get(name, 1) * _waiting(a, a.sharding)
+      for name, leaf in batch.items() for a in jax.tree.leaves(leaf)
   )
+
+
+def embedded(
+    program: build.Program,
+    state: types.TrainState,
+    batch: types.Batch,
+    kept: Collection[str] = (),
+) -> types.Embedded:
+  """The embeddings of a batch as placed shapes.
+
+  Args:
+    program: of a stage.
+    state: placed shapes.
+    batch: shapes of what a step takes.
+    kept: leaves that are embeddings already.
+  """
+  encode = stored.encode(program.model.encode, kept)
+  return on_rows(program, jax.eval_shape(encode, state.params, batch))
 
 
 def loss_alone(

@@ -18,6 +18,13 @@ _ROWS = {
     "loss": "(loss alone, temporaries)",
     "input_on_host": "(input, on the host)",
 }
+_RESOURCES = {
+    "compute": "compute, at least",
+    "memory": "memory, if no product stays on the chip",
+    "communication": "communication",
+    "host": "inputs from the host",
+    "step": "the longest of these",
+}
 
 
 def table(plan: Mapping[str, Any]) -> str:
@@ -33,7 +40,7 @@ def table(plan: Mapping[str, Any]) -> str:
       ("bytes per device", _memory(plan)),
       ("floating-point operations", _flops(plan)),
       ("collectives per device and step", _collectives(plan)),
-      ("time of a step, at least", _seconds(plan)),
+      ("time of a step, by peak numbers", _seconds(plan)),
   ):
     rows = list(lines)
     if rows:
@@ -94,10 +101,10 @@ def _seconds(plan: Mapping[str, Any]) -> Lines:
   found = plan.get("seconds")
   if not found:
     return
-  for name in ("compute", "memory", "communication", "step"):
-    yield name, f"{amount(found[name], 's', 1000)}"
+  for name, label in _RESOURCES.items():
+    yield label, f"{amount(found[name], 's', 1000)}"
   yield "bound by", found["bound"]
-  yield "examples a second, at most", f"{found['examples_per_second']:,.0f}"
+  yield "examples a second, by this", f"{found['examples_per_second']:,.0f}"
 
 
 def amount(value: float | int, unit: str, base: int) -> str:

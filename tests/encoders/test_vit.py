@@ -177,6 +177,18 @@ def test_variants_have_their_usual_sizes(variant, millions):
   assert round(want / 1e6) == millions
 
 
+def test_l14_has_its_published_size():
+  d, n = 1024, 16 * 16
+  block = 12 * d**2 + 13 * d
+  # CLIP's: where its token has a place, the stem here has a bias.
+  want = 14 * 14 * 3 * d + (n + 1) * d + d + 24 * block + 4 * d
+  encoder = vit.vit(variant="L/14", pool="token", entry_norm=True)
+  assert count(encoder, 224) == want == 303_179_776
+  # open_clip publishes 303.97M with the projection to 768 (docs/
+  # model_profile.csv in github.com/mlfoundations/open_clip, row ViT-L-14).
+  assert round((303_179_776 + d * 768) / 1e6, 2) == 303.97
+
+
 def test_a_variant_leaves_open_what_it_does_not_say():
   kernel = shapes(vit.vit(variant="Ti", patch=4))["stem"]["kernel"]
   assert kernel.shape == (4, 4, 3, 192)

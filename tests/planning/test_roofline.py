@@ -35,6 +35,19 @@ def test_communication_is_what_one_device_sends():
   assert (found["communication"], found["bound"]) == (3.0, "communication")
 
 
+def test_what_waits_on_the_host_comes_over_its_link():
+  found = seconds(flops.Work(), brought=63 * 10**9)
+  assert (found["host"], found["bound"]) == (pytest.approx(2.0), "host")
+
+
+def test_no_links_are_no_matter_where_nothing_is_sent():
+  alone = CHIP._replace(interconnect=0.0)
+  found = seconds(flops.Work(flops=1e12), chip=alone)
+  assert (found["communication"], found["bound"]) == (0, "compute")
+  with pytest.raises(ValueError, match="interconnect is 0, and one of 4 devices"):
+    seconds(flops.Work(), sent=1.0, chip=alone)
+
+
 def test_a_preset_is_found_and_changed():
   assert roofline.chip("h100") == roofline.CHIPS["H100"]
   assert roofline.chip("TPU v5p") == roofline.CHIPS["v5p"]
@@ -44,10 +57,13 @@ def test_a_preset_is_found_and_changed():
       "compute=1e12,exact=1e11,bandwidth=1e10,memory=1,interconnect=1e9"
   )
   assert own == CHIP
+  assert roofline.chip("H100,interconnect=0").interconnect == 0
 
 
 @pytest.mark.parametrize("text", [
     "B9000", "H100,A100", "H100,speed=1", "compute=1e12", "H100,compute=fast",
+    "H100,bandwidth=0", "H100,memory=inf", "H100,compute=nan",
+    "H100,interconnect=-1",
 ])
 def test_an_unknown_chip_is_refused_with_those_there_are(text):
   with pytest.raises(ValueError, match=r"H100.*v6e"):
