@@ -94,8 +94,8 @@ def test_noise_of_a_row_does_not_depend_on_the_chunks():
   part = net.encode(
       params, jax.tree.map(lambda a: a[3::4], batch), keys[3::4]
   )
-  np.testing.assert_array_equal(
-      part.views["image"].pooled, whole.views["image"].pooled[3::4]
+  np.testing.assert_allclose(  # float32: sums of 16 rows and of 4 may differ
+      part.views["image"].pooled, whole.views["image"].pooled[3::4], atol=1e-6
   )
   quiet = net.encode(params, batch, None)
   assert not np.allclose(quiet.views["image"].pooled, whole.views["image"].pooled)
