@@ -91,12 +91,12 @@ def words(
   if config["text"] is None:
     return None
   length, folder = config["text"]["length"], pathlib.Path(workdir)
-  if (folder / vocabulary.FILE).exists():
-    content = (folder / vocabulary.FILE).read_bytes()
-    return vocabulary.Vocabulary(content, length)
-  return vocabulary.from_sentencepiece(
-      tokenizer.load(folder), length, pad="<pad>", end="</s>"
-  )
+  if (folder / tokenizer.FILE).exists():  # As feed.py looks for them.
+    return vocabulary.from_sentencepiece(
+        tokenizer.load(folder), length, pad="<pad>", end="</s>"
+    )
+  content = (folder / vocabulary.FILE).read_bytes()
+  return vocabulary.Vocabulary(content, length)
 
 
 def preprocessing(stage: build.Stage) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def _stablehlo(stage, params, workdir, folder) -> None:
 
 def _spelling(workdir: pathlib.Path, folder: pathlib.Path) -> dict[str, Any]:
   """Copies the vocabulary, and says how it makes rows of ids."""
-  foreign = (workdir / vocabulary.FILE).exists()
+  foreign = not (workdir / tokenizer.FILE).exists()
   file = vocabulary.FILE if foreign else tokenizer.FILE
   shutil.copyfile(workdir / file, folder / file)
   if foreign:  # Its end and its padding are in the file.

@@ -58,7 +58,7 @@ class Flight:
     """
     found, self._steps = jax.device_get(self._steps), []
     for n, seen, metrics in found:
-      # A gradient that came in pieces has no norm.
+      # A gradient that came chunk by chunk has no norm.
       watched = [metrics[k] for k in ("loss", "gradient_norm") if k in metrics]
       if not all(map(math.isfinite, watched)):
         self._recorder.write(n, metrics)

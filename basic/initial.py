@@ -37,7 +37,7 @@ def begin(
 
   Raises:
     ValueError: if the weights are for other towers, with the list of what
-      differs.
+      differs, or hold numbers that are not finite.
     FileNotFoundError: if they are not where the configuration says.
   """
   how = config.get("weights")
@@ -50,6 +50,12 @@ def begin(
       if wanted(path)
   }
   ours = paths.flatten(state.params)
+  strange = [path for path, x in theirs.items() if not np.isfinite(x).all()]
+  if strange:
+    raise ValueError(
+        f"the weights at {how['path']} hold numbers that are not finite, in "
+        f"{strange[:4]}: the file is damaged, or of a run that diverged."
+    )
   faults = [
       *_other_settings(config, weights.settings, theirs),
       *_other_shapes(ours, theirs),

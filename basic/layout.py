@@ -8,6 +8,7 @@ anywhere else:
     model   parameters are split along `mlp`, `heads` and `vocab`
 """
 
+import collections
 import contextlib
 import dataclasses
 import logging
@@ -84,21 +85,24 @@ def _arranged(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
   """The devices in the shape of a mesh whose first axis is `data`."""
   # An axis may be part of a physical one: fsdp=8 on a torus of 16 x 16.
   split = {"allow_split_physical_axes": True}
-  slices = len({getattr(device, "slice_index", 0) for device in devices})
+  sizes = collections.Counter(getattr(d, "slice_index", 0) for d in devices)
+  slices, even = len(sizes), len(set(sizes.values())) == 1
   if slices == 1:
     return mesh_utils.create_device_mesh(shape, devices, **split)
   data, *within = shape
-  if data % slices == 0:
+  if even and data % slices == 0:
     return mesh_utils.create_hybrid_device_mesh(
         (data // slices, *within), (slices, *(1 for _ in within)), devices,
         **split,
     )
   if devices[0].platform == "tpu":
     raise ValueError(
-        f"data is {data}, and the {len(devices)} TPUs lie in {slices} slices, "
-        f"over which only data can go; make it a multiple of {slices}."
+        f"data is {data}, and the {len(devices)} TPUs lie in {slices} slices of "
+        f"{sorted(sizes.values())}, over which only data can go; use slices of "
+        f"one size, and make it a multiple of {slices}."
     )
-  return np.asarray(devices).reshape(shape)  # Networks of GPUs take any axis.
+  # Networks of GPUs take any axis, and hosts of different sizes.
+  return np.asarray(sorted(devices, key=lambda d: d.id)).reshape(shape)
 
 
 def _complete(sizes: Mapping[str, int], devices: int) -> dict[str, int]:

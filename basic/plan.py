@@ -126,12 +126,15 @@ def _forward(made):
 def _fit(made, configured, room):
   """Whether it fits, and the fewest chunks that do, each tried compiled."""
   config, where = made.config, made.program.layout
-  of_config = config["gradient"].get("chunks", 1)
-  chunks = of_config if isinstance(of_config, int) else max(of_config.values())
+  of_config = config["gradient"].get("chunks")  # A direct one has none.
+  chunks = max(of_config.values()) if isinstance(of_config, dict) else (
+      of_config or 1
+  )
 
   def needs(count: int) -> int:
+    way = config["gradient"]["name"] if of_config else "cached"
     cut = settings.changed(
-        config, {"gradient": {"name": "cached", "chunks": count}}
+        config, {"gradient": {"name": way, "chunks": count}}
     )
     program = build.program(
         settings.complete(cut), where.mesh, made.shapes, steps=config["steps"]
@@ -163,6 +166,15 @@ def _notes(made, work, traffic):
     notes.append(
         f"embeddings of {leaf!r} are stored: its forward pass runs once over "
         "the source, and in no step"
+    )
+  if made.config["objective"].get("kernel") == "pallas":
+    notes.append(
+        "the kernel 'pallas' is for GPUs, and is planned as CPUs interpret it"
+    )
+  if made.config["gradient"]["name"] == "in_slots":
+    notes.append(
+        "in_slots holds no sum of chunks: 'gradients' are those of one; that "
+        "slots are read and written for each is not in the time"
     )
   for what, count in (("flops", work.unbounded), ("bytes", traffic.unbounded)):
     if count:

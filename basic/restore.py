@@ -91,7 +91,7 @@ def load(
   with checkpoint.Checkpoints(folder / FOLDER, every=None) as checkpoints:
     if checkpoints.latest() is None:
       raise NoCheckpoint(
-          f"{workdir} holds no checkpoint yet; its first is saved after "
+          f"{workdir} holds no checkpoint yet; one is saved every "
           f"{stages[0].config['checkpoint']['every']} steps."
       )
     with stages[0].layout.context():

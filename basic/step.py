@@ -81,8 +81,8 @@ def update(
 
   Returns:
     (state, batch) -> (state, metrics). Metrics: `loss` in nats per row,
-    `gradient_norm` before clipping (not of a gradient in pieces), and those of
-    the objective.
+    `gradient_norm` before clipping (not of a gradient that comes chunk by
+    chunk), and those of the objective.
   """
   frozen = tuple(frozen)
 
@@ -95,7 +95,7 @@ def update(
     updates, opt_state = tx.update(grads, state.opt_state, trainable)
     params = paths.merge(optax.apply_updates(trainable, updates), constant)
     norm = {}  # Of a gradient that nobody has added up, unknown.
-    if not isinstance(grads, types.Pieces):
+    if not isinstance(grads, types.Contributions):
       norm = {"gradient_norm": optax.global_norm(grads)}
     metrics = {"loss": value, **norm, **metrics}
     return types.TrainState(

@@ -194,14 +194,14 @@ class TrainState:
 
 # (params, memory, batch, rng) -> ((value, (memory, metrics)), grads): the shape
 # of `jax.value_and_grad(has_aux=True)`. `grads` holds the trainable paths only;
-# it may be `Pieces`, which not every optimizer takes.
+# it may be `Contributions`, which not every optimizer takes.
 Gradient: TypeAlias = Callable[
     [Params, Memory, Batch, Any],
     tuple[tuple[Any, tuple[Memory, Metrics]], Any],
 ]
 
 
-class Piece(NamedTuple):
+class Contribution(NamedTuple):
   """What one chunk of a batch adds to a gradient.
 
   Attributes:
@@ -221,17 +221,17 @@ class Piece(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Pieces:
+class Contributions:
   """A gradient whose chunks nobody has added up, for an optimizer that will.
 
   Attributes:
-    fold: (add, slots by path) -> slots with every piece in them, where
-      `add(slots of some paths, piece of these) -> slots`. It may be called in a
-      loop that the compiler sees once.
+    fold: (add, slots by path) -> slots with every contribution in them, where
+      `add(slots of some paths, contribution to these) -> slots`. It may be
+      called in a loop that the compiler sees once.
   """
 
   fold: Callable[
-      [Callable[[Mapping[str, Any], Piece], Mapping[str, Any]],
+      [Callable[[Mapping[str, Any], Contribution], Mapping[str, Any]],
        Mapping[str, Any]],
       dict[str, Any],
   ]
@@ -280,6 +280,6 @@ class Evaluator(Protocol):
 __all__ = [
     "AxisTable", "Batch", "Embedded", "Encode", "Encoder", "Evaluator",
     "Example", "Features", "Gradient", "Inputs", "Memory", "Metrics", "Model",
-    "Objective", "Params", "Piece", "Pieces", "RowKeys", "Source",
+    "Objective", "Params", "Contribution", "Contributions", "RowKeys", "Source",
     "TrainState", "Unreadable", "View", "stateless",
 ]

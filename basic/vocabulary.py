@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from basic import foreign_words, types
+from basic import foreign_sentencepiece, types
 
 FILE = "tokenizer.json"
 SETTINGS = "tokenizer_config.json"
@@ -144,7 +144,7 @@ def read(path: str | os.PathLike, length: int) -> Vocabulary:
   pad, side = padding(known)
   if content.lstrip()[:1] == b"{":
     return Vocabulary(content, length, pad, side)
-  spec = foreign_words.parse(content)
+  spec = foreign_sentencepiece.parse(content)
   if pad is None:
     raise ValueError(
         f"{path} does not say how rows are filled up: put a {SETTINGS} beside "
@@ -152,7 +152,7 @@ def read(path: str | os.PathLike, length: int) -> Vocabulary:
         '"SiglipTokenizer"} for SigLIP, or give a tokenizer.json'
     )
   return from_sentencepiece(
-      content, length, pad=pad, end=foreign_words.end(spec), side=side,
+      content, length, pad=pad, end=foreign_sentencepiece.end(spec), side=side,
       canonical=str(known.get("tokenizer_class")).startswith("Siglip"),
   )
 
@@ -215,8 +215,8 @@ def from_sentencepiece(
     ValueError: if the model is of another kind, or damaged.
     ImportError: if the `tokenizers` library is not installed.
   """
-  spec = foreign_words.parse(model)
-  made = foreign_words.convert(_library(), spec, end, canonical)
+  spec = foreign_sentencepiece.parse(model)
+  made = foreign_sentencepiece.convert(_library(), spec, end, canonical)
   return Vocabulary(made.to_str().encode(), length, pad, side)
 
 

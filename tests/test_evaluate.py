@@ -62,7 +62,7 @@ def test_a_folder_of_no_run_gets_a_sentence(tmp_path):
 
 def test_a_run_that_has_saved_nothing_says_so(tmp_path):
   tiny.begin(tmp_path)
-  with pytest.raises(restore.NoCheckpoint, match="saved after 5 steps"):
+  with pytest.raises(restore.NoCheckpoint, match="saved every 5 steps"):
     evaluate.evaluate(tmp_path)
 
 

@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAYERS = (
     ("types", "paths"),
     ("ops", "__init__"),
-    ("tokenizer", "images", "vocabulary foreign_words", "captions"),
+    ("tokenizer", "images", "vocabulary foreign_sentencepiece", "captions"),
     (
         "encoders", "objectives", "sources", "evals", "weights",
         "optim schedules",
@@ -98,7 +98,7 @@ DOORS = (
         "data is read and decoded before the model sees it",
     ),
     Door(
-        ("sentencepiece", "tokenizers"), ("tokenizer", "vocabulary", "foreign_words"),
+        ("sentencepiece", "tokenizers"), ("tokenizer", "vocabulary", "foreign_sentencepiece"),
         "text becomes ids in one file, and in one more for foreign words",
     ),
     Door(("safetensors",), ("weights",), "foreign tensors are read in one place"),

@@ -1,4 +1,4 @@
-"""A gradient in pieces, summed in the slots of the optimizer."""
+"""A gradient that is summed chunk by chunk in the slots of the optimizer."""
 
 import checks
 import jax
@@ -163,8 +163,8 @@ def refused(match, tx=WHOLE, encode=MODEL.encode, sizes=None, chunks=CHUNKS):
     optim.adamw(steps=5, clip=None).tx,
     optim.lamb(steps=5, clip=None, average=.9).tx,
 ], ids=["adafactorw", "adamw", "lamb"])
-def test_an_optimizer_that_needs_the_sum_refuses_pieces(tx):
-  refused("in pieces .* only adafactorw takes, with accumulate", tx)
+def test_an_optimizer_that_needs_the_sum_refuses_chunks(tx):
+  refused("chunk by chunk .* only adafactorw takes, with accumulate", tx)
 
 
 @pytest.mark.parametrize("settings", [
@@ -180,10 +180,10 @@ def test_chunks_on_one_copy_are_refused():
 
 
 def test_rows_that_do_not_divide_are_refused():
-  refused("64 does not divide into 5 chunks", chunks=5)
+  refused("64 does not divide into 5 chunks on each of 2", chunks=5)
 
 
 def test_two_views_of_one_tower_are_refused():
   first = MODEL.encode.views["image"]
   twice = MODEL.encode._replace(views={"image": first, "again": first})
-  refused(r"towers \['image'\] have several views", encode=twice)
+  refused(r"found {'image': 2, 'text': 0}", encode=twice)

@@ -88,6 +88,15 @@ def config(model=None, taken=(".*",), **changes):
   }
 
 
+def test_weights_that_are_not_finite_are_refused(weights):
+  bad = np.array([1, np.nan], np.float32)
+  weights["params"]["image"]["encoder"]["kernel"] = bad
+  ours = {"image": {"encoder": {"kernel": np.ones(2, np.float32)}}}
+  state = types.TrainState(0, ours, (), (), None)
+  with pytest.raises(ValueError, match=r"not finite, in \['image/encoder/kern"):
+    initial.begin(state, config(taken=("image/.*",)))
+
+
 def test_a_text_tower_without_its_vocabulary_is_refused(weights, tmp_path):
   with pytest.raises(ValueError, match=r"no vocabulary.*tokenizer\.model"):
     feed.words([config()], tmp_path)

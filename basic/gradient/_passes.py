@@ -55,7 +55,7 @@ def encode_view(view, count, trainable, constant, rows, budget=0):
 
     again, last = _cut_at(chunks, count - kept)
     # Differentiating through a map stores what each of its chunks needs: of
-    # those that are encoded again, the rows alone.
+    # those that are encoded again, their number and keys alone.
     features = [
         jax.lax.map(functools.partial(way, params), some)
         for way, some in ((jax.checkpoint(embed_one), again), (embed_one, last))

@@ -1,7 +1,7 @@
 """A gradient that goes to the optimizer's slots chunk by chunk.
 
 As `cached`, but what a chunk adds to the gradient is not summed in a buffer as
-large as the weights: the optimizer takes it as it comes (types.Pieces), along
+large as the weights: the optimizer takes it as it comes (types.Contributions), along
 with how much the copies of the parameters differ in it.
 
 References:
@@ -44,12 +44,13 @@ def in_slots(
     frozen: patterns of parameter paths that are constants.
 
   Returns:
-    A gradient, as `direct`, whose `grads` are `types.Pieces`.
+    A gradient, as `direct`, whose `grads` are `types.Contributions`.
 
   Raises:
     ValueError: if `chunks` names no view, is less than 1, or does not divide
-      the rows of every copy; if two views that train share a tower; if there
-      are several chunks and one copy.
+      the rows of every copy; if a tower that trains has no view of the batch,
+      or several; and from the optimizer, if there are several chunks, one copy
+      and a weight that is factored.
   """
   frozen = tuple(frozen)
   counts = _rows.counts(chunks, encode.views)
@@ -58,7 +59,8 @@ def in_slots(
     keys, noise = _rows.keys(batch, rng)
     trainable, constant = paths.split(params, frozen)
     views = {n: v for n, v in encode.views.items() if v.leaf in batch}
-    _check_towers([v.tower for v in views.values() if v.tower in trainable])
+    _check_towers(trainable, [v.tower for v in views.values()])
+    _check_rows(next(iter(batch.values())).shape[0], max(counts.values()))
     features = {}
     for name, view in views.items():
       rows = (batch[view.leaf], keys)
@@ -72,7 +74,7 @@ def in_slots(
     def fold(add, slots):
       slots = dict(slots)
       if of_objective:
-        whole = types.Piece({"objective": of_objective}, lambda x: x, 0, 1, 1)
+        whole = types.Contribution({"objective": of_objective}, lambda x: x, 0, 1, 1)
         slots |= add(slots, whole)
       for name, view in views.items():
         if view.tower in trainable:
@@ -83,7 +85,7 @@ def in_slots(
           slots |= placement.by_copy(walk)((mine, *towers), rows)
       return slots
 
-    return found, types.Pieces(fold)
+    return found, types.Contributions(fold)
 
   return gradient
 
@@ -102,8 +104,9 @@ def _walk(view, count, add):
           lambda t: view.apply(paths.merge(t, constant), *rows), trainable
       )
       part = {view.tower: pullback(bar)[0]}
-      piece = types.Piece(part, copies.total, number, count, copies.count)
-      return add(slots, piece), None
+      return add(slots, types.Contribution(
+          part, copies.total, number, count, copies.count
+      )), None
 
     given = jnp.arange(count), chunks, _rows.chunk(bars, count)
     return jax.lax.scan(one, slots, given)[0]
@@ -115,10 +118,22 @@ def _of(tower, path):
   return path.startswith(f"{tower}/")
 
 
-def _check_towers(towers):
-  shared = [name for name, n in collections.Counter(towers).items() if n > 1]
-  if shared:
+def _check_towers(trainable, towers):
+  seen = collections.Counter(towers)
+  other = {t: seen[t] for t in trainable if t != "objective" and seen[t] != 1}
+  if other:
     raise ValueError(
-        f"the towers {shared} have several views each, whose chunks are not "
-        "alike; in_slots takes one view a tower. Use cached."
+        f"in_slots takes one view of every tower that trains, and found {other}: "
+        "chunks of several are not alike, and slots of none would stand still. "
+        "Freeze what is not seen, or use cached."
+    )
+
+
+def _check_rows(rows, count):
+  copies = placement.copies()
+  if rows % (copies * count):
+    raise ValueError(
+        f"a batch of {rows} does not divide into {count} chunks on each of "
+        f"{copies} copies of the parameters; use a multiple of "
+        f"{copies * count}, or fewer chunks."
     )

@@ -38,9 +38,9 @@ from basic.ops import tiles
 class Blocks(NamedTuple):
   """What one program takes on: powers of two, none below 16.
 
-  A stage holds (rows + columns) depth factors in shared memory: 96 KiB for the
-  bfloat16 blocks here, of the 164 KiB of an A100. Sums take rows x columns
-  registers over 32 x warps threads: 64 each, of 255.
+  A stage holds (rows + columns) depth factors in shared memory: its three take
+  96 KiB for the bfloat16 blocks here, of the 164 KiB of an A100. Sums take rows
+  x columns registers over 32 x warps threads: 64 each for bfloat16, of 255.
   """
 
   rows: int

@@ -68,8 +68,8 @@ def by_replica(
   """
 
   def apart(shared, rows):
-    copies = _copies()
-    if copies == 1 or _rows(rows) % (copies * multiple):
+    count = copies()
+    if count == 1 or _rows(rows) % (count * multiple):
       return f(shared, rows)
     split = PartitionSpec(COPIES)
     return jax.shard_map(
@@ -110,15 +110,15 @@ def by_copy(
   """
 
   def together(shared, rows):
-    copies, count = _copies(), _rows(rows)
-    if count % copies:
+    count, number = copies(), _rows(rows)
+    if number % count:
       raise ValueError(
-          f"a batch of {count} does not divide over {copies} copies of the "
-          f"parameters; use a multiple of {copies}."
+          f"a batch of {number} does not divide over {count} copies of the "
+          f"parameters; use a multiple of {count}."
       )
-    if copies == 1:
+    if count == 1:
       return f(shared, rows, Copies(1, lambda tree: tree))
-    every = Copies(copies, lambda tree: jax.lax.psum(tree, COPIES))
+    every = Copies(count, lambda tree: jax.lax.psum(tree, COPIES))
     return jax.shard_map(
         lambda shared, rows: f(shared, rows, every),
         in_specs=(PartitionSpec(), PartitionSpec(COPIES)),
@@ -128,12 +128,12 @@ def by_copy(
   return together
 
 
-def _copies() -> int:
-  """How many devices hold a whole copy of the parameters, and rows of a batch."""
+def copies() -> int:
+  """How many devices hold all parameters and rows of their own; at least 1."""
   mesh = jax.sharding.get_abstract_mesh()
-  copies = mesh.shape[COPIES] if COPIES in mesh.auto_axes else 1
+  count = mesh.shape[COPIES] if COPIES in mesh.auto_axes else 1
   # By hand along this axis and not along others, XLA of jax 0.10.2 aborts.
-  return copies if copies == mesh.size else 1
+  return count if count == mesh.size else 1
 
 
 def _rows(tree: Any) -> int:

@@ -2,7 +2,7 @@
 
 `lse` (softmax losses) and `softplus_sums` (sigmoid losses) reduce the logits
 S_ij = t <x_i, y_j> + c without holding S, in value and in gradient, on one
-device or on all of the mesh in context. The only collectives in the project.
+device or on all of the mesh in context. With `placement`, the only collectives.
 
 On a mesh, every axis carries rows. Two ways, the same numbers:
 

@@ -51,18 +51,18 @@ def optimizer(
 def clipped(norm: float | None) -> optax.GradientTransformation:
   """Scales gradients down to a global norm; None leaves them as they are.
 
-  Its `update` raises ValueError for a gradient in pieces, whose norm nobody
-  knows and which most optimizers do not take.
+  Its `update` raises ValueError for a gradient that comes chunk by chunk, whose
+  norm nobody knows and which most optimizers do not take.
   """
   if norm is not None and not norm > 0:
     raise ValueError(f"clip is {norm}; give a positive norm, or None not to clip")
   tx = optax.identity() if norm is None else optax.clip_by_global_norm(norm)
 
   def update(updates, state, params=None):
-    if isinstance(updates, types.Pieces):
+    if isinstance(updates, types.Contributions):
       raise ValueError(
-          "the gradient comes in pieces (in_slots), which only adafactorw takes, "
-          "with accumulate='slots'; set that, or use the gradient cached."
+          "the gradient comes chunk by chunk (in_slots), which only adafactorw "
+          "takes, with accumulate='slots'; set that, or use the gradient cached."
       )
     return tx.update(updates, state, params)
 

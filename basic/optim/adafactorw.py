@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from basic import schedules, types
-from basic.optim import _average, _chain, _factored, _pieces
+from basic.optim import _average, _chain, _contributions, _factored
 
 Momentum: TypeAlias = Literal["gradient", "update"]
 Accumulate: TypeAlias = Literal["before", "slots"]
@@ -159,7 +159,7 @@ def _direction(
     mu = jax.tree.map(lambda p: jnp.zeros(p.shape, mu_dtype), params)
     return State(
         jnp.zeros((), jnp.int32), mu, _factored.zeros(params, least),
-        _pieces.floors(params, least) if accumulate == "slots" else (),
+        _contributions.floors(params, least) if accumulate == "slots" else (),
     )
 
   def mean(old, new):
@@ -176,12 +176,13 @@ def _direction(
 
   def in_slots(grads, state, new):
     """((m, second moment, floors), second moment to divide by)."""
-    if not isinstance(grads, types.Pieces):
-      grads = _pieces.whole(grads)
-    found = _pieces.added(
-        grads, _pieces.Moments(*state[1:]), b1=b1, new=new, eps=eps, least=least
+    if not isinstance(grads, types.Contributions):
+      grads = _contributions.whole(grads)
+    found = _contributions.added(
+        grads, _contributions.Moments(*state[1:]), b1=b1, new=new, eps=eps,
+        least=least,
     )
-    return found, _pieces.lifted(found)
+    return found, _contributions.lifted(found)
 
   def update(grads, state, params=None):
     del params

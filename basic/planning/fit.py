@@ -79,7 +79,8 @@ def fit(
 ) -> Fit:
   """Finds the fewest chunks that fit, by compiling a few numbers of them.
 
-  More chunks never need more memory, so halving the range finds the boundary.
+  More chunks need no more memory, unless activations are kept up to a budget, so
+  halving the range finds the boundary.
 
   Args:
     needs: chunks -> bytes on one device, from the compiler.

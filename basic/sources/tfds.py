@@ -24,6 +24,7 @@ def tfds(
     image: str = "image",
     text: str | None = None,
     label: str | None = None,
+    most_labels: int | None = None,
     channels: int = 3,
     max_pixels: int = 40_000_000,
 ) -> types.Source:
@@ -36,28 +37,34 @@ def tfds(
     data_dir: where named data sets lie; None is TFDS's own default.
     image: path of the image feature; a path joins nested names by "/".
     text: path of the captions, such as "captions/text"; one or several each.
-      None takes the name of the label as the only caption.
-    label: path of an integer feature; None leaves labels out.
+      None takes the names of the labels as captions.
+    label: path of an integer feature, or of several an image, such as
+      "objects/label"; None leaves labels out.
+    most_labels: how many different labels an image has at most, where it may
+      have several; an image with more is unreadable. None: each has one.
     channels: 3 for RGB, 1 for luminance.
     max_pixels: an image with more is unreadable.
 
   Returns:
     A source of "image" uint8[h w channels], "text" (a tuple of captions), "id"
-    int64 (the index) and, if there is one, "label" int32. `classes` holds the
-    names of the labels, with spaces for underscores; () if they have none.
-    Reading raises `types.Unreadable` for a damaged record, for an image that
-    `images.decode` refuses, and for captions that are missing or not text.
+    int64 (the index) and, if there is one, "label" int32, or int32
+    [most_labels], each once and -1 for none. `classes` holds the names of the
+    labels, with spaces for underscores; () if they have none. Reading raises
+    `types.Unreadable` for a damaged record, for an image that `images.decode`
+    refuses, and for captions that are missing or not text.
 
   Raises:
     FileNotFoundError: if the data set, or a file of the split, is not there.
     ValueError: if it is not stored as array_record, if the split or a feature
-      does not exist, or if neither text nor named labels are asked for.
+      does not exist, if neither text nor named labels are asked for, or if
+      `most_labels` does not say what the feature holds.
   """
   if channels not in (1, 3):
     raise ValueError(f"channels is {channels}; it is 1 or 3")
   return _Tfds(
       dataset=dataset, split=split, data_dir=data_dir, image=image, text=text,
-      label=label, channels=channels, max_pixels=max_pixels,
+      label=label, most_labels=most_labels, channels=channels,
+      max_pixels=max_pixels,
   )
 
 
@@ -105,9 +112,10 @@ class _Tfds:
       ) from error
     example = {"id": np.int64(index)}
     if self._label is not None:
-      example["label"] = np.int32(_at(record, self._label))
+      example["label"] = self._labels(_at(record, self._label))
     if self._text is None:
-      example["text"] = (self.classes[int(example["label"])],)
+      known = example["label"].reshape(-1)
+      example["text"] = _captions(self.classes[k] for k in known if k >= 0)
     else:
       example["text"] = _captions(_at(record, self._text))
     example["image"] = images.decode(
@@ -117,6 +125,17 @@ class _Tfds:
     )
     return example
 
+  def _labels(self, found: Any) -> np.ndarray:
+    most = self._settings["most_labels"]
+    if most is None:
+      return np.asarray(found, np.int32)
+    known = list(dict.fromkeys(np.reshape(found, -1).tolist()))
+    if len(known) > most:
+      raise types.Unreadable(
+          "too many labels", f"{len(known)} where most_labels is {most}"
+      )
+    return np.array(known + [-1] * (most - len(known)), np.int32)
+
   def _check(self, features: Any) -> tuple[str, ...]:
     """Looks all paths up; returns the names of the labels."""
     for path in (self._image, self._text):
@@ -125,6 +144,9 @@ class _Tfds:
     names = ()
     if self._label is not None:
       feature = _feature(features, self._label, self._name)
+      self._check_several(features)
+      while isinstance(feature, tensorflow_datasets.features.Sequence):
+        feature = feature.feature
       names = tuple(getattr(feature, "names", None) or ())
     if self._text is None and not names:
       raise ValueError(
@@ -132,6 +154,29 @@ class _Tfds:
           "label to a feature whose classes have names"
       )
     return tuple(name.replace("_", " ") for name in names)
+
+
+  def _check_several(self, features: Any) -> None:
+    """Refuses several labels without `most_labels`, and that without these."""
+    most = self._settings["most_labels"]
+    parts = self._label.split("/")
+    several = any(
+        isinstance(
+            _feature(features, "/".join(parts[:n]), self._name),
+            tensorflow_datasets.features.Sequence,
+        )
+        for n in range(1, len(parts) + 1)
+    )
+    if several and (most is None or most < 1):
+      raise ValueError(
+          f"{self._name} has several of {self._label!r} an image: set "
+          f"most_labels, which is {most}, to the most that one has"
+      )
+    if not several and most is not None:
+      raise ValueError(
+          f"{self._name} has one {self._label!r} an image: leave most_labels, "
+          f"which is {most}, out"
+      )
 
 
 def _open(dataset: str, data_dir: str | None) -> Any:

@@ -13,7 +13,7 @@ import tensorflow_datasets
 from PIL import Image
 from tensorflow_datasets.core import file_adapters
 
-from basic import types
+from basic import captions, types
 from basic.sources import tfds
 
 ROWS = 12
@@ -40,6 +40,7 @@ def row(number):
       "captions": {"text": captions, "score": [1.0] * len(captions)},
       "title": f"title {number}",
       "kind": number % 3,
+      "kinds": [number % 3, 2, number % 3][: number % 4],
       "number": number,
   }
 
@@ -62,6 +63,9 @@ def prepare(folder, file_format="array_record"):
               ),
               "title": FEATURES.Text(),
               "kind": FEATURES.ClassLabel(names=["red_ant", "bee", "cat"]),
+              "kinds": FEATURES.Sequence(
+                  FEATURES.ClassLabel(names=["red_ant", "bee", "cat"])
+              ),
               "number": np.int64,
           }),
       )
@@ -263,3 +267,38 @@ def test_reading_needs_no_tensorflow(folder):
   )
   root = pathlib.Path(__file__).resolve().parents[2]
   subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+
+
+def test_several_labels_come_once_each_and_fill_up(folder):
+  source = opened(folder, text="title", label="kinds", most_labels=2)
+  assert source.classes == ("red ant", "bee", "cat")
+  expected = {0: [-1, -1], 1: [1, -1], 2: [2, -1], 3: [0, 2], 7: [1, 2]}
+  for number, labels in expected.items():
+    found = source[place(folder, number)]["label"]
+    np.testing.assert_array_equal(found, np.array(labels, np.int32), strict=True)
+
+
+def test_several_labels_make_a_shuffled_caption(folder):
+  source = opened(folder, text="title", label="kinds", most_labels=2)
+  caption = captions.captions(classes=source.classes, templates=("see {}",))
+  example = source[place(folder, 7)]
+  assert caption(example, None) == "see bee and cat"
+  drawn = {caption(example, np.random.default_rng(n)) for n in range(20)}
+  assert drawn == {"see bee and cat", "see cat and bee"}
+  names = opened(folder, text=None, label="kinds", most_labels=2)
+  assert names[place(folder, 7)]["text"] == ("bee", "cat")
+  with pytest.raises(types.Unreadable, match="no caption"):
+    names[place(folder, 0)]
+
+
+def test_an_image_with_more_labels_is_unreadable(folder):
+  source = opened(folder, label="kinds", most_labels=1)
+  with pytest.raises(types.Unreadable, match="2 where most_labels is 1"):
+    source[place(folder, 7)]
+
+
+def test_most_labels_must_say_what_the_feature_holds(folder):
+  with pytest.raises(ValueError, match=r"several of 'kinds' .* which is None"):
+    opened(folder, label="kinds")
+  with pytest.raises(ValueError, match=r"one 'kind' .* which is 2, out"):
+    opened(folder, label="kind", most_labels=2)

@@ -1,4 +1,4 @@
-"""The moments of `adafactorw` from a gradient that comes in pieces."""
+"""The moments of `adafactorw` from a gradient that comes chunk by chunk."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from basic.optim import _chain, _factored
 
 
 class Slot(NamedTuple):
-  """What one weight keeps while pieces come; None where it has no such thing.
+  """What one weight keeps while chunks come; None where it has no such thing.
 
   Attributes:
     mean: the first moment, in float32.
@@ -27,7 +27,7 @@ class Slot(NamedTuple):
 
 
 class Moments(NamedTuple):
-  """Both moments of a gradient in pieces.
+  """Both moments of a gradient that comes chunk by chunk.
 
   Attributes:
     mu: the first, in float32.
@@ -56,14 +56,14 @@ def lifted(moments: Moments) -> _factored.Second:
   })
 
 
-def whole(grads: types.Params) -> types.Pieces:
-  """A gradient that was added up before, as the one piece that it is."""
-  piece = types.Piece(grads, lambda tree: tree, 0, 1, 1)
-  return types.Pieces(lambda add, slots: dict(add(slots, piece)))
+def whole(grads: types.Params) -> types.Contributions:
+  """A gradient that was added up before, as the one chunk that it is."""
+  contribution = types.Contribution(grads, lambda tree: tree, 0, 1, 1)
+  return types.Contributions(lambda add, slots: dict(add(slots, contribution)))
 
 
 def added(
-    pieces: types.Pieces,
+    contributions: types.Contributions,
     old: Moments,
     *,
     b1: float,
@@ -71,14 +71,14 @@ def added(
     eps: float,
     least: int,
 ) -> Moments:
-  """Adds every piece to both moments as it comes.
+  """Adds every contribution to both moments as it comes.
 
   The mean is exact, and so are the mean squares of what is not factored, from
-  the sum of its pieces; rows and columns get an estimate, and its floor
+  the sum of its contributions; rows and columns get an estimate, and its floor
   (ops/slot_accumulation.py).
 
   Args:
-    pieces: of the gradient.
+    contributions: of the gradient.
     old: the moments before.
     b1: memory of the mean.
     new: 1 - b2_t, the weight of these squares.
@@ -86,7 +86,8 @@ def added(
     least: size from which rows and columns are kept in place of V.
 
   Raises:
-    ValueError: if a tower has several chunks and one copy.
+    ValueError: if a tower has several chunks, one copy and a weight that is
+      factored.
   """
   means, structure = _chain.leaves(old.mu)
   rows, columns, full = map(paths.flatten, old.nu)
@@ -101,13 +102,13 @@ def added(
         (floor_rows[path], floor_columns[path]),
     )
 
-  def add(slots, piece):
+  def add(slots, contribution):
     return {
-        path: _with(slots[path], part, piece, path, b1, 1 - new, least)
-        for path, part in _chain.leaves(piece.part)[0].items()
+        path: _with(slots[path], part, contribution, path, b1, 1 - new, least)
+        for path, part in _chain.leaves(contribution.part)[0].items()
     }
 
-  slots = pieces.fold(add, {p: start(p, mean) for p, mean in means.items()})
+  slots = contributions.fold(add, {p: start(p, m) for p, m in means.items()})
   nu, floors = (_factored.Second({}, {}, {}) for _ in range(2))
   for path, slot in slots.items():
     if slot.means is None:
@@ -121,21 +122,21 @@ def added(
   )
 
 
-def _with(slot, part, piece, path, b1, b2, least):
-  """A slot with one piece in it."""
+def _with(slot, part, contribution, path, b1, b2, least):
+  """A slot with one contribution in it."""
   part = part.astype(slot.mean.dtype)
-  c, i = piece.total(part), piece.number
+  c, i = contribution.total(part), contribution.number
   mean = slot_accumulation.first_moment(slot.mean, c, i, b1)
   axes = _factored.axes(path, part.shape, least)
   if axes is None:
     return Slot(mean, total=slot.total + c)
   squares = factored.means(c**2, axes)
-  parts = piece.total(factored.means(part**2, axes))
-  of_pieces = dict(chunks=piece.chunks, replicas=piece.copies)
+  parts = contribution.total(factored.means(part**2, axes))
+  counts = {"chunks": contribution.chunks, "replicas": contribution.copies}
   return Slot(
       mean,
       tuple(
-          slot_accumulation.second_moment(v, c2, p2, i, b2, **of_pieces)
+          slot_accumulation.second_moment(v, c2, p2, i, b2, **counts)
           for v, c2, p2 in zip(slot.means, squares, parts, strict=True)
       ),
       tuple(
