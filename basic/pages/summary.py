@@ -48,7 +48,10 @@ def cards(rows: Rows) -> str:
       min(group, key=_strictness)
       for _, group in itertools.groupby(results, _stem)
   ]
-  ranked = sorted(leading, key=lambda n: (_FRACTION.fullmatch(n) is None, n))
+  # And "pairs" says what "pairs/per_class" does: two cards would be one too many.
+  stems = {_stem(name) for name in leading}
+  own = [n for n in leading if _stem(n).rpartition("/")[0] not in stems]
+  ranked = sorted(own, key=lambda n: (_FRACTION.fullmatch(n) is None, n))
   shown = ranked[:_CARDS] or [n for n in names if not _is_result(n)][:4]
   return f'<div class="headline">{"".join(_card(rows, n) for n in shown)}</div>'
 

@@ -237,3 +237,10 @@ def test_best_is_the_smallest_rank_and_the_largest_recall():
   found = summary.table(written)
   assert "<td>1 <small>at 2</small></td>" in found
   assert "<td>80.0% <small>at 2</small></td>" in found
+
+
+def test_a_figure_of_the_same_answers_gets_no_second_card():
+  names = ("zeroshot/pairs@1", "zeroshot/pairs/per_class@1",
+           "retrieval/scenes/image_to_text@1", "zeroshot/single@1")
+  found = summary.cards([{"step": 1, **dict.fromkeys(names, .5)}])
+  assert found.count('class="figure"') == 3 and "per class" not in found
