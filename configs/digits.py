@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
   return ConfigDict(dict(
       seed=0, steps=1_000, batch_size=256,
       source=dict(
-          name="digits", split="train", mix=(.15, .55, .15, .15)),
+          name="digits", split="train", mix=(.2, .6, .1, .1)),
       image=dict(
           name="vit", width=96, depth=2, heads=4, patch=8, stem="convolution",
           positions="sincos",
