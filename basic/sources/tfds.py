@@ -125,10 +125,10 @@ class _Tfds:
     )
     return example
 
-  def _labels(self, found: Any) -> np.ndarray:
+  def _labels(self, found: Any) -> np.int32 | np.ndarray:
     most = self._settings["most_labels"]
     if most is None:
-      return np.asarray(found, np.int32)
+      return np.int32(found)
     known = list(dict.fromkeys(np.reshape(found, -1).tolist()))
     if len(known) > most:
       raise types.Unreadable(
