@@ -278,8 +278,8 @@ class Evaluator(Protocol):
 
 
 __all__ = [
-    "AxisTable", "Batch", "Embedded", "Encode", "Encoder", "Evaluator",
-    "Example", "Features", "Gradient", "Inputs", "Memory", "Metrics", "Model",
-    "Objective", "Params", "Contribution", "Contributions", "RowKeys", "Source",
+    "AxisTable", "Batch", "Contribution", "Contributions", "Embedded", "Encode",
+    "Encoder", "Evaluator", "Example", "Features", "Gradient", "Inputs",
+    "Memory", "Metrics", "Model", "Objective", "Params", "RowKeys", "Source",
     "TrainState", "Unreadable", "View", "stateless",
 ]

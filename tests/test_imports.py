@@ -98,7 +98,8 @@ DOORS = (
         "data is read and decoded before the model sees it",
     ),
     Door(
-        ("sentencepiece", "tokenizers"), ("tokenizer", "vocabulary", "foreign_sentencepiece"),
+        ("sentencepiece", "tokenizers"),
+        ("tokenizer", "vocabulary", "foreign_sentencepiece"),
         "text becomes ids in one file, and in one more for foreign words",
     ),
     Door(("safetensors",), ("weights",), "foreign tensors are read in one place"),

@@ -74,25 +74,6 @@ def test_every_number_is_that_of_inputs_on_the_device(chunks, mesh, how):
   jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def reading(jaxpr):
-  """Operations that read an array of the host, at any depth: (name, shapes)."""
-  for equation in jaxpr.eqns:
-    if any(on_host(v) for v in equation.invars):
-      shapes = [v.aval.shape for v in equation.outvars if not on_host(v)]
-      yield equation.primitive.name, shapes
-    for inner in jax.tree.leaves(
-        list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")
-    ):
-      inner = getattr(inner, "jaxpr", inner)
-      if hasattr(inner, "eqns"):
-        yield from reading(inner)
-
-
-def on_host(variable):
-  space = getattr(variable.aval, "memory_space", None)
-  return space == jax.memory.Space.Host
-
-
 def test_devices_hold_a_chunk_of_what_waits():
   _, made, (_, batch) = traced("host", {"image": 8}, dict(data=2))
   assert isinstance(batch["image"], host_rows.HostRows)
@@ -104,7 +85,7 @@ def test_devices_hold_a_chunk_of_what_waits():
       "image": "pinned_host", "text": "device", "label": "device",
       "caption_id": "device",
   }
-  found = list(reading(made.jaxpr.jaxpr))
+  found = list(toys.reading_the_host(made.jaxpr.jaxpr))
   # A slice that is moved becomes a transfer of the slice; anything else would
   # be computed by the host, or refused by compilers.
   loops = {

@@ -111,7 +111,7 @@ def test_what_only_data_can_cross_is_refused_in_words():
   with pytest.raises(ValueError, match=r"data is 1, .* 8 TPUs lie in 2 slices"):
     layout.mesh(in_two_slices("tpu"), fsdp=8)
   assert layout.mesh(in_two_slices("gpu"), fsdp=8).shape["fsdp"] == 8
-  uneven = in_two_slices("gpu")[:-2] + [Elsewhere(8, "gpu", "H100", 5)]
+  uneven = [*in_two_slices("gpu")[:-2], Elsewhere(8, "gpu", "H100", 5)]
   assert [d.id for d in layout.mesh(uneven).devices.flat] == [*range(6), 8]
 
 

@@ -63,3 +63,31 @@ def far(found, expected) -> float:
       found, expected,
   )
   return max(jax.tree.leaves(distances))
+
+
+def sides(rows, cols, width, seed=0):
+  """Unit rows of two sides, in float64."""
+  rng = np.random.default_rng(seed)
+  x, y = rng.normal(size=(rows, width)), rng.normal(size=(cols, width))
+  x /= np.linalg.norm(x, axis=1, keepdims=True)
+  y /= np.linalg.norm(y, axis=1, keepdims=True)
+  return x, y
+
+
+def reading_the_host(jaxpr):
+  """Operations that read an array of the host, at any depth: (name, shapes)."""
+  for equation in jaxpr.eqns:
+    if any(_on_host(v) for v in equation.invars):
+      shapes = [v.aval.shape for v in equation.outvars if not _on_host(v)]
+      yield equation.primitive.name, shapes
+    for inner in jax.tree.leaves(
+        list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")
+    ):
+      inner = getattr(inner, "jaxpr", inner)
+      if hasattr(inner, "eqns"):
+        yield from reading_the_host(inner)
+
+
+def _on_host(variable):
+  space = getattr(variable.aval, "memory_space", None)
+  return space == jax.memory.Space.Host

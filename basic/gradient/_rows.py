@@ -121,6 +121,7 @@ def chunk(tree: Any, count: int) -> Any:
 
 
 def unchunk(tree: Any) -> Any:
+  """The inverse of `chunk`: every leaf [count b/count ...] as [b ...]."""
   return jax.tree.map(
       lambda a: jnp.swapaxes(a, 0, 1).reshape(-1, *a.shape[2:]), tree
   )

@@ -1,8 +1,8 @@
 """A gradient that goes to the optimizer's slots chunk by chunk.
 
 As `cached`, but what a chunk adds to the gradient is not summed in a buffer as
-large as the weights: the optimizer takes it as it comes (types.Contributions), along
-with how much the copies of the parameters differ in it.
+large as the weights: the optimizer takes it as it comes (types.Contributions),
+along with how much the copies of the parameters differ in it.
 
 References:
   Pham et al., Combined Scaling for Zero-shot Transfer Learning, 2021, section

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toys
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from basic import types
@@ -22,14 +23,6 @@ def small(monkeypatch):
   monkeypatch.setattr(
       fused, "BLOCKS", {"float32": SMALL, "bfloat16": SMALL}
   )
-
-
-def sides(rows, cols, width, seed=0):
-  rng = np.random.default_rng(seed)
-  x, y = rng.normal(size=(rows, width)), rng.normal(size=(cols, width))
-  x /= np.linalg.norm(x, axis=1, keepdims=True)
-  y /= np.linalg.norm(y, axis=1, keepdims=True)
-  return x, y
 
 
 def bars(rows, cols):
@@ -101,7 +94,7 @@ def near(found, expected, relative):
 def test_sums_and_gradients_match_a_double_loop(
     small, rows, cols, width, tile
 ):
-  args = (*sides(rows, cols, width), 9.0, *bars(rows, cols))
+  args = (*toys.sides(rows, cols, width), 9.0, *bars(rows, cols))
   # float32, tens of terms.
   near(lse(*args, tile=tile), oracle(*args), 2e-6)
 
@@ -110,7 +103,7 @@ def test_sums_and_gradients_match_a_double_loop(
     "bfloat16", pytest.param("float32", marks=pytest.mark.slow)
 ])
 def test_sums_and_gradients_are_those_of_xla(small, dtype):
-  args = (*sides(64, 64, 32), 9.0, *bars(64, 64))  # Blocks divide all of it.
+  args = (*toys.sides(64, 64, 32), 9.0, *bars(64, 64))  # Blocks divide all of it.
   found = lse(*args, dtype=dtype, tile=32)
   sums, grads = lse(*args, dtype=dtype, tile=32, kernel="xla")
   assert {a.dtype for a in jax.tree.leaves(found)} == {jnp.dtype("float32")}
@@ -120,7 +113,7 @@ def test_sums_and_gradients_are_those_of_xla(small, dtype):
 
 
 def test_softplus_sums_and_gradients_match_a_double_loop(small):
-  x, y = sides(37, 37, 20)
+  x, y = toys.sides(37, 37, 20)
   bar, _ = bars(37, 37)
 
   def value(x, y, t, c):
@@ -152,7 +145,7 @@ def test_devices_give_the_numbers_of_a_double_loop(small, method, devices):
       devices=jax.devices()[:devices],
   )
   group = np.random.default_rng(2).integers(0, 9, 44)
-  args = (*sides(44, 44, 20), 8.0, *bars(44, 44), group)
+  args = (*toys.sides(44, 44, 20), 8.0, *bars(44, 44), group)
   with jax.set_mesh(mesh):
     found = lse(*args, method=method, tile=18)
   near(found, oracle(*args), 2e-6)
@@ -171,7 +164,7 @@ EDGES = {
 @pytest.mark.parametrize("edge", EDGES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_scale_100_is_finite_and_close_to_float64(small, dtype, edge):
-  x, y = EDGES[edge](sides(40, 40, 16)[0])
+  x, y = EDGES[edge](toys.sides(40, 40, 16)[0])
   args = (x, y, 100.0, np.full(40, 1 / 40), np.full(40, 1 / 40))
   sums, grads = lse(*args, dtype=dtype, tile=24)
   expected, slopes = oracle(*args)
@@ -189,7 +182,7 @@ def test_a_row_without_pairs_is_minus_infinity_with_zero_gradient(small):
     rows, _ = similarity.lse(x, y, 3.0, weight=none_of_first, kernel="pallas")
     return jnp.sum(rows[1:]), rows
 
-  x, y = (jnp.asarray(a, jnp.float32) for a in sides(20, 20, 4))
+  x, y = (jnp.asarray(a, jnp.float32) for a in toys.sides(20, 20, 4))
   (_, rows), grad = quick(jax.value_and_grad(value, has_aux=True))(x, y)
   assert np.isneginf(rows[0])
   np.testing.assert_array_equal(grad[0], 0.0)
@@ -198,7 +191,7 @@ def test_a_row_without_pairs_is_minus_infinity_with_zero_gradient(small):
 
 @pytest.mark.parametrize("objective", [softmax.softmax, sigmoid.sigmoid])
 def test_objectives_pass_their_kernel_on(small, objective):
-  x, y = (jnp.asarray(a, jnp.float32) for a in sides(20, 20, 4))
+  x, y = (jnp.asarray(a, jnp.float32) for a in toys.sides(20, 20, 4))
   views = {"image": types.Features(x), "text": types.Features(y)}
 
   def loss(kernel):

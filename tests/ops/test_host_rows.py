@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toys
 
 from basic import layout
 from basic.ops import host_rows
@@ -71,27 +72,8 @@ def test_only_a_slice_of_the_host_s_rows_is_moved():
   made = jax.make_jaxpr(
       lambda rows: jax.lax.map(rows.chunk, host_rows.numbers(4))
   )(placed)
-  touched = set(touching_the_host(made.jaxpr))
+  touched = {name for name, _ in toys.reading_the_host(made.jaxpr)}
   assert touched == {"scan", "jit", "dynamic_slice", "squeeze", "device_put"}
-
-
-def touching_the_host(jaxpr):
-  """Names of the operations that read an array of the host."""
-  for equation in jaxpr.eqns:
-    if any(on_host(v) for v in equation.invars):
-      yield equation.primitive.name
-    for inner in jax.tree.leaves(
-        list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")
-    ):
-      if hasattr(inner, "jaxpr"):
-        inner = inner.jaxpr
-      if hasattr(inner, "eqns"):
-        yield from touching_the_host(inner)
-
-
-def on_host(variable):
-  space = getattr(variable.aval, "memory_space", None)
-  return space == jax.memory.Space.Host
 
 
 def test_the_place_of_a_slice_is_read_and_not_computed():

@@ -7,19 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toys
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from basic.ops import reductions, similarity
 
 MESHES = {"2": (2, 1), "3 x 2": (3, 2), "8": (8, 1), "4 x 2": (4, 2)}
-
-
-def sides(rows, cols, width, seed=0):
-  rng = np.random.default_rng(seed)
-  x, y = rng.normal(size=(rows, width)), rng.normal(size=(cols, width))
-  x /= np.linalg.norm(x, axis=1, keepdims=True)
-  y /= np.linalg.norm(y, axis=1, keepdims=True)
-  return x, y
 
 
 def oracle_lse(x, y, t, removed=lambda i, j: False):
@@ -81,7 +74,7 @@ def mesh(request):
 @pytest.mark.parametrize("rows, cols", [(1, 1), (7, 7), (12, 5), (5, 12)])
 @pytest.mark.parametrize("tile", [1, 3, 5, 64])
 def test_lse_and_gradients_match_a_double_loop(double, rows, cols, tile):
-  x, y = sides(rows, cols, 3)
+  x, y = toys.sides(rows, cols, 3)
   rng = np.random.default_rng(1)
   row_bar, col_bar = rng.normal(size=rows), rng.normal(size=cols)
 
@@ -102,7 +95,7 @@ def test_lse_and_gradients_match_a_double_loop(double, rows, cols, tile):
 
 @pytest.mark.parametrize("tile", [2, 5])
 def test_removed_pairs_leave_sums_and_gradients(double, tile):
-  x, y = sides(8, 8, 3)
+  x, y = toys.sides(8, 8, 3)
   group = np.array([0, 1, 1, 2, 0, 3, 4, 1])
   bar = np.random.default_rng(1).normal(size=8)
 
@@ -124,7 +117,7 @@ def test_removed_pairs_leave_sums_and_gradients(double, tile):
 
 
 def test_rows_without_any_pair_are_minus_infinity_with_zero_gradient(double):
-  x, y = sides(4, 4, 3)
+  x, y = toys.sides(4, 4, 3)
 
   def none_of_first(rows, cols):
     return jnp.where(rows["index"] == 0, -jnp.inf, 0.0) + 0.0 * cols["index"]
@@ -141,7 +134,7 @@ def test_rows_without_any_pair_are_minus_infinity_with_zero_gradient(double):
 
 @pytest.mark.parametrize("tile", [1, 4, 64])
 def test_softplus_sums_match_a_double_loop(double, tile):
-  x, y = sides(9, 9, 4)
+  x, y = toys.sides(9, 9, 4)
   ours = functools.partial(similarity.softplus_sums, tile=tile)
   found = jax.jit(ours)(x, y, 7.0, -3.0)
   np.testing.assert_allclose(found, oracle_softplus(x, y, 7.0, -3.0), rtol=1e-12)
@@ -167,7 +160,7 @@ def test_softplus_sums_match_a_double_loop(double, tile):
 @pytest.mark.parametrize("method", ["gather", "ring"])
 def test_every_mesh_gives_the_numbers_of_one_device(double, mesh, method):
   n = 24
-  x, y = sides(n, n, 5)
+  x, y = toys.sides(n, n, 5)
   group = np.random.default_rng(2).integers(0, 9, n)
   bar = np.random.default_rng(1).normal(size=n)
 
@@ -333,7 +326,7 @@ EDGES = {
 @pytest.mark.parametrize("path", ["local", "gather", "ring"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_scale_100_is_finite_and_close_to_float64(path, edge, dtype):
-  x, y = EDGES[edge](sides(64, 64, 16)[0])
+  x, y = EDGES[edge](toys.sides(64, 64, 16)[0])
   bar = np.full(64, 1 / 64)
   method = "auto" if path == "local" else path
 
