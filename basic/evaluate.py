@@ -9,7 +9,10 @@ import os
 
 from absl import app, flags
 
-from basic import exits, optim, record, restore
+from basic import cli as exits
+from basic import optim
+from basic.experiment import restore
+from basic.recording import recorder as record
 
 
 def evaluate(

@@ -19,16 +19,9 @@ import numpy as np
 from absl import app, flags, logging
 from jax import export as jax_export
 
-from basic import (
-    build,
-    interpolate,
-    optim,
-    restore,
-    schema,
-    tokenizer,
-    types,
-    vocabulary,
-)
+from basic import interpolate, optim, types
+from basic.data import tokenizer, vocabulary
+from basic.experiment import build, restore, schema
 from basic.ops import normalize
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -91,7 +84,7 @@ def words(
   if config["text"] is None:
     return None
   length, folder = config["text"]["length"], pathlib.Path(workdir)
-  if (folder / tokenizer.FILE).exists():  # As feed.py looks for them.
+  if (folder / tokenizer.FILE).exists():  # As input_pipeline.py looks for them.
     return vocabulary.from_sentencepiece(
         tokenizer.load(folder), length, pad="<pad>", end="</s>"
     )

@@ -14,7 +14,10 @@ import jax.numpy as jnp
 from absl import app, flags
 from jaxtyping import Array, Float
 
-from basic import exits, optim, paths, record, restore, types
+from basic import cli as exits
+from basic import optim, paths, types
+from basic.experiment import restore
+from basic.recording import recorder as record
 
 
 def mixed(

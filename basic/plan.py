@@ -23,7 +23,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from basic import build, settings
+from basic.experiment import build, settings
 from basic.planning import (
     collectives,
     devices,

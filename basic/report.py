@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from basic import build, exits, optim, restore, types
+from basic import cli as exits
+from basic import optim, types
+from basic.experiment import build, restore
 from basic.ops import normalize
 from basic.pages import page
 from basic.recording import journal, manifest

@@ -4,7 +4,7 @@ Trains what a configuration says, resumes where a killed run stopped, and ends
 with its results and a report. Running the same command again resumes.
 
 SIGTERM and Ctrl-C end it after the step that is under way, with everything
-saved (exits.py says with which exit status).
+saved (cli.py says with which exit status).
 """
 
 import os
@@ -18,22 +18,15 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from basic import (
-    build,
-    checkpoint,
-    exits,
-    flight,
-    layout,
-    optim,
-    pipeline,
-    record,
-    report,
-    restore,
-    settings,
-    step,
-    types,
-)
+from basic import cli as exits
+from basic import optim, report, types
+from basic.data import pipeline
+from basic.engine import checkpoint, step
+from basic.experiment import build, restore, settings
+from basic.recording import in_flight as flight
 from basic.recording import manifest
+from basic.recording import recorder as record
+from basic.sharding import layout
 
 
 def train(config: Mapping[str, Any], workdir: str | os.PathLike) -> pathlib.Path:

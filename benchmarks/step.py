@@ -29,8 +29,8 @@ def towers(how):
   """(encode, parameters, batch) of a setting."""
   import jax
 
-  from basic import model
   from basic.encoders import text_transformer, vit
+  from basic.engine import model
   from basic.objectives import softmax
 
   net = model.model(

@@ -19,8 +19,8 @@ import subprocess
 import sys
 import time
 
-from basic import record
 from basic.planning import draft, flops
+from basic.recording import recorder as record
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "basic_toy.py"

@@ -19,10 +19,11 @@ import jax
 import jax.numpy as jnp
 import rounds
 
-from basic import gradient, model, optim, step
+from basic import gradient, optim
 from basic.encoders import text_transformer, vit
+from basic.engine import model, step
 from basic.objectives import softmax
-from basic.ops import similarity
+from basic.ops.pairwise import similarity
 
 SMALL = dict(
     image=dict(width=64, depth=2, heads=2, patch=8), size=32, rows=512,

@@ -9,7 +9,8 @@ import pathlib
 
 import numpy as np
 
-from basic import build, feed, schema, settings
+from basic.experiment import build, schema, settings
+from basic.experiment import input_pipeline as feed
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAMES = sorted(

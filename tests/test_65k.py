@@ -5,7 +5,7 @@ import experiments
 import pytest
 import tiny
 
-from basic import build, settings
+from basic.experiment import build, settings
 
 
 def changed(config, rows, gradient):

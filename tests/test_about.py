@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import tiny
 
-from basic import build, export, restore, settings, tokenizer, types, vocabulary
+from basic import export, types
+from basic.data import tokenizer, vocabulary
+from basic.experiment import build, restore, settings
 
 EXAMPLE = pathlib.Path(__file__).parent.parent / "examples" / "classify.py"
 

@@ -11,8 +11,10 @@ import experiments
 import jax
 import pytest
 
-from basic import build, layout, paths, settings
+from basic import paths
+from basic.experiment import build, settings
 from basic.planning import draft, flops
+from basic.sharding import layout
 
 # Image: CoAtNet-0, -3 and -7 with the pre-logits layer and 1,000 classes (Dai
 # et al., tables 3 and 12, to the digits that arithmetic gives); text: 12 d^2 +

@@ -5,7 +5,8 @@ import json
 import pytest
 import tiny
 
-from basic import evaluate, optim, restore, train
+from basic import evaluate, optim, train
+from basic.experiment import restore
 
 
 @pytest.fixture(autouse=True)

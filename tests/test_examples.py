@@ -5,7 +5,8 @@ import pickle
 import numpy as np
 import pytest
 
-from basic import examples, tokenizer, types
+from basic import types
+from basic.data import examples, tokenizer
 
 CAPTIONS = ("a red cat", "a blue dog", "two birds")
 

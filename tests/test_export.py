@@ -11,18 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from basic import (
-    build,
-    checkpoint,
-    export,
-    images,
-    initial,
-    paths,
-    restore,
-    schema,
-    settings,
-    tokenizer,
-    train,
+from basic import export, paths, train
+from basic.data import images, tokenizer
+from basic.engine import checkpoint
+from basic.experiment import (
+  build,
+  restore,
+  schema,
+  settings,
+)
+from basic.experiment import (
+  pretrained as initial,
 )
 from basic.ops import normalize
 

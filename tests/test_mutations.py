@@ -13,7 +13,7 @@ import pytest
 from basic import gradient, types
 from basic.gradient import _passes, _rows
 from basic.objectives import sigmoid, softmax
-from basic.ops import reductions, similarity, tiles
+from basic.ops.pairwise import reductions, similarity, tiles
 
 
 def softly(**settings):

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import tiny
 
-from basic import build, plan, schema, settings
+from basic import plan
+from basic.experiment import build, schema, settings
 from basic.planning import (
     devices,
     draft,

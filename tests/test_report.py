@@ -5,8 +5,9 @@ import shutil
 import pytest
 import tiny
 
-from basic import record, report
+from basic import report
 from basic.recording import manifest
+from basic.recording import recorder as record
 
 
 def test_write_puts_the_page_into_the_folder(tmp_path):

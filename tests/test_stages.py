@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tiny
 
-from basic import build, report, restore, settings, train
+from basic import report, train
+from basic.experiment import build, restore, settings
 
 ENDS = (4, 8, 12)
 

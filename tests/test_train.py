@@ -20,7 +20,11 @@ import numpy as np
 import pytest
 import tiny
 
-from basic import build, examples, exits, record, report, restore, train
+from basic import cli as exits
+from basic import report, train
+from basic.data import examples
+from basic.experiment import build, restore
+from basic.recording import recorder as record
 
 
 @pytest.fixture(autouse=True)

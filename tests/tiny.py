@@ -22,18 +22,11 @@ import numpy as np
 import pytest
 import toys
 
-from basic import (
-    build,
-    checkpoint,
-    paths,
-    record,
-    restore,
-    schema,
-    settings,
-    train,
-    types,
-)
+from basic import paths, train, types
+from basic.engine import checkpoint
+from basic.experiment import build, restore, schema, settings
 from basic.recording import manifest
+from basic.recording import recorder as record
 from basic.sources import digits
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from basic import model, types
+from basic import types
+from basic.engine import model
 from basic.ops import noise
 
 AXES = (("in/kernel", ("embed", "mlp")), ("out/kernel", ("mlp", "embed")))

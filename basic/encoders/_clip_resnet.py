@@ -9,7 +9,8 @@ from jaxtyping import Array, Float, Int
 
 from basic import types
 from basic.encoders import _linen, _mbconv, _residual
-from basic.ops import attention, placement, pooling
+from basic.ops import attention, pooling
+from basic.sharding import rows as placement
 
 
 def convolve(

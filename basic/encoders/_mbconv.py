@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from basic import types
 from basic.encoders import _linen, _residual, _transformer
-from basic.ops import placement
+from basic.sharding import rows as placement
 
 Norm: TypeAlias = Literal["layer", "frozen_batch"]
 Downsample: TypeAlias = Literal["expansion", "depthwise"]

@@ -8,7 +8,8 @@ from jaxtyping import Array, Float, Int
 
 from basic import types
 from basic.encoders import _linen, _residual, _transformer
-from basic.ops import attention, placement, relative_bias
+from basic.ops import attention, relative_bias
+from basic.sharding import rows as placement
 
 Lookup: TypeAlias = Literal["einsum", "gather"]
 

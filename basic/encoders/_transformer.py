@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from basic import types
 from basic.encoders import _linen
-from basic.ops import attention, noise, placement
+from basic.ops import attention, noise
+from basic.sharding import rows as placement
 
 # What an MLP bends its hidden units with. Weights learned under one are not
 # those of another: outputs differ by a percent, and accuracy by more.

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from basic import types
 from basic.encoders import _clip_resnet, _linen
-from basic.ops import patches, placement
+from basic.ops import positions as patches
+from basic.sharding import rows as placement
 
 _KERNEL = ("height", "width", "channels", "embed")
 _NUMBERS = "(scale|bias|mean|variance)"

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 
 from basic import paths, types
 from basic.encoders import _linen, _mbconv, _relative, _transformer
-from basic.ops import placement, pooling, relative_bias
+from basic.ops import pooling, relative_bias
+from basic.sharding import rows as placement
 
 
 def _stages(name: str, block: types.AxisTable) -> types.AxisTable:

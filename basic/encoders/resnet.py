@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Int
 
 from basic import types
 from basic.encoders import _linen
-from basic.ops import noise, placement
+from basic.ops import noise
+from basic.sharding import rows as placement
 
 AXES: types.AxisTable = (
     ("root/kernel", ("height", "width", "channels", "embed")),

@@ -8,7 +8,8 @@ from jaxtyping import Array, Bool, Int
 
 from basic import types
 from basic.encoders import _linen, _transformer
-from basic.ops import patches, pooling
+from basic.ops import pooling
+from basic.ops import positions as patches
 
 AXES: types.AxisTable = (
     ("vocabulary", ("vocab", "embed")),

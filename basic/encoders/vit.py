@@ -8,7 +8,8 @@ from jaxtyping import Array, Float
 
 from basic import types
 from basic.encoders import _linen, _transformer
-from basic.ops import noise, patches, pooling
+from basic.ops import noise, pooling
+from basic.ops import positions as patches
 
 AXES: types.AxisTable = (
     ("stem/(kernel|convolution[1-9]/kernel|out/kernel)",

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from basic import paths, types
 from basic.gradient import _rows
-from basic.ops import host_rows, placement
+from basic.sharding import host_rows
+from basic.sharding import rows as placement
 
 
 def differentiate(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from basic import types
-from basic.ops import host_rows
+from basic.sharding import host_rows
 
 
 def keys(batch, rng):

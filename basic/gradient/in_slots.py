@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from basic import paths, types
 from basic.gradient import _passes, _rows
-from basic.ops import placement
+from basic.sharding import rows as placement
 
 
 def in_slots(

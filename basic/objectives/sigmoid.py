@@ -5,7 +5,8 @@ import math
 import jax.numpy as jnp
 
 from basic import types
-from basic.ops import normalize, reductions, similarity
+from basic.ops import normalize
+from basic.ops.pairwise import reductions, similarity
 
 
 def sigmoid(
@@ -38,7 +39,7 @@ def sigmoid(
     tile: side of the square of similarities that is alive at any time. None:
       1,024 on CPUs, 4,096 elsewhere.
     kernel: who makes and uses those similarities: "xla", or "pallas", a fused
-      kernel for GPUs in `ops/fused.py`, whose speed was not measured.
+      kernel for GPUs in `ops/pairwise/pallas_kernel.py`, whose speed was not measured.
 
   Returns:
     An objective over `Features.pooled`, which it normalises; value in nats per

@@ -1,12 +1,12 @@
-"""Turns gradients into updates (with step.py, the door to optax).
+"""Turns gradients into updates (with engine/step.py, the door to optax).
 
 One optimizer a file. Every factory returns an `Optimizer`: the transformation,
 and its learning rate as a function of the step so that it can be recorded. What
 decays, and at which rate a part learns, is said by patterns on parameter paths
 (see paths.py).
 
-Freezing is not said here: step.py splits the parameters first, so frozen ones
-never reach an optimizer and have no slots. The optimizer's state repeats the
+Freezing is not said here: engine/step.py splits the parameters first, so frozen
+ones never reach an optimizer and have no slots. The optimizer's state repeats the
 parameter paths, so the table that places a kernel places its moments too.
 """
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from basic import paths, schedules, types
-from basic.optim import _average
+from basic import paths, types
+from basic.optim import _average, schedules
 
 # Gains, offsets, positions and what an objective learns, but for the kernel of a
 # classifier: shrinking these does not make a function simpler, only another one.

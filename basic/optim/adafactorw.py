@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from basic import schedules, types
-from basic.optim import _average, _chain, _contributions, _factored
+from basic import types
+from basic.optim import _average, _chain, _contributions, _factored, schedules
 
 Momentum: TypeAlias = Literal["gradient", "update"]
 Accumulate: TypeAlias = Literal["before", "slots"]

@@ -6,8 +6,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import optax
 
-from basic import schedules
-from basic.optim import _chain
+from basic.optim import _chain, schedules
 
 
 def lamb(

@@ -5,8 +5,7 @@ from typing import Any
 
 import optax
 
-from basic import schedules
-from basic.optim import _chain
+from basic.optim import _chain, schedules
 
 
 def sgd(

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from basic import layout
+from basic.sharding import layout
 
 MOST = 4096  # Virtual ones: more take longer to make than to compile for.
 

@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from basic import build, layout, paths, settings, types
+from basic import paths, types
+from basic.experiment import build, settings
 from basic.planning import inputs, memory
+from basic.sharding import layout
 
 
 class Draft(NamedTuple):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from basic import feed
+from basic.experiment import input_pipeline as feed
 
 Settings = Mapping[str, Any]
 

@@ -7,7 +7,10 @@ from typing import Any
 
 import jax
 
-from basic import build, layout, paths, stored, types
+from basic import paths, types
+from basic.data import stored_embeddings as stored
+from basic.experiment import build
+from basic.sharding import layout
 
 
 def sharded(shapes: Any, shardings: Any) -> Any:

@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow_datasets
 from tensorflow_datasets.core import read_only_builder
 
-from basic import images, types
+from basic import types
+from basic.data import images
 from basic.sources import _stable
 
 

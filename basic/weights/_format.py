@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from basic import types, vocabulary
+from basic import types
+from basic.data import vocabulary
 
 Settings = Mapping[str, Any]
 

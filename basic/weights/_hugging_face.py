@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from basic import vocabulary
+from basic.data import vocabulary
 from basic.weights import _files, _format, _table
 
 ACTIVATIONS = {

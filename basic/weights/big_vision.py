@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from basic import paths, types, vocabulary
+from basic import paths, types
+from basic.data import vocabulary
 from basic.weights import _files, _format, _table
 
 Row = _table.Row

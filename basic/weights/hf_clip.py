@@ -6,7 +6,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from basic import paths, types, vocabulary
+from basic import paths, types
+from basic.data import vocabulary
 from basic.weights import _clip, _files, _format, _hugging_face, _table
 
 # What transformers assumes where a config.json is silent.

@@ -5,7 +5,8 @@ import os
 import pathlib
 from typing import Any
 
-from basic import paths, types, vocabulary
+from basic import paths, types
+from basic.data import vocabulary
 from basic.weights import _files, _format, _hugging_face, _table
 
 PIXELS = {"crop": "none", "method": "bicubic", **_format.PLAIN}

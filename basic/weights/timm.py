@@ -24,7 +24,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from basic import paths, types, vocabulary
+from basic import paths, types
+from basic.data import vocabulary
 from basic.weights import _files, _format, _table
 
 Row = _table.Row

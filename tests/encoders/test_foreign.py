@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from basic import model
 from basic.encoders import _transformer, text_transformer, vit
+from basic.engine import model
 
 TEXT = dict(vocab=20, length=6, width=8, depth=1, heads=2, dtype="float32")
 IDS = np.array([[5, 0, 7, 3, 9, 9], [3, 0, 0, 0, 0, 0]], np.int32)

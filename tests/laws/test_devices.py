@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from basic import gradient, layout, model, optim, paths, step, types
+from basic import gradient, optim, paths, types
 from basic.encoders import text_transformer, vit
+from basic.engine import model, step
 from basic.objectives import softmax
 from basic.planning import collectives
+from basic.sharding import layout
 
 ROWS, WIDTH, SIDE = 16, 8, 16
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from basic import schema
+from basic.experiment import schema
 
 # Settings of each objective, with as much switched on as it has; and, for the
 # edges, what its steepest use changes.

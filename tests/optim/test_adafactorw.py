@@ -6,7 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from basic import checkpoint, layout, optim, paths, types
+from basic import optim, paths, types
+from basic.engine import checkpoint
+from basic.sharding import layout
 
 PLAIN = dict(
     steps=1_000, peak=1., schedule="constant", decay=0., clip=None,

@@ -6,7 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from basic import optim, paths, schema, step, types
+from basic import optim, paths, types
+from basic.engine import step
+from basic.experiment import schema
 
 START = {"image": {"kernel": jnp.arange(6.).reshape(2, 3)},
          "text": {"bias": jnp.ones(2)}}

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from basic import layout
-from basic.ops import similarity
+from basic.ops.pairwise import similarity
 from basic.planning import collectives
+from basic.sharding import layout
 
 LOOP = """HloModule step, entry_computation_layout={(f32[4]{0})->f32[4]{0}}
 

@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from basic import gradient, layout, model
+from basic import gradient
 from basic.encoders import text_transformer, vit
+from basic.engine import model
 from basic.objectives import softmax
-from basic.ops import similarity
+from basic.ops.pairwise import similarity
 from basic.planning import flops
+from basic.sharding import layout
 
 
 def floats(*shape, dtype=jnp.float32):

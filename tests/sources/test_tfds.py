@@ -13,7 +13,8 @@ import tensorflow_datasets
 from PIL import Image
 from tensorflow_datasets.core import file_adapters
 
-from basic import captions, types
+from basic import types
+from basic.data import captions
 from basic.sources import tfds
 
 ROWS = 12

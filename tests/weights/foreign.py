@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from basic import model, paths
+from basic import paths
 from basic.encoders import clip_resnet, resnet, text_transformer, vit
+from basic.engine import model
 
 TEXTS = (
     "a red cat", "A photo of two dogs!", "it's 7 o'clock", "", "café  au lait",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from basic import images
+from basic.data import images
 from basic.weights import _format, hf_clip
 
 FORMAT = hf_clip.hf_clip()

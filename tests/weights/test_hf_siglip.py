@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from basic import images
+from basic.data import images
 from basic.weights import hf_siglip
 
 FORMAT = hf_siglip.hf_siglip()

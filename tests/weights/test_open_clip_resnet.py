@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import test_open_clip as clip
 
-from basic import initial, paths, types
+from basic import paths, types
+from basic.experiment import pretrained as initial
 from basic.weights import _files
 
 FORMAT = clip.FORMAT

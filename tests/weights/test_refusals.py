@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from basic import schema
+from basic.experiment import schema
 from basic.weights import (
     _clip,
     _clip_resnet,

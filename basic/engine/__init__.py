@@ -1,0 +1,1 @@
+"""What a run computes and saves: towers, one step, checkpoints."""

@@ -1,0 +1,344 @@
+"""Saves a run whole, and finds the newest whole one again (the Orbax door).
+
+Weights, optimizer, memory, random key and the position in the data are written
+together in the background, under a name that appears only when all is there.
+
+Orbax sees a missing file and not a flipped bit in an array, so a digest of the
+arrays travels with every step and is compared when the step is read. A step
+that fails is reported and the one before it is used.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from basic import paths, types
+from basic.engine import checksums as digests
+
+_log = logging.getLogger(__name__)
+_PATIENCE = 3  # saves that fail in a row before the run stops
+
+
+class Checkpoints:
+  """The checkpoints of one run, in one directory, one folder a step.
+
+  A save runs behind the training; at most one is under way. How it ended is
+  learned at the next save or at `close`: a save that failed is logged and the
+  run goes on, until three in a row have failed. All processes of a run call
+  the same methods in the same order.
+
+  Args:
+    directory: absolute path; made if missing.
+    every: steps between two saves; None opens the directory to read only, next
+      to a run that may be writing it.
+    keep: newest steps to keep, at least 1. With 2 there is one to fall back on.
+      Step 0, where it was saved, is kept besides.
+    keep_every: also keep the steps that this number divides; None keeps none.
+
+  Raises:
+    ValueError: if the directory is not absolute or a number is not positive.
+  """
+
+  def __init__(
+      self,
+      directory: str | os.PathLike[str],
+      *,
+      every: int | None,
+      keep: int = 2,
+      keep_every: int | None = None,
+  ):
+    self.directory, self.every = os.fspath(directory), every
+    if not os.path.isabs(self.directory) and "://" not in self.directory:
+      raise ValueError(
+          f"the checkpoint directory {self.directory!r} depends on where the "
+          f"program runs; give {os.path.abspath(self.directory)!r} instead"
+      )
+    for name, value in dict(every=every, keep=keep, keep_every=keep_every).items():
+      if value is not None and value < 1:
+        raise ValueError(f"{name} is {value}; give a number of at least 1")
+    self._manager = ocp.CheckpointManager(
+        self.directory, options=_options(every is None, keep, keep_every))
+    if every is not None:
+      self._remove_unfinished()
+    self._pending: int | None = None  # the step that is being written
+    self._saved: int | None = None  # the step on disk, as far as is known
+    self._damaged: set[int] = set()
+    self._failures: list[Exception] = []  # in a row
+
+  def __enter__(self) -> "Checkpoints":
+    return self
+
+  def __exit__(self, *exception: Any) -> None:
+    self.close()
+
+  def due(self, step: int) -> bool:
+    """Whether `every` divides a step; step 0 is nothing to save."""
+    return self.every is not None and step > 0 and step % self.every == 0
+
+  def latest(self) -> int | None:
+    """The newest step written, or under way; None if there is none."""
+    if self.every is None:
+      self._manager.reload()  # somebody else writes
+    return self._manager.latest_step()
+
+  def save(
+      self,
+      step: int,
+      state: types.TrainState,
+      position: Mapping[str, Any],
+      force: bool = False,
+  ) -> bool:
+    """Starts to write a state if it is due, and returns while that goes on.
+
+    The state may be donated as soon as this returns. Steps that are not older
+    than this one belong to a history that the run has left, by falling back on
+    an older step; they and damaged ones are renamed, not deleted.
+
+    Args:
+      step: steps taken so far, the name of the checkpoint.
+      state: what `step.update` returned.
+      position: where the data stands, as JSON can hold it.
+      force: save though it is not due; nothing happens twice.
+
+    Returns:
+      Whether a save was started. That it is on disk is known after `wait`.
+
+    Raises:
+      RuntimeError: if this is the third save in a row to fail.
+      TypeError: if JSON cannot hold the position: NumPy's numbers, say.
+      ValueError: if the directory was opened to read only.
+    """
+    if self.every is None:
+      raise ValueError(f"{self.directory} was opened to read only: give `every`")
+    if not (force or self.due(step)):
+      return False
+    self._settle()
+    if step == self._saved:
+      return False
+    leaves = _leaves(state)
+    sealed = digests.seal([dict(position), digests.digest(leaves)])
+    items = ocp.args.Composite(
+        state=ocp.args.StandardSave(paths.unflatten(leaves)),
+        integrity=ocp.args.JsonSave(sealed),
+    )
+    try:
+      self._rename_abandoned(step)
+      _together(lambda: self._manager.save(step, args=items, force=True))
+    except _BrokenError as error:
+      self._failed(step, error)
+      return False
+    self._pending = self._saved = step
+    return True
+
+  def restore(
+      self,
+      state_like: types.TrainState | Callable[[int], types.TrainState],
+      step: int | None = None,
+  ) -> tuple[types.TrainState, dict[str, Any]]:
+    """Reads the newest step that is whole, placed as the reader wants it.
+
+    Args:
+      state_like: arrays, or `ShapeDtypeStruct`s with a sharding; says shapes,
+        types and placement, which need not be that of the run that saved. Or
+        a function from the step to these, where steps differ in shape.
+      step: read this one and no other; None starts at the newest.
+
+    Returns:
+      (state, position): the state, bit by bit as saved; the position, as JSON
+      gives it back: tuples are lists and keys are strings.
+
+    Raises:
+      FileNotFoundError: if there is no checkpoint, or not that one.
+      ValueError: if the checkpoint is of another model, or none is whole.
+    """
+    self._settle()
+    known = sorted(self._manager.all_steps(), reverse=True)
+    candidates = known if step is None else [step]
+    if not known or not set(candidates) <= set(known):
+      raise FileNotFoundError(
+          f"{self.directory} holds the steps {known[::-1]}"
+          + ("" if step is None else f" and not {step}")
+      )
+    for candidate in candidates:
+      try:
+        like = state_like(candidate) if callable(state_like) else state_like
+        found = self._read(candidate, like)
+        self._saved = candidate
+        return found
+      except _BrokenError as error:
+        if isinstance(error.__cause__, (MemoryError, jax.errors.JaxRuntimeError)):
+          raise  # the machine's fault and not the file's
+        self._damaged.add(candidate)
+        _log.warning("Checkpoint %d is damaged: %s", candidate, error)
+    raise ValueError(
+        f"of the checkpoints {candidates} in {self.directory} none is whole; the "
+        "log says what was found. Nothing was deleted: give an older copy, or "
+        "an empty directory to begin anew"
+    )
+
+  def wait(self) -> None:
+    """Returns when the last save is on disk.
+
+    Raises:
+      RuntimeError: if it is not, and will not be.
+    """
+    self._settle()
+    if self._failures:
+      raise RuntimeError(
+          f"the last save in {self.directory} failed; the newest checkpoint is "
+          f"step {self.latest()}"
+      ) from self._failures[-1]
+
+  def close(self) -> None:
+    """Waits for the last save and lets go; raises as `wait` does."""
+    try:
+      self.wait()
+    finally:
+      self._manager.close()
+
+  def _remove_unfinished(self):
+    # Orbax can do this too, in a thread that nothing waits for: it may meet
+    # what a later object has begun to write.
+    if jax.process_index() == 0:
+      for unfinished in ocp.utils.tmp_checkpoints(self.directory):
+        _log.warning("%s was not finished: removed", unfinished.get())
+        unfinished.get().rmtree()
+
+  def _settle(self):
+    """Learns how the save under way ended."""
+    step, self._pending = self._pending, None
+    if step is None:
+      return
+    try:
+      _together(self._manager.wait_until_finished)
+    except _BrokenError as error:
+      self._failed(step, error)
+    else:
+      self._failures = []
+
+  def _failed(self, step, error):
+    self._failures.append(error)
+    self._saved = None
+    self._manager.reload()  # it had forgotten the steps that this one replaces
+    count = len(self._failures)
+    _log.warning(
+        "Checkpoint %d was not written (%d in a row): %s", step, count, error)
+    if count >= _PATIENCE:
+      raise RuntimeError(
+          f"{count} saves in a row have failed, the last at step {step}; make "
+          f"room in {self.directory} or mend it, and start again from step "
+          f"{self.latest()}"
+      ) from error
+
+  def _rename_abandoned(self, step):
+    """Clears the way for a step; what stands in it stays readable by hand."""
+    old = [
+        s for s in self._manager.all_steps() if s >= step or s in self._damaged]
+    if not old:
+      return
+    root = self._manager.directory
+
+    def rename():
+      for name in old if jax.process_index() == 0 else ():
+        number = sum(1 for _ in root.glob(f"{name}.abandoned-*"))
+        (root / str(name)).rename(root / f"{name}.abandoned-{number}")
+
+    _together(rename)
+    _log.warning(
+        "The steps %s are not of this run's past: renamed *.abandoned-*", old)
+    self._damaged.clear()
+    self._manager.reload()
+
+  def _read(self, step, state_like):
+    """(state, position) of one step; `_BrokenError` if it is not whole."""
+    position, table = _together(
+        lambda: digests.unseal(self._item(step, integrity=ocp.args.JsonRestore())))
+    wanted = _leaves(state_like)
+    unlike = digests.difference(table, wanted)
+    if unlike:
+      raise ValueError(
+          f"checkpoint {step} is of another model or optimizer: {unlike}. Resume "
+          "with the configuration that wrote it, or in an empty directory"
+      )
+    tree = paths.unflatten({path: _placed(path, x) for path, x in wanted.items()})
+    leaves = paths.flatten(_together(
+        lambda: self._item(step, state=ocp.args.StandardRestore(tree))))
+    unlike = digests.difference(table, leaves)
+    if unlike:
+      raise _BrokenError(f"what was read is not what is recorded: {unlike}")
+    wrong, skipped = digests.compare(leaves, table)
+    if skipped:
+      _log.warning(
+          "Checkpoint %d: %d pieces lie across processes as they are placed now, "
+          "and were not compared with their digests", step, skipped)
+    if wrong:
+      raise _BrokenError(
+          f"{len(wrong)} arrays are not what was saved, first {wrong[0]}")
+    found = [leaves[path] for path in wanted]
+    return jax.tree.unflatten(jax.tree.structure(state_like), found), position
+
+  def _item(self, step, **item):
+    """What one item of a step holds."""
+    restored = self._manager.restore(step, args=ocp.args.Composite(**item))
+    (name,) = item
+    return restored[name]
+
+
+class _BrokenError(Exception):
+  """Some process could not read, or write, its part."""
+
+
+def _together(call: Callable[[], Any]) -> Any:
+  """Calls on all processes; all go on, or all raise `_BrokenError`."""
+  result, error = None, None
+  try:
+    result = call()
+  except Exception as caught:
+    error = caught
+  failed = int(digests.total([error is not None])[0])
+  if failed:
+    # tensorstore adds pages of settings to a sentence
+    said = f"{type(error).__name__}: {error}"[:400] if error else "not in this one"
+    raise _BrokenError(
+        f"{said} (in {failed} of {jax.process_count()} processes)") from error
+  return result
+
+
+def _options(read_only, keep, keep_every):
+  if read_only:
+    return ocp.CheckpointManagerOptions(read_only=True, create=False)
+  policies = ocp.checkpoint_managers
+  kept = [policies.LatestN(keep), policies.CustomSteps([0])]
+  if keep_every is not None:
+    kept.append(policies.EveryNSteps(keep_every))
+  return ocp.CheckpointManagerOptions(
+      # Made behind the run, a folder that cannot be made is waited for in vain
+      # for five minutes.
+      async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+      preservation_policy=policies.AnyPreservationPolicy(kept),
+  )
+
+
+def _leaves(tree):
+  """Leaves by path: "opt_state/1/mu/image/stem/kernel"."""
+  return {
+      jax.tree_util.keystr(keys, simple=True, separator="/"): leaf
+      for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+  }
+
+
+def _placed(path, leaf):
+  """The shape, type and sharding in which a leaf is to be read."""
+  if getattr(leaf, "sharding", None) is None:
+    raise ValueError(
+        f"{path} does not say where it shall lie; give arrays, or "
+        "ShapeDtypeStructs with a sharding"
+    )
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+__all__ = ["Checkpoints"]

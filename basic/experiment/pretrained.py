@@ -1,0 +1,167 @@
+"""The first state of a run: drawn at random, or begun from foreign weights."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from basic import paths, types
+from basic.data import vocabulary
+from basic.experiment import schema
+from basic.ops import positions as patches
+
+# Sizes show in the shapes of parameters, and are compared there.
+_SIZES = (
+    "width", "depth", "depths", "heads", "features", "mlp", "patch", "vocab",
+    "length",
+)
+
+_WORDS = "text/encoder/vocabulary"
+_log = logging.getLogger(__name__)
+
+
+def begin(
+    state: types.TrainState, config: Mapping[str, Any]
+) -> types.TrainState:
+  """The state of step 0, with the weights that the configuration names.
+
+  Places learned on another grid of patches are resized to this one. What the
+  weights do not have stays as it was drawn, and is named in the log.
+
+  Args:
+    state: fresh, of the first stage.
+    config: complete, of that stage.
+
+  Returns:
+    The state, parameters replaced and placed as they were.
+
+  Raises:
+    ValueError: if the weights are for other towers, with the list of what
+      differs, or hold numbers that are not finite.
+    FileNotFoundError: if they are not where the configuration says.
+  """
+  how = config.get("weights")
+  if how is None:
+    return state
+  weights = schema.plugin("weights", how["name"])().read(how["path"])
+  wanted = paths.any_of(how["paths"])
+  theirs = {
+      path: leaf for path, leaf in paths.flatten(weights.params).items()
+      if wanted(path)
+  }
+  ours = paths.flatten(state.params)
+  strange = [path for path, x in theirs.items() if not np.isfinite(x).all()]
+  if strange:
+    raise ValueError(
+        f"the weights at {how['path']} hold numbers that are not finite, in "
+        f"{strange[:4]}: the file is damaged, or of a run that diverged."
+    )
+  faults = [
+      *_other_settings(config, weights.settings, theirs),
+      *_other_shapes(ours, theirs),
+  ]
+  if faults:
+    raise ValueError("\n  ".join([
+        f"the weights at {how['path']} are not for these towers:", *faults,
+        "change these settings, or narrow weights.paths.",
+    ]))
+  if other := _other_pixels(config, weights.settings, theirs):
+    _log.warning(
+        "the weights at %s saw other images than this run shows them: %s",
+        how["path"], "; ".join(other),
+    )
+  rest = sorted(ours.keys() - theirs.keys())
+  _log.info(
+      "%d parameters begin from %s, %d as they were drawn: %s",
+      len(theirs), how["path"], len(rest), rest,
+  )
+  params = {
+      path: _placed(theirs[path], leaf) if path in theirs else leaf
+      for path, leaf in ours.items()
+  }
+  return types.TrainState(
+      state.step, paths.unflatten(params), state.opt_state, state.memory,
+      state.rng,
+  )
+
+
+def words(config: Mapping[str, Any]) -> vocabulary.Vocabulary | None:
+  """The vocabulary of the text tower that a run begins from, if there is one.
+
+  Args:
+    config: complete, of a stage.
+
+  Returns:
+    A vocabulary; None where the text tower is not taken from weights.
+
+  Raises:
+    ValueError: if it is, and they hold no vocabulary.
+  """
+  how = config.get("weights")
+  if how is None or not paths.any_of(how["paths"])(_WORDS):
+    return None
+  weights = schema.plugin("weights", how["name"])().read(how["path"])
+  if _WORDS not in paths.flatten(weights.params):
+    return None
+  if weights.vocabulary is None:
+    raise ValueError(
+        f"the weights at {how['path']} have a text tower and no vocabulary, and "
+        "ids of another one would stand for other words. Name theirs by "
+        "tokenizer.model: a tokenizer.json, or a SentencePiece model with its "
+        f"{vocabulary.SETTINGS} beside it. Or leave the tower out, as by "
+        "weights.paths=('image/.*',)."
+    )
+  return weights.vocabulary
+
+
+def _other_settings(config, settings, theirs) -> list[str]:
+  """What changes the meaning of parameters without changing their shapes."""
+  towers = {path.split("/")[0] for path in theirs} & {"image", "text"}
+  return [
+      f"{tower}.{key} is {config[tower].get(key)!r}, the weights need {value!r}"
+      for tower in sorted(towers) if config[tower] is not None
+      for key, value in settings[tower].items()
+      if key not in _SIZES and config[tower].get(key) != value
+  ]
+
+
+def _other_pixels(config, settings, theirs) -> list[str]:
+  """What scales images otherwise, where evaluations see them.
+
+  A random crop is noise of training alone, and becomes a middle there.
+  """
+  augment, wanted = config["augment"], settings.get("augment", {})
+  taken = any(path.startswith("image/") for path in theirs)
+  if not taken or augment["size"] is None:  # Then nothing is scaled.
+    return []
+  crop = "none" if augment["crop"] == "none" else "center"
+  found = {"crop": crop, "method": augment["method"]}
+  return [
+      f"augment.{key} is {augment[key]!r}, theirs is {wanted[key]!r}"
+      for key, value in found.items() if wanted.get(key, value) != value
+  ]
+
+
+def _other_shapes(ours, theirs) -> list[str]:
+  return [
+      f"{path} is {list(ours[path].shape)} here, {list(leaf.shape)} there"
+      if path in ours else f"{path} {list(leaf.shape)} has no place here"
+      for path, leaf in theirs.items()
+      if path not in ours or not _fits(path, leaf, ours[path])
+  ]
+
+
+def _fits(path: str, theirs: Any, ours: Any) -> bool:
+  """Whether it has our shape, or is a grid of places of our width."""
+  grid = path.endswith("/positions") and theirs.ndim == ours.ndim == 3
+  return theirs.shape == ours.shape or (
+      grid and theirs.shape[2] == ours.shape[2])
+
+
+def _placed(theirs: np.ndarray, ours: jax.Array) -> jax.Array:
+  """Their parameter in the shape, type and place of ours."""
+  if theirs.shape != ours.shape:
+    theirs = patches.resize(jax.numpy.asarray(theirs), *ours.shape[:2])
+  return jax.device_put(np.asarray(theirs, ours.dtype), ours.sharding)

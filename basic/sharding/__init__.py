@@ -1,0 +1,1 @@
+"""Which device holds what, and how rows stay where they are."""

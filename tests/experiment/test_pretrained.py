@@ -1,0 +1,223 @@
+"""Foreign weights bring their words and say how they saw images."""
+
+import io
+import json
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sentencepiece
+import tiny
+
+from basic import interpolate, paths, report, train, types
+from basic.data import tokenizer, vocabulary
+from basic.engine import checkpoint
+from basic.experiment import (
+  build,
+  restore,
+  schema,
+  settings,
+)
+from basic.experiment import (
+  input_pipeline as feed,
+)
+from basic.experiment import (
+  pretrained as initial,
+)
+from basic.weights import _format
+
+CAPTIONS = ["a red cat on a mat", "two blue dogs, running", "the brown fox"] * 3
+TEXTS = ["A red CAT.", "two dogs", ""]
+LENGTH = 9
+SEEN = {"size": 8, "crop": "center", "method": "bicubic"}
+
+
+def needs_tokenizers():
+  pytest.importorskip(
+      "tokenizers", reason="the tokenizers library is not installed")
+
+
+def words():
+  """A vocabulary of others."""
+  needs_tokenizers()
+  model = tokenizer.train(CAPTIONS, vocab=60)
+  return vocabulary.from_sentencepiece(model, LENGTH, pad="<pad>", end="</s>")
+
+
+def siglip():
+  """A SentencePiece model whose ids are T5's: pad 0, end 1, unknown 2."""
+  needs_tokenizers()
+  written = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(CAPTIONS), model_writer=written, vocab_size=40,
+      model_type="unigram", hard_vocab_limit=False, pad_id=0, eos_id=1,
+      unk_id=2, bos_id=-1, minloglevel=2)
+  return written.getvalue()
+
+
+@pytest.fixture
+def weights(monkeypatch):
+  """Weights of a format of our own; their fields may be changed."""
+  found = {
+      "settings": {"image": {}, "text": {}, "augment": SEEN},
+      "params": {
+          "image": {"encoder": {"kernel": np.ones(2, np.float32)}},
+          "text": {"encoder": {"vocabulary": np.ones((60, 2), np.float32)}},
+      },
+      "vocabulary": None,
+      "preprocessing": {},
+  }
+  kind = _format.Format(lambda path: _format.Weights(**found), lambda *x: None)
+  plugin = schema.plugin
+  monkeypatch.setattr(
+      schema, "plugin", lambda folder, name:
+      (lambda: kind) if folder == "weights" else plugin(folder, name))
+  return found
+
+
+def config(model=None, taken=(".*",), **changes):
+  return {
+      "text": {"vocab": 60, "length": LENGTH}, "image": {}, "seed": 0,
+      "tokenizer": {"model": model, "captions": 30}, "captions": None,
+      "source": dict(name="digits", canvas=24, length=64),
+      "augment": {"size": None, "crop": "none", "method": "area"},
+      "weights": {"name": "x", "path": "there", "paths": taken}, **changes,
+  }
+
+
+def test_weights_that_are_not_finite_are_refused(weights):
+  bad = np.array([1, np.nan], np.float32)
+  weights["params"]["image"]["encoder"]["kernel"] = bad
+  ours = {"image": {"encoder": {"kernel": np.ones(2, np.float32)}}}
+  state = types.TrainState(0, ours, (), (), None)
+  with pytest.raises(ValueError, match=r"not finite, in \['image/encoder/kern"):
+    initial.begin(state, config(taken=("image/.*",)))
+
+
+def test_a_text_tower_without_its_vocabulary_is_refused(weights, tmp_path):
+  with pytest.raises(ValueError, match=r"no vocabulary.*tokenizer\.model"):
+    feed.words([config()], tmp_path)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("without", ["path", "tower"])
+def test_a_text_tower_of_ones_own_learns_its_words(weights, tmp_path, without):
+  if without == "tower":
+    del weights["params"]["text"]
+  taken = ("image/.*",) if without == "path" else (".*",)
+  assert isinstance(
+      feed.words([config(taken=taken)], tmp_path), tokenizer.Tokenizer)
+
+
+def test_the_words_of_the_weights_are_kept_with_the_run(weights, tmp_path):
+  weights["vocabulary"] = words()
+  (tmp_path / tokenizer.FILE).write_bytes(b"left from a start that failed")
+  first = feed.words([config()], tmp_path)
+  assert not (tmp_path / tokenizer.FILE).exists()
+  (tmp_path / "config.json").write_text("{}")
+  weights["vocabulary"] = None  # Needed at the start alone.
+  again = feed.words([config()], tmp_path)
+  np.testing.assert_array_equal(again.batch(TEXTS), first.batch(TEXTS))
+  np.testing.assert_array_equal(again.batch(TEXTS), words().batch(TEXTS))
+
+
+def test_more_words_than_rows_are_refused(weights, tmp_path):
+  weights["vocabulary"] = words()
+  few = config(text={"vocab": 20, "length": LENGTH})
+  with pytest.raises(ValueError, match=r"pieces and text\.vocab is 20"):
+    feed.words([few], tmp_path)
+
+
+def test_a_tokenizer_json_can_be_given(weights, tmp_path):
+  (tmp_path / "theirs").mkdir()
+  file = tmp_path / "theirs" / "tokenizer.json"
+  file.write_bytes(words().content)
+  found = feed.words([config(str(file))], tmp_path / "run")
+  np.testing.assert_array_equal(found.batch(TEXTS), words().batch(TEXTS))
+  assert (tmp_path / "run" / "tokenizer.json").exists()
+
+
+def test_a_sentencepiece_model_of_others_can_be_given(weights, tmp_path):
+  file = tmp_path / "spiece.model"
+  file.write_bytes(siglip())
+  with pytest.raises(ValueError, match=r"rows are filled up.*pad_token"):
+    feed.words([config(str(file))], tmp_path / "run")
+  (tmp_path / "tokenizer_config.json").write_text(json.dumps(
+      {"pad_token": "</s>", "tokenizer_class": "SiglipTokenizer"}))
+  found = feed.words([config(str(file))], tmp_path / "run")
+  pieces = sentencepiece.SentencePieceProcessor(model_proto=siglip())
+  for text, clean in zip(TEXTS, ["a red cat", "two dogs", ""], strict=True):
+    ids = [*pieces.encode(clean), 1][:LENGTH]
+    assert found(text).tolist() == ids + [1] * (LENGTH - len(ids))
+
+
+def test_what_is_no_vocabulary_is_refused(weights, tmp_path):
+  (tmp_path / "a.model").write_bytes(b"nonsense")
+  with pytest.raises(ValueError, match="not a SentencePiece model"):
+    feed.words([config(str(tmp_path / "a.model"))], tmp_path / "run")
+
+
+def test_a_model_that_ends_no_text_is_refused(weights, tmp_path):
+  written = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(CAPTIONS), model_writer=written, vocab_size=40,
+      hard_vocab_limit=False, eos_id=-1, minloglevel=2)
+  (tmp_path / "a.model").write_bytes(written.getvalue())
+  (tmp_path / "tokenizer_config.json").write_text('{"pad_token": "<s>"}')
+  with pytest.raises(ValueError, match="no piece that ends a text"):
+    feed.words([config(str(tmp_path / "a.model"))], tmp_path / "run")
+
+
+@pytest.mark.parametrize(("augment", "said"), [
+    (dict(size=8, crop="none", method="area"),
+     "augment.crop is 'none', theirs is 'center'; "
+     "augment.method is 'area', theirs is 'bicubic'"),
+    (dict(size=8, crop="random", method="bilinear"),
+     "augment.method is 'bilinear', theirs is 'bicubic'"),
+    (dict(size=16, crop="random", method="bicubic"), None),
+    (dict(size=None, crop="none", method="area"), None),
+])
+def test_images_scaled_otherwise_are_named(weights, caplog, augment, said):
+  state = types.TrainState(
+      jnp.int32(0), {"image": {"encoder": {"kernel": jnp.zeros(2)}}}, (), (),
+      None)
+  how = config(taken=("image/.*",), augment=augment)
+  with caplog.at_level(logging.WARNING):
+    begun = initial.begin(state, how)
+  np.testing.assert_array_equal(begun.params["image"]["encoder"]["kernel"], 1)
+  found = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+  assert len(found) == (said is not None)
+  assert said is None or found[0].endswith(said)
+
+
+def test_what_a_run_begins_from_is_one_end_of_a_line(
+    monkeypatch, weights, tmp_path
+):
+  tiny.install(monkeypatch)
+  monkeypatch.setattr(report, "samples", lambda *args: None)
+  monkeypatch.setattr(report, "write", lambda folder, samples: folder)
+  how = tiny.config(
+      steps=3, checkpoint=dict(every=1, keep=1), evals=None,
+      image=dict(name="toy"), text=dict(name="toy"),
+      gradient=dict(name="direct"), optimizer=dict(name="sgd", peak=1e-2),
+      weights=dict(name="x", path="there", paths=("image/.*",)))
+  shapes = jax.eval_shape(
+      build.run(settings.complete(how), tmp_path / "shapes")[0].fresh).params
+  draw = np.random.default_rng(0)
+  weights["params"] = {"image": jax.tree.map(
+      lambda x: draw.normal(size=x.shape).astype(np.float32),
+      shapes["image"])}
+  with pytest.MonkeyPatch.context() as patch:
+    tiny.kill(patch, "step", 1)
+    with pytest.raises(tiny.Killed):
+      train.train(how, tmp_path / "run")
+  train.train(how, tmp_path / "run")
+  folder = str(tmp_path / "run" / restore.FOLDER)
+  with checkpoint.Checkpoints(folder, every=None) as kept:
+    assert kept.latest() == 3
+  first = tiny.parameters(tmp_path / "run", 0)
+  for path, leaf in paths.flatten(weights["params"]).items():
+    np.testing.assert_array_equal(first[path], leaf, err_msg=path)
+  assert interpolate.interpolate(tmp_path / "run", 0, (0.5,))[0] == 3
