@@ -9,10 +9,9 @@ import os
 
 from absl import app, flags
 
-from basic import cli as exits
-from basic import optim
+from basic import cli, optim
 from basic.experiment import restore
-from basic.recording import recorder as record
+from basic.recording import recorder
 
 
 def evaluate(
@@ -42,12 +41,12 @@ def evaluate(
 def main(arguments: list[str]) -> None:
   """Evaluates, and prints a table, or one JSON object."""
   del arguments
-  with exits.sentences():
+  with cli.sentences():
     step, found = evaluate(flags.FLAGS.workdir, flags.FLAGS.step)
   if flags.FLAGS.json:
     print(json.dumps({"step": step, **found}))
   else:
-    print(f"step {step}\n{record.table(found)}")
+    print(f"step {step}\n{recorder.table(found)}")
 
 
 if __name__ == "__main__":

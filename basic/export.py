@@ -19,10 +19,11 @@ import numpy as np
 from absl import app, flags, logging
 from jax import export as jax_export
 
-from basic import interpolate, optim, types
+from basic import optim, types
 from basic.data import tokenizer, vocabulary
 from basic.experiment import build, restore, schema
 from basic.ops import normalize
+from basic.optim import interpolation
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -45,7 +46,7 @@ def export(
     kind: "stablehlo", or the name of a format in weights/.
     out: folder to write; made if it is not there.
     step: the checkpoint; None: the newest.
-    start: write the weights between this checkpoint and `step` (interpolate.py)
+    start: write the weights between this checkpoint and `step` (optim/interpolation.py)
       rather than those of `step`; None: do not.
     mix: where between, from 0 at `start` to 1 at `step`.
 
@@ -64,7 +65,7 @@ def export(
   params = optim.judged(state)
   if start is not None:
     _, first = restore.load(workdir, start)
-    params = interpolate.mixed(optim.judged(first), params, mix)
+    params = interpolation.interpolate(optim.judged(first), params, mix)
   params = jax.tree.map(np.asarray, params)
   folder = pathlib.Path(out)
   if kind == "stablehlo":

@@ -12,53 +12,11 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from absl import app, flags
-from jaxtyping import Array, Float
 
-from basic import cli as exits
-from basic import optim, paths, types
+from basic import cli, optim
 from basic.experiment import restore
-from basic.recording import recorder as record
-
-
-def mixed(
-    start: types.Params, end: types.Params, mix: float | Float[Array, ""]
-) -> types.Params:
-  """The weights on the line between two.
-
-      theta = (1 - a) theta_start + a theta_end
-
-  Args:
-    start: where a = 0. Parameters that `end` does not have are left out.
-    end: where a = 1. Parameters that `start` does not have, or has in another
-      shape, are taken as they are.
-    mix: a, usually in [0, 1].
-
-  Returns:
-    Parameters of the structure, types and places of `end`; mixed in float32 or
-    wider.
-
-  References:
-    Wortsman et al., Robust fine-tuning of zero-shot models, 2021, section 3.
-    https://arxiv.org/abs/2109.01903
-
-  Example:
-    >>> one, two = {"w": jnp.zeros(2)}, {"w": jnp.ones(2)}
-    >>> print(mixed(one, two, 0.25)["w"])
-    [0.25 0.25]
-  """
-  known = paths.flatten(start)
-
-  def between(path, there):
-    here = known.get(path)
-    if here is None or here.shape != there.shape:
-      return there
-    wide = jnp.promote_types(there.dtype, jnp.float32)
-    found = (1 - mix) * here.astype(wide) + mix * there.astype(wide)
-    return found.astype(there.dtype)
-
-  return paths.unflatten(
-      {path: between(path, leaf) for path, leaf in paths.flatten(end).items()}
-  )
+from basic.optim import interpolation
+from basic.recording import recorder
 
 
 def interpolate(
@@ -87,7 +45,7 @@ def interpolate(
   found: dict[float, dict[str, float]] = {}
   with stage.layout.context():
     placed = stage.layout.place({"params": params})["params"]
-    mix = jax.jit(mixed, out_shardings=placed)
+    mix = jax.jit(interpolation.interpolate, out_shardings=placed)
     for a in mixes:
       theta = mix(first, params, jnp.float32(a))
       found[a] = {
@@ -100,7 +58,7 @@ def interpolate(
 
 def _table(found: dict[float, dict[str, float]]) -> str:
   return "\n".join(
-      f"a = {a:g}\n{record.table(metrics)}" for a, metrics in found.items()
+      f"a = {a:g}\n{recorder.table(metrics)}" for a, metrics in found.items()
   )
 
 
@@ -108,7 +66,7 @@ def main(arguments: list[str]) -> None:
   """Judges the mixes, and prints a table of each, or one JSON object."""
   del arguments
   given = flags.FLAGS
-  with exits.sentences():
+  with cli.sentences():
     step, found = interpolate(
         given.workdir, given.start, [float(a) for a in given.mix], given.step
     )

@@ -18,14 +18,12 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from basic import cli as exits
-from basic import optim, report, types
+from basic import cli, optim, types
 from basic.data import pipeline
 from basic.engine import checkpoint, step
 from basic.experiment import build, restore, settings
-from basic.recording import in_flight as flight
-from basic.recording import manifest
-from basic.recording import recorder as record
+from basic.pages import report
+from basic.recording import in_flight, manifest, recorder
 from basic.sharding import layout
 
 
@@ -85,7 +83,7 @@ class _Run(NamedTuple):
   """What the stages of a run share; `asked` names the signals that came."""
 
   checkpoints: checkpoint.Checkpoints
-  recorder: record.Recorder
+  record: recorder.Recorder
   asked: list[str]
   end: int
 
@@ -97,49 +95,52 @@ def _train(stages, config, workdir):
       folder / restore.FOLDER, **config["checkpoint"]
   ) as checkpoints:
     state, position = restore.resume(stages, checkpoints)
-    with record.Recorder(
+    with recorder.Recorder(
         workdir, total=end, batch_size=stages[0].batch_size,
         start=int(state.step), tensorboard=config["record"]["tensorboard"],
         wandb=config["record"]["wandb"],
-    ) as recorder:
-      with exits.requests() as asked:
-        run = _Run(checkpoints, recorder, asked, end)
+    ) as record:
+      with cli.requests() as asked:
+        run = _Run(checkpoints, record, asked, end)
         for stage in stages:
           if int(state.step) < stage.end:
             state, position = _stage(run, stage, enter(stage, state), position)
       # A run that had ended is judged again, and not written down again.
-      known = {k for row in record.read(workdir) if row["step"] == end for k in row}
-      recorder.show(_judge(stages[-1].evals, end, state, recorder, known))
+      known = {k for row in recorder.read(workdir) if row["step"] == end for k in row}
+      record.show(_judge(stages[-1].evals, end, state, record, known))
   return state
 
 
 def _stage(run, stage, state, position):
   """Steps from where the state stands to the end of its stage."""
-  run.recorder.resize(stage.batch_size)
+  run.record.resize(stage.batch_size)
   stage.store(state.params)
   first = int(state.step) + 1
   with stage.stream(position.get("examples_seen", 0)) as stream:
-    flying = flight.Flight(
-        stage, stream, run.recorder, run.checkpoints.latest,
-        position.get("unreadable", {}),
+    flying = in_flight.Flight(
+        end=stage.end, every=stage.config["record"]["every"],
+        batch_size=stage.batch_size,
+        rate=lambda n: stage.rate(n - 1 - stage.rate_start),
+        stream=stream, record=run.record, good=run.checkpoints.latest,
+        unreadable=position.get("unreadable", {}),
     )
     if first == 1 and stage.config["weights"] is not None:
       position = _save(run, flying, 0, state, stream)  # For `interpolate`.
     for n in range(first, stage.end + 1):
       state, metrics = stage.update(state, stage.layout.shard(next(stream)))
       flying.add(n, metrics)
-      run.recorder.progress(n)
+      run.record.progress(n)
       stop = bool(run.asked) and n < run.end
       # Evaluating comes before saving, and both see the new parameters.
       if due := _due(stage, n, run.end):
         flying.land()
-        _judge(due, n, state, run.recorder)
+        _judge(due, n, state, run.record)
       if run.checkpoints.due(n) or n == stage.end or stop:
         position = _save(run, flying, n, state, stream)
       elif flying.full():
         flying.land()
       if stop:
-        raise exits.Stopped(
+        raise cli.Stopped(
             f"{run.asked[0]}: stopped after step {n} of {run.end} and saved "
             "it; the same command goes on from there."
         )
@@ -150,7 +151,7 @@ def _save(run, flying, n, state, stream):
   """Weights and data position together; returns the position."""
   flying.land()
   flying.check(n, state.params)  # A state that is not finite is never saved.
-  run.recorder.sync()
+  run.record.sync()
   position = pipeline.position_record(stream)
   position["unreadable"] = flying.unreadable()
   run.checkpoints.save(n, state, position, force=True)
@@ -162,7 +163,7 @@ def _due(stage, n, end):
   return [e for e in stage.evals if e.every and n % e.every == 0 and n < end]
 
 
-def _judge(evaluations, n, state, recorder, known=frozenset()):
+def _judge(evaluations, n, state, record, known=frozenset()):
   """Evaluates, records what the record does not know, and returns it all."""
   found = {}
   for evaluation in evaluations:
@@ -171,9 +172,9 @@ def _judge(evaluations, n, state, recorder, known=frozenset()):
         for name, value in evaluation.run(optim.judged(state)).items()
     }
     if unknown := {k: x for k, x in metrics.items() if k not in known}:
-      recorder.write(n, unknown)
+      record.write(n, unknown)
     found |= metrics
-  recorder.rate()  # The time this took is not training's.
+  record.rate()  # The time this took is not training's.
   return found
 
 
@@ -197,7 +198,7 @@ def _parse(arguments: list[str]) -> list[str]:
 def main(arguments: list[str]) -> None:
   """Trains, and prints where the report is."""
   del arguments
-  with exits.sentences():
+  with cli.sentences():
     if flags.FLAGS.distributed:
       layout.join()
     page = train(flags.FLAGS.config.to_dict(), flags.FLAGS.workdir)

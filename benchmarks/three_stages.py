@@ -20,7 +20,7 @@ import sys
 import time
 
 from basic.planning import draft, flops
-from basic.recording import recorder as record
+from basic.recording import recorder
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "basic_toy.py"
@@ -78,7 +78,7 @@ def judged(workdir, step):
 
 def evaluations(workdir, step):
   """What was recorded at a step, as one row: evaluations may be several."""
-  rows = [row for row in record.read(workdir) if row["step"] == step]
+  rows = [row for row in recorder.read(workdir) if row["step"] == step]
   return [{key: x for row in rows for key, x in row.items()}]
 
 

@@ -9,8 +9,7 @@ import pathlib
 
 import numpy as np
 
-from basic.experiment import build, schema, settings
-from basic.experiment import input_pipeline as feed
+from basic.experiment import build, input_pipeline, schema, settings
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAMES = sorted(
@@ -128,7 +127,7 @@ def programs(config, mesh):
   """What each stage computes, at full size, without its data."""
   for stage in build.stage_configs(at_hand(config)):
     text = stage["text"]
-    shapes = feed.batch_shapes(
+    shapes = input_pipeline.batch_shapes(
         stage, None if text is None else tokenize(text["length"])
     )
     yield build.program(stage, mesh, shapes, steps=stage["steps"])

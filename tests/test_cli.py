@@ -6,11 +6,11 @@ import threading
 import jax
 import pytest
 
-from basic import cli as exits
+from basic import cli
 
 
 def ended(error):
-  with pytest.raises(SystemExit) as end, exits.sentences():
+  with pytest.raises(SystemExit) as end, cli.sentences():
     raise error
   return end.value.code
 
@@ -32,12 +32,12 @@ def test_notes_are_part_of_the_sentence():
 
 def test_a_mistake_of_the_program_keeps_its_traceback():
   for error in (TypeError("none"), KeyError("x"), jax.errors.JaxRuntimeError("")):
-    with pytest.raises(type(error)), exits.sentences():
+    with pytest.raises(type(error)), cli.sentences():
       raise error
 
 
 def test_a_stop_has_a_status_of_its_own(capsys):
-  assert ended(exits.Stopped("stopped after step 7")) == 42
+  assert ended(cli.Stopped("stopped after step 7")) == 42
   assert capsys.readouterr().err == "stopped after step 7\n"
 
 
@@ -45,7 +45,7 @@ def test_the_second_request_does_not_wait():
   # Programs that a shell starts in the background ignore Ctrl-C.
   before = signal.signal(signal.SIGINT, signal.default_int_handler)
   try:
-    with exits.requests() as asked:
+    with cli.requests() as asked:
       assert asked == []
       signal.raise_signal(signal.SIGINT)
       assert asked == ["SIGINT"]
@@ -57,7 +57,7 @@ def test_the_second_request_does_not_wait():
 
 def test_signals_mean_afterwards_what_they_meant_before():
   before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
-  with exits.requests():
+  with cli.requests():
     inside = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
     assert set(inside).isdisjoint(before)
   assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
@@ -67,7 +67,7 @@ def test_a_thread_and_a_cluster_leave_signals_alone(monkeypatch):
   before = signal.getsignal(signal.SIGTERM)
 
   def look():
-    with exits.requests():
+    with cli.requests():
       found.append(signal.getsignal(signal.SIGTERM))
 
   found = []

@@ -16,12 +16,10 @@ from basic.data import images, tokenizer
 from basic.engine import checkpoint
 from basic.experiment import (
   build,
+  pretrained,
   restore,
   schema,
   settings,
-)
-from basic.experiment import (
-  pretrained as initial,
 )
 from basic.ops import normalize
 
@@ -234,7 +232,7 @@ def test_places_of_another_resolution_are_resized(exported, tmp_path):
       weights=dict(name="hf_clip", path=str(exported), paths=("image/.*",))))
   stage = build.run(whole, tmp_path)[0]
   fresh = stage.fresh()
-  state = initial.begin(fresh, stage.config)
+  state = pretrained.begin(fresh, stage.config)
   assert state.params["image"]["encoder"]["positions"].shape == (4, 4, 12)
   for path, leaf in paths.flatten(state.params).items():
     old = paths.flatten(fresh.params)[path]
@@ -261,7 +259,7 @@ def test_weights_for_other_towers_are_refused(
   stage = build.run(settings.complete(wanted), tmp_path)[0]
   shapes = jax.eval_shape(stage.fresh)  # refused before anything is made
   with pytest.raises(ValueError, match=said):
-    initial.begin(shapes, stage.config)
+    pretrained.begin(shapes, stage.config)
 
 
 def test_an_unknown_format_of_weights_is_refused_before_anything_runs():

@@ -20,12 +20,10 @@ LAYERS = (
     ("ops", "__init__"),
     ("sharding", "data", "optim"),
     ("encoders", "objectives", "sources", "evals", "weights", "gradient"),
-    ("engine",),
+    ("engine", "recording"),
     ("experiment",),
-    ("recording",),
     ("planning", "pages"),
-    ("report", "interpolate"),
-    ("train", "evaluate", "plan", "export"),
+    ("train", "evaluate", "plan", "report", "export", "interpolate"),
 )
 
 # In these folders each file stands alone, but for the folder's `_private.py`.
@@ -305,7 +303,7 @@ def test_the_walk_reaches_modules_and_folders():
         ("basic/engine/step.py", "from jax.sharding import Mesh\n", "sharding"),
         ("basic/engine/step.py", "import jax as j\nm = j.make_mesh((1,), ('a',))\n",
          "jax.make_mesh"),
-        ("basic/sharding/rows.py", "import jax.distributed\n", "layout"),
+        ("basic/sharding/row_sharding.py", "import jax.distributed\n", "layout"),
         ("basic/gradient/cached.py", "import optax\n", "optim"),
         ("basic/engine/model.py", "import tensorflow_datasets as tfds\n", "data"),
         ("basic/weights/timm.py", "from PIL import Image\n", "sources"),

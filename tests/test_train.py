@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 import tiny
 
-from basic import cli as exits
-from basic import report, train
+from basic import cli, train
 from basic.data import examples
 from basic.experiment import build, restore
-from basic.recording import recorder as record
+from basic.pages import report
+from basic.recording import recorder
 
 
 @pytest.fixture(autouse=True)
@@ -158,7 +158,7 @@ def test_the_digits_die_whenever_and_go_on_bit_for_bit(tmp_path):
         subprocess.Popen, cwd=tiny.ROOT, env=environment, stdout=said, stderr=said)
     with start([*command, tmp_path / "run"]) as process:
       while process.poll() is None:
-        if len(record.read(tmp_path / "run")) >= 6:
+        if len(recorder.read(tmp_path / "run")) >= 6:
           process.kill()
         time.sleep(0.05)
     assert process.returncode == -signal.SIGKILL, (tmp_path / "said").read_text()
@@ -182,9 +182,9 @@ def test_dying_twice_loses_nothing(tmp_path, no_page):
 def test_a_request_to_stop_saves_and_says_so(tmp_path, no_page, capsys, number):
   with pytest.MonkeyPatch.context() as patch:
     tiny.kill(patch, "step", 7, lambda: signal.raise_signal(number))
-    with pytest.raises(SystemExit) as ended, exits.sentences():
+    with pytest.raises(SystemExit) as ended, cli.sentences():
       train.train(tiny.config(), tmp_path / "run")
-  assert ended.value.code == exits.STOPPED == 42
+  assert ended.value.code == cli.STOPPED == 42
   said = capsys.readouterr().err
   assert f"{number.name}: stopped after step 7 of 12 and saved" in said
   assert (tmp_path / "run" / "checkpoints" / "7").is_dir()
@@ -323,7 +323,7 @@ def test_bad_settings_get_a_sentence_before_anything_is_made(
     tmp_path, mistake
 ):
   config, sentence = mistakes()[mistake]
-  with pytest.raises(SystemExit) as ended, exits.sentences():
+  with pytest.raises(SystemExit) as ended, cli.sentences():
     train.train(config, tmp_path / "run")
   assert sentence in ended.value.code
   assert "JAX" not in ended.value.code  # nor talk of tracebacks
@@ -401,7 +401,7 @@ def failures(config):
 
 
 def last(folder, name):
-  return [row[name] for row in record.read(folder) if name in row][-1]
+  return [row[name] for row in recorder.read(folder) if name in row][-1]
 
 
 def test_bad_examples_are_counted_and_replaced(tmp_path, no_page, monkeypatch):
@@ -422,7 +422,7 @@ def test_bad_examples_of_an_evaluation_are_counted(tmp_path, no_page):
       name="retrieval", batch_size=8, limit=16,
       source=dict(name="faulty", torn=7))))
   train.train(config, tmp_path / "run")
-  found = record.read(tmp_path / "run")[-1]
+  found = recorder.read(tmp_path / "run")[-1]
   assert found["retrieval/torn/unreadable/truncated image"] == 3
   assert found["retrieval/torn/count"] == 13
 

@@ -25,8 +25,7 @@ import toys
 from basic import paths, train, types
 from basic.engine import checkpoint
 from basic.experiment import build, restore, schema, settings
-from basic.recording import manifest
-from basic.recording import recorder as record
+from basic.recording import manifest, recorder
 from basic.sources import digits
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -152,7 +151,7 @@ def kill(patch: pytest.MonkeyPatch, where: str, step: int, how=None) -> None:
     raise Killed(f"{where} {step}")
 
   how, now = how or die, [0]
-  progress, save = record.Recorder.progress, checkpoint.Checkpoints.save
+  progress, save = recorder.Recorder.progress, checkpoint.Checkpoints.save
 
   def progressed(self, n):
     now[0] = n
@@ -186,7 +185,7 @@ def kill(patch: pytest.MonkeyPatch, where: str, step: int, how=None) -> None:
         for stage in run(*args)
     ]
 
-  patch.setattr(record.Recorder, "progress", progressed)
+  patch.setattr(recorder.Recorder, "progress", progressed)
   patch.setattr(checkpoint.Checkpoints, "save", saved)
   patch.setattr(build, "run", built)
 
@@ -195,7 +194,7 @@ def rows(workdir):
   """The lines of metrics.jsonl without what depends on the clock."""
   found = [
       {k: x for k, x in row.items() if k not in CLOCKED}
-      for row in record.read(workdir)
+      for row in recorder.read(workdir)
   ]
   return [row for row in found if set(row) != {"step"}]
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from basic import types
-from basic.data import _sentencepiece as foreign_sentencepiece
+from basic.data import _sentencepiece
 
 FILE = "tokenizer.json"
 SETTINGS = "tokenizer_config.json"
@@ -145,7 +145,7 @@ def read(path: str | os.PathLike, length: int) -> Vocabulary:
   pad, side = padding(known)
   if content.lstrip()[:1] == b"{":
     return Vocabulary(content, length, pad, side)
-  spec = foreign_sentencepiece.parse(content)
+  spec = _sentencepiece.parse(content)
   if pad is None:
     raise ValueError(
         f"{path} does not say how rows are filled up: put a {SETTINGS} beside "
@@ -153,7 +153,7 @@ def read(path: str | os.PathLike, length: int) -> Vocabulary:
         '"SiglipTokenizer"} for SigLIP, or give a tokenizer.json'
     )
   return from_sentencepiece(
-      content, length, pad=pad, end=foreign_sentencepiece.end(spec), side=side,
+      content, length, pad=pad, end=_sentencepiece.end(spec), side=side,
       canonical=str(known.get("tokenizer_class")).startswith("Siglip"),
   )
 
@@ -216,8 +216,8 @@ def from_sentencepiece(
     ValueError: if the model is of another kind, or damaged.
     ImportError: if the `tokenizers` library is not installed.
   """
-  spec = foreign_sentencepiece.parse(model)
-  made = foreign_sentencepiece.convert(_library(), spec, end, canonical)
+  spec = _sentencepiece.parse(model)
+  made = _sentencepiece.convert(_library(), spec, end, canonical)
   return Vocabulary(made.to_str().encode(), length, pad, side)
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from basic import types
 from basic.encoders import _linen, _mbconv, _residual
 from basic.ops import attention, pooling
-from basic.sharding import rows as placement
+from basic.sharding import row_sharding
 
 
 def convolve(
@@ -90,7 +90,7 @@ class Bottleneck(nn.Module):
     if x.shape[-1] != wide or self.stride != 1:
       x = convolve(average(x, self.stride), wide, 1, "shortcut")
       x = norm(x, "shortcut_norm")
-    return placement.keep_rows(nn.relu(x + y)), None
+    return row_sharding.keep_rows(nn.relu(x + y)), None
 
 
 class MeanPool(nn.Module):

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from basic import types
 from basic.encoders import _linen, _residual, _transformer
-from basic.sharding import rows as placement
+from basic.sharding import row_sharding
 
 Norm: TypeAlias = Literal["layer", "frozen_batch"]
 Downsample: TypeAlias = Literal["expansion", "depthwise"]
@@ -132,4 +132,4 @@ class MbConv(nn.Module):
         y, layer, keys, place=0, depth=self.depth, rate=self.stochastic_depth
     )
     x = _residual.shortcut(x, self.width, self.stride, self.dtype)
-    return placement.keep_rows(x + y), None
+    return row_sharding.keep_rows(x + y), None

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from basic import types
 from basic.encoders import _linen, _residual, _transformer
 from basic.ops import attention, relative_bias
-from basic.sharding import rows as placement
+from basic.sharding import row_sharding
 
 Lookup: TypeAlias = Literal["einsum", "gather"]
 
@@ -97,5 +97,5 @@ class RelativeBlock(nn.Module):
     x = x.reshape(y.shape) + thin(y, place=0)
     y = _transformer.norm(x, "mlp_norm")
     y = _transformer.Mlp(4 * self.width, self.dtype, name="mlp")(y)
-    x = placement.keep_rows(x + thin(y, place=1))
+    x = row_sharding.keep_rows(x + thin(y, place=1))
     return x.reshape(b, height, width, self.width), None

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from basic import types
 from basic.encoders import _linen
 from basic.ops import attention, noise
-from basic.sharding import rows as placement
+from basic.sharding import row_sharding
 
 # What an MLP bends its hidden units with. Weights learned under one are not
 # those of another: outputs differ by a percent, and accuracy by more.
@@ -134,7 +134,7 @@ class Block(nn.Module):
     x = x + self._thin(y, layer, keys, 0)
     y = norm(x, "mlp_norm", self.epsilon)
     y = Mlp(self.mlp, self.dtype, self.activation, name="mlp")(y)
-    return placement.keep_rows(x + self._thin(y, layer, keys, 2)), None
+    return row_sharding.keep_rows(x + self._thin(y, layer, keys, 2)), None
 
   def _thin(self, y, layer, keys, place):
     """The branch under noise; deeper layers are skipped more often."""
@@ -203,7 +203,7 @@ def stack(
   blocks = block(
       depth=depth, dtype=x.dtype, epsilon=epsilon, name="blocks", **settings
   )
-  x, _ = blocks(placement.keep_rows(x), jnp.arange(depth), mask, keys)
+  x, _ = blocks(row_sharding.keep_rows(x), jnp.arange(depth), mask, keys)
   return norm(x, "norm", epsilon)
 
 

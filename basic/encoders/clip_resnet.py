@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from basic import types
 from basic.encoders import _clip_resnet, _linen
-from basic.ops import positions as patches
-from basic.sharding import rows as placement
+from basic.ops import position_embeddings
+from basic.sharding import row_sharding
 
 _KERNEL = ("height", "width", "channels", "embed")
 _NUMBERS = "(scale|bias|mean|variance)"
@@ -152,7 +152,7 @@ def _grid(images: Any) -> tuple[int, int]:
 
 def _fit(params: types.Params, images: Any) -> types.Params:
   """Learned places, at the size of these images."""
-  places = patches.resize(params["pool"]["positions"], *_grid(images))
+  places = position_embeddings.resize(params["pool"]["positions"], *_grid(images))
   return {**params, "pool": {**params["pool"], "positions": places}}
 
 
@@ -173,7 +173,7 @@ class ClipResNet(nn.Module):
   ) -> types.Features:
     dtype = self.block["dtype"]
     stem = _clip_resnet.Stem(self.width, dtype, name="stem")
-    x = placement.keep_rows(stem(images))
+    x = row_sharding.keep_rows(stem(images))
     for n, length in enumerate(self.depths):
       block = dict(self.block, channels=self.width * 2**n)
       stride, start = 2 if n else 1, sum(self.depths[:n])

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from basic import paths, types
 from basic.encoders import _linen, _mbconv, _relative, _transformer
 from basic.ops import pooling, relative_bias
-from basic.sharding import rows as placement
+from basic.sharding import row_sharding
 
 
 def _stages(name: str, block: types.AxisTable) -> types.AxisTable:
@@ -215,7 +215,7 @@ class CoAtNet(nn.Module):
     x = images.astype(dtype)
     norm = self.convolution["norm"]
     stem = Stem(self.depths[0], self.widths[0], norm, dtype, name="stem")
-    x = placement.keep_rows(stem(x))
+    x = row_sharding.keep_rows(stem(x))
     start = 0
     for name, length, width, stride, block, settings in self._plan():
       settings = dict(settings, width=width)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from basic import types
 from basic.encoders import _linen
 from basic.ops import noise
-from basic.sharding import rows as placement
+from basic.sharding import row_sharding
 
 AXES: types.AxisTable = (
     ("root/kernel", ("height", "width", "channels", "embed")),
@@ -177,7 +177,7 @@ class Bottleneck(nn.Module):
     if keys is not None and self.stochastic_depth:
       rate = jnp.float32(self.stochastic_depth) * layer / (self.depth - 1)
       y = noise.stochastic_depth(y, noise.fold(keys, layer), rate)
-    return placement.keep_rows(x + y), None
+    return row_sharding.keep_rows(x + y), None
 
 
 class ResNet(nn.Module):
@@ -203,7 +203,7 @@ class ResNet(nn.Module):
     x = root(x)
     # Zeros, not -inf, around the pool, as in the published network.
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    x = placement.keep_rows(nn.max_pool(x, (3, 3), (2, 2)))
+    x = row_sharding.keep_rows(nn.max_pool(x, (3, 3), (2, 2)))
     same = dict(
         depth=sum(self.stages), groups=self.groups, epsilon=self.epsilon,
         stochastic_depth=self.stochastic_depth, dtype=self.dtype,

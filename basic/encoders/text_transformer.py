@@ -8,8 +8,7 @@ from jaxtyping import Array, Bool, Int
 
 from basic import types
 from basic.encoders import _linen, _transformer
-from basic.ops import pooling
-from basic.ops import positions as patches
+from basic.ops import pooling, position_embeddings
 
 AXES: types.AxisTable = (
     ("vocabulary", ("vocab", "embed")),
@@ -161,7 +160,7 @@ class TextTransformer(nn.Module):
     if self.positions == "learned":
       places = self.param("positions", draw, (self.length, self.width))
     else:
-      places = patches.sincos(self.length, self.width)
+      places = position_embeddings.sincos(self.length, self.width)
     # Gathered before any cast: the table is far larger than a batch of text.
     return jnp.take(table, ids, axis=0) + places[None, : ids.shape[1]]
 

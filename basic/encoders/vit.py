@@ -8,8 +8,7 @@ from jaxtyping import Array, Float
 
 from basic import types
 from basic.encoders import _linen, _transformer
-from basic.ops import noise, pooling
-from basic.ops import positions as patches
+from basic.ops import noise, pooling, position_embeddings
 
 AXES: types.AxisTable = (
     ("stem/(kernel|convolution[1-9]/kernel|out/kernel)",
@@ -187,7 +186,7 @@ def _fit(params: types.Params, images: Any, patch: int) -> types.Params:
   height, width = _grid(images, patch)
   if "positions" not in params:
     return params
-  places = patches.resize(params["positions"], height, width)
+  places = position_embeddings.resize(params["positions"], height, width)
   return {**params, "positions": places}
 
 
@@ -241,7 +240,7 @@ class Vit(nn.Module):
       draw = nn.initializers.normal(self.width**-0.5)
       places = self.param("positions", draw, (height, width, self.width))
     else:
-      places = patches.sincos_2d(height, width, self.width)
+      places = position_embeddings.sincos_2d(height, width, self.width)
     x = x + places.astype(x.dtype)[None]
     return x.reshape(x.shape[0], height * width, self.width)
 

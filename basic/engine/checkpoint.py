@@ -17,7 +17,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from basic import paths, types
-from basic.engine import checksums as digests
+from basic.engine import checksums
 
 _log = logging.getLogger(__name__)
 _PATIENCE = 3  # saves that fail in a row before the run stops
@@ -120,7 +120,7 @@ class Checkpoints:
     if step == self._saved:
       return False
     leaves = _leaves(state)
-    sealed = digests.seal([dict(position), digests.digest(leaves)])
+    sealed = checksums.seal([dict(position), checksums.digest(leaves)])
     items = ocp.args.Composite(
         state=ocp.args.StandardSave(paths.unflatten(leaves)),
         integrity=ocp.args.JsonSave(sealed),
@@ -256,9 +256,9 @@ class Checkpoints:
   def _read(self, step, state_like):
     """(state, position) of one step; `_BrokenError` if it is not whole."""
     position, table = _together(
-        lambda: digests.unseal(self._item(step, integrity=ocp.args.JsonRestore())))
+        lambda: checksums.unseal(self._item(step, integrity=ocp.args.JsonRestore())))
     wanted = _leaves(state_like)
-    unlike = digests.difference(table, wanted)
+    unlike = checksums.difference(table, wanted)
     if unlike:
       raise ValueError(
           f"checkpoint {step} is of another model or optimizer: {unlike}. Resume "
@@ -267,10 +267,10 @@ class Checkpoints:
     tree = paths.unflatten({path: _placed(path, x) for path, x in wanted.items()})
     leaves = paths.flatten(_together(
         lambda: self._item(step, state=ocp.args.StandardRestore(tree))))
-    unlike = digests.difference(table, leaves)
+    unlike = checksums.difference(table, leaves)
     if unlike:
       raise _BrokenError(f"what was read is not what is recorded: {unlike}")
-    wrong, skipped = digests.compare(leaves, table)
+    wrong, skipped = checksums.compare(leaves, table)
     if skipped:
       _log.warning(
           "Checkpoint %d: %d pieces lie across processes as they are placed now, "
@@ -299,7 +299,7 @@ def _together(call: Callable[[], Any]) -> Any:
     result = call()
   except Exception as caught:
     error = caught
-  failed = int(digests.total([error is not None])[0])
+  failed = int(checksums.total([error is not None])[0])
   if failed:
     # tensorstore adds pages of settings to a sentence
     said = f"{type(error).__name__}: {error}"[:400] if error else "not in this one"

@@ -13,16 +13,13 @@ import jax
 import numpy as np
 
 from basic import gradient, optim, types
-from basic.data import pipeline
-from basic.data import stored_embeddings as stored
+from basic.data import pipeline, stored_embeddings
 from basic.engine import model, step
 from basic.experiment import (
   evaluation,
+  input_pipeline,
   schema,
   settings,
-)
-from basic.experiment import (
-  input_pipeline as feed,
 )
 from basic.sharding import layout
 
@@ -111,7 +108,7 @@ def run(config: Settings, workdir: str | os.PathLike) -> list[Stage]:
   """
   mesh = layout.mesh(**config["mesh"])
   configs = stage_configs(config)
-  words = feed.words(configs, workdir)
+  words = input_pipeline.words(configs, workdir)
   stages: list[Stage] = []
   starts = np.cumsum([0] + [c["steps"] for c in configs]).tolist()
   for n, stage_config in enumerate(configs):
@@ -180,8 +177,8 @@ def program(
   frozen = config["frozen"]
   kept = config["stored"]
   gradients = _called(
-      gradient, config["gradient"], stored.encode(tree.encode, kept), objective,
-      frozen=frozen,
+      gradient, config["gradient"],
+      stored_embeddings.encode(tree.encode, kept), objective, frozen=frozen,
   )
   init = functools.partial(
       step.fresh(tree, objective, optimizer.tx, frozen=frozen),
@@ -189,7 +186,7 @@ def program(
   )
   state = jax.eval_shape(init)
   placed = where.place(state)
-  stored.check(
+  stored_embeddings.check(
       kept, tree.encode, state.params, frozen, config["augment"], shapes
   )
   return Program(
@@ -199,7 +196,7 @@ def program(
           step.update(gradients, optimizer.tx, frozen=frozen),
           donate_argnums=0, out_shardings=(placed, None),
       ),
-      batch=stored.shapes(kept, tree.encode, state.params, shapes),
+      batch=stored_embeddings.shapes(kept, tree.encode, state.params, shapes),
   )
 
 
@@ -215,12 +212,12 @@ def _stage(
     config, mesh, words, workdir, *, start, end, rate_start, rate_steps
 ):
   source = schema.make("sources", config["source"])
-  ready = feed.prepare(source, words, config, config["captions"])
-  shapes = feed.shapes(source, ready, config["batch_size"])
+  ready = input_pipeline.prepare(source, words, config, config["captions"])
+  shapes = input_pipeline.shapes(source, ready, config["batch_size"])
   made = program(config, mesh, shapes, steps=rate_steps)
-  files = stored.files(config["stored"], workdir, start)
-  read = stored.Stored(source, files) if files else source
-  arrays = feed.prepare(
+  files = stored_embeddings.files(config["stored"], workdir, start)
+  read = stored_embeddings.Stored(source, files) if files else source
+  arrays = input_pipeline.prepare(
       source, words, config, config["captions"], given=files
   )
   return Stage(
@@ -231,7 +228,7 @@ def _stage(
           _store, files, source, ready, made.model, made.layout
       ),
       stream=functools.partial(
-          feed.stream, read, arrays, config["batch_size"], config["seed"]
+          input_pipeline.stream, read, arrays, config["batch_size"], config["seed"]
       ),
       source=source,
       evals=tuple(
@@ -254,7 +251,7 @@ def _store(files, source, ready, tree, where, params):
       return encode(params, batch).views[leaf].pooled
 
     with pipeline.once(source, prepare=ready, batch_size=rows) as passed:
-      stored.write(path, len(source), passed, embed)
+      stored_embeddings.write(path, len(source), passed, embed)
 
 
 def _called(module: Any, config: Settings, *args: Any, **given: Any) -> Any:

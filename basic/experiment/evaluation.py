@@ -9,8 +9,7 @@ import numpy as np
 
 from basic import types
 from basic.data import pipeline
-from basic.experiment import input_pipeline as feed
-from basic.experiment import schema, settings
+from basic.experiment import input_pipeline, schema, settings
 from basic.sharding import layout
 
 Settings = settings.Settings
@@ -78,7 +77,7 @@ def evaluation(
     config: Settings,
     tree: types.Model,
     where: layout.Layout,
-    words: feed.Words | None,
+    words: input_pipeline.Words | None,
     stage: Settings,
 ) -> Evaluation:
   """Joins an evaluator of the configuration with its data and the towers.
@@ -98,8 +97,8 @@ def evaluation(
     ValueError: if settings do not fit each other.
   """
   source = schema.make("sources", config["source"])
-  caption = feed.caption(source, config["label_captions"])
-  ready = feed.prepare(source, words, stage, config["label_captions"])
+  caption = input_pipeline.caption(source, config["label_captions"])
+  ready = input_pipeline.prepare(source, words, stage, config["label_captions"])
   size = config["batch_size"]
   where.check_batch(size, f"evals.{label}.batch_size")
   judge = schema.make(

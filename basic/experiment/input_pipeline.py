@@ -16,8 +16,7 @@ from basic.data import (
   tokenizer,
   vocabulary,
 )
-from basic.experiment import pretrained as initial
-from basic.experiment import schema, settings
+from basic.experiment import pretrained, schema, settings
 from basic.sharding import layout
 
 Settings = settings.Settings
@@ -52,7 +51,7 @@ def words(
   if given is not None:
     made = _given(pathlib.Path(given), text["length"])
   else:
-    made = initial.words(config) or _trained(config)
+    made = pretrained.words(config) or _trained(config)
   if made.vocab > text["vocab"]:
     raise ValueError(
         f"the vocabulary has {made.vocab} pieces and text.vocab is "

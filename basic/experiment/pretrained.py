@@ -10,7 +10,7 @@ import numpy as np
 from basic import paths, types
 from basic.data import vocabulary
 from basic.experiment import schema
-from basic.ops import positions as patches
+from basic.ops import position_embeddings
 
 # Sizes show in the shapes of parameters, and are compared there.
 _SIZES = (
@@ -163,5 +163,5 @@ def _fits(path: str, theirs: Any, ours: Any) -> bool:
 def _placed(theirs: np.ndarray, ours: jax.Array) -> jax.Array:
   """Their parameter in the shape, type and place of ours."""
   if theirs.shape != ours.shape:
-    theirs = patches.resize(jax.numpy.asarray(theirs), *ours.shape[:2])
+    theirs = position_embeddings.resize(jax.numpy.asarray(theirs), *ours.shape[:2])
   return jax.device_put(np.asarray(theirs, ours.dtype), ours.sharding)

@@ -10,8 +10,7 @@ import jax
 from basic import types
 from basic.data import pipeline
 from basic.engine import checkpoint
-from basic.experiment import build, settings
-from basic.experiment import pretrained as initial
+from basic.experiment import build, pretrained, settings
 
 FOLDER = "checkpoints"
 
@@ -36,7 +35,7 @@ def resume(
     ValueError: if no checkpoint is whole, or the data is not what it was.
   """
   if checkpoints.latest() is None:
-    return initial.begin(stages[0].fresh(), stages[0].config), {}
+    return pretrained.begin(stages[0].fresh(), stages[0].config), {}
   state, position = read(stages, checkpoints)
   stage = at(stages, int(state.step))
   pipeline.check_position(position, stage.source, stage.config["seed"])

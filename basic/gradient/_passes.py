@@ -8,8 +8,7 @@ import jax.numpy as jnp
 
 from basic import paths, types
 from basic.gradient import _rows
-from basic.sharding import host_rows
-from basic.sharding import rows as placement
+from basic.sharding import host_rows, row_sharding
 
 
 def differentiate(
@@ -68,7 +67,7 @@ def encode_view(view, count, trainable, constant, rows, budget=0):
   kept = _affordable(embed, (trainable, constant), rows, count, budget)
   # On the host they lie by chunk already: b/count of them.
   waits = isinstance(rows[0], host_rows.HostRows)
-  embed_all = placement.by_replica(embed_all, multiple=1 if waits else count)
+  embed_all = row_sharding.by_replica(embed_all, multiple=1 if waits else count)
   if not trainable:
     return embed_all(({}, constant), rows), None
   features, pullback = jax.vjp(

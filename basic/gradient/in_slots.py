@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from basic import paths, types
 from basic.gradient import _passes, _rows
-from basic.sharding import rows as placement
+from basic.sharding import row_sharding
 
 
 def in_slots(
@@ -82,7 +82,7 @@ def in_slots(
           walk = _walk(view, counts[name], add)
           mine = {p: s for p, s in slots.items() if _of(view.tower, p)}
           towers = trainable[view.tower], constant.get(view.tower, {})
-          slots |= placement.by_copy(walk)((mine, *towers), rows)
+          slots |= row_sharding.by_copy(walk)((mine, *towers), rows)
       return slots
 
     return found, types.Contributions(fold)
@@ -130,7 +130,7 @@ def _check_towers(trainable, towers):
 
 
 def _check_rows(rows, count):
-  copies = placement.copies()
+  copies = row_sharding.copies()
   if rows % (copies * count):
     raise ValueError(
         f"a batch of {rows} does not divide into {count} chunks on each of "

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from basic.experiment import input_pipeline as feed
+from basic.experiment import input_pipeline
 
 Settings = Mapping[str, Any]
 
@@ -46,7 +46,7 @@ def inputs(config: Settings, image: int | None = None) -> Inputs:
   text = config["text"]
   blank = None if text is None else functools.partial(_blank, text["length"])
   try:
-    batch = feed.batch_shapes(config, blank)
+    batch = input_pipeline.batch_shapes(config, blank)
   except (OSError, ValueError, ImportError, RuntimeError) as error:
     return Inputs(_told(config, image, error), str(error))
   if image is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from basic import paths, types
-from basic.data import stored_embeddings as stored
+from basic.data import stored_embeddings
 from basic.experiment import build
 from basic.sharding import layout
 
@@ -184,7 +184,7 @@ def embedded(
     batch: shapes of what a step takes.
     kept: leaves that are embeddings already.
   """
-  encode = stored.encode(program.model.encode, kept)
+  encode = stored_embeddings.encode(program.model.encode, kept)
   return on_rows(program, jax.eval_shape(encode, state.params, batch))
 
 

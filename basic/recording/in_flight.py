@@ -13,8 +13,7 @@ import jax.numpy as jnp
 
 from basic import types
 from basic.data import pipeline
-from basic.experiment import build
-from basic.recording import recorder as record
+from basic.recording import recorder
 
 # Steps in flight at most: keeps the devices busy without queueing batches.
 AHEAD = 20
@@ -24,22 +23,30 @@ class Flight:
   """The steps of one stage that were dispatched and not yet read.
 
   Args:
-    stage: whose steps they are.
+    end: the step at which their stage ends; it is always recorded.
+    every: steps between two that are recorded.
+    batch_size: rows of the stage's global batch.
+    rate: step of the run -> learning rate.
     stream: from which their batches came.
-    recorder: where their numbers go.
+    record: where their numbers go.
     good: gives the step of the newest checkpoint, or None.
     unreadable: reads that failed before this stream was opened, by reason.
   """
 
   def __init__(
       self,
-      stage: build.Stage,
+      *,
+      end: int,
+      every: int,
+      batch_size: int,
+      rate: Callable[[int], Any],
       stream: pipeline.Stream,
-      recorder: record.Recorder,
+      record: recorder.Recorder,
       good: Callable[[], int | None],
       unreadable: Mapping[str, int],
   ):
-    self._stage, self._stream, self._recorder = stage, stream, recorder
+    self._end, self._every, self._batch_size = end, every, batch_size
+    self._rate, self._stream, self._recorder = rate, stream, record
     self._good = good
     self._before, self._written = unreadable, dict(unreadable)
     self._steps: list[tuple[int, int, Any]] = []
@@ -67,11 +74,10 @@ class Flight:
         self._recorder.write(n, metrics)
         said = "loss is {}, the gradient's norm {}".format(*watched, "not known")
         raise self._error(n, seen, said)
-      if n % self._stage.config["record"]["every"] == 0 or n == self._stage.end:
-        rate = self._stage.rate(n - 1 - self._stage.rate_start)
-        self._recorder.write(
-            n, {**metrics, "learning_rate": rate, "examples_seen": seen}
-        )
+      if n % self._every == 0 or n == self._end:
+        self._recorder.write(n, {
+            **metrics, "learning_rate": self._rate(n), "examples_seen": seen,
+        })
     if found:
       self._write_data(found[-1][0])
 
@@ -106,7 +112,7 @@ class Flight:
 
   def _error(self, n, seen, found):
     """Says which step it was, what its batch held, and what to do."""
-    ids = self._stream.ids(seen - self._stage.batch_size, seen).tolist()
+    ids = self._stream.ids(seen - self._batch_size, seen).tolist()
     shown = ", ".join(map(str, ids[:64])) + (", ..." if len(ids) > 64 else "")
     good = self._good()
     return FloatingPointError(

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Shaped
 
-from basic.sharding import rows as placement
+from basic.sharding import row_sharding
 
 
 @jax.tree_util.register_dataclass
@@ -63,7 +63,7 @@ class HostRows:
     if wide > 1:  # Several words a value.
       words = words.reshape(len(words), -1, wide)
     values = jax.lax.bitcast_convert_type(words, self.dtype)
-    return placement.keep_rows(values.reshape(len(words), *self.row))
+    return row_sharding.keep_rows(values.reshape(len(words), *self.row))
 
 
 def numbers(count: int) -> Int[Array, "count"]:

@@ -24,11 +24,10 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from basic import types
-from basic.sharding import host_rows
-from basic.sharding import rows as placement
+from basic.sharding import host_rows, row_sharding
 
 AXES = ("data", "fsdp", "model")
-ROWS = placement.ROWS
+ROWS = row_sharding.ROWS
 # What JAX calls memory of the host that a device reads by itself.
 HOST = "pinned_host"
 RULES = {"embed": "fsdp", "mlp": "model", "heads": "model", "vocab": "model"}

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from basic import train, types
-from basic.data import stored_embeddings as stored
+from basic.data import stored_embeddings
 from basic.encoders import vit
 from basic.engine import model
 from basic.experiment import build, settings
@@ -55,7 +55,7 @@ def test_the_next_stage_encodes_again(tmp_path):
   config = tiny.config(**{**LOCKED, "frozen": ()}, stages=stages)
   train.train(config, tmp_path / "run")
   assert len(tiny.losses(tmp_path / "run")) == 4
-  files = list((tmp_path / "run" / stored.FOLDER).iterdir())
+  files = list((tmp_path / "run" / stored_embeddings.FOLDER).iterdir())
   assert [f.name for f in files] == ["image-0.npy"]
   assert np.load(files[0]).shape == (300, 8)
 
@@ -92,9 +92,9 @@ def test_a_locked_tower_is_stored_unless_it_draws_noise(noise, refused):
   )
   if refused:
     with pytest.raises(ValueError, match="draws noise, locked as it is"):
-      stored.check(*given)
+      stored_embeddings.check(*given)
   else:
-    stored.check(*given)
+    stored_embeddings.check(*given)
 
 
 def embedded(tmp_path, count=5, size=2, bad=()):
@@ -105,7 +105,7 @@ def embedded(tmp_path, count=5, size=2, bad=()):
     index = np.arange(start, start + size)
     mask = (index < count) & ~np.isin(index, bad)
     batches.append(({"image": index}, mask))
-  stored.write(
+  stored_embeddings.write(
       path, count, batches,
       lambda b: jnp.stack([b["image"], 10 * b["image"]], 1).astype(jnp.float32),
   )
@@ -115,7 +115,8 @@ def embedded(tmp_path, count=5, size=2, bad=()):
 def test_every_example_meets_its_own_embedding(tmp_path):
   path = embedded(tmp_path)
   source = [{"image": None, "label": n} for n in range(5)]
-  found = pickle.loads(pickle.dumps(stored.Stored(source, {"image": str(path)})))
+  stored = stored_embeddings.Stored(source, {"image": str(path)})
+  found = pickle.loads(pickle.dumps(stored))
   assert len(found) == 5
   for n in range(5):
     np.testing.assert_array_equal(found[n]["image"], [n, 10 * n])
@@ -124,7 +125,9 @@ def test_every_example_meets_its_own_embedding(tmp_path):
 
 def test_what_could_not_be_read_stays_unreadable(tmp_path):
   path = embedded(tmp_path, bad=(3,))
-  found = stored.Stored([{"label": n} for n in range(5)], {"image": str(path)})
+  found = stored_embeddings.Stored(
+      [{"label": n} for n in range(5)], {"image": str(path)}
+  )
   assert found[2]["label"] == 2
   with pytest.raises(types.Unreadable, match="no embedding"):
     found[3]
@@ -133,7 +136,7 @@ def test_what_could_not_be_read_stays_unreadable(tmp_path):
 def test_a_whole_file_stays_and_one_begun_is_written_again(tmp_path):
   path = embedded(tmp_path)
   before = path.read_bytes()
-  stored.write(path, 5, iter(()), lambda batch: pytest.fail("embeds again"))
+  stored_embeddings.write(path, 5, iter(()), lambda batch: pytest.fail("embeds again"))
   assert path.read_bytes() == before
   path.rename(path.with_suffix(".unfinished"))
   assert embedded(tmp_path).read_bytes() == before
@@ -143,6 +146,6 @@ def test_an_embedding_needs_no_parameters():
   inner = types.Encode(
       {"image": types.View("image", "image", None)}, lambda batch: {}
   )
-  views = stored.encode(inner, ("image",)).views
+  views = stored_embeddings.encode(inner, ("image",)).views
   z = jax.jit(views["image"].apply)({}, jnp.ones((3, 2)), None)
   np.testing.assert_array_equal(z.pooled, np.ones((3, 2)))

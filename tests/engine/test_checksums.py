@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from basic.engine import checksums as digests
+from basic.engine import checksums
 
 Spec = jax.sharding.PartitionSpec
 
@@ -26,7 +26,7 @@ def place(x, mesh, *axes):
 
 def test_a_digest_is_the_crc_of_the_bytes_of_every_piece(mesh):
   x = np.arange(32, dtype=np.float32).reshape(8, 4)
-  table = digests.digest({"x": place(x, mesh, "a", "b")})
+  table = checksums.digest({"x": place(x, mesh, "a", "b")})
   assert json.loads(json.dumps(table)) == table
   assert (table["x"]["shape"], table["x"]["dtype"]) == ([8, 4], "float32")
   pieces = table["x"]["pieces"]
@@ -36,7 +36,7 @@ def test_a_digest_is_the_crc_of_the_bytes_of_every_piece(mesh):
 
 
 def test_copies_are_counted_once(mesh):
-  table = digests.digest({"x": place(jnp.ones((8, 4)), mesh, "a")})
+  table = checksums.digest({"x": place(jnp.ones((8, 4)), mesh, "a")})
   assert len(table["x"]["pieces"]) == 4
 
 
@@ -49,37 +49,37 @@ def test_another_placement_compares_equal_and_one_ulp_does_not(mesh, axes):
       "n": jnp.int32(3),
       "key": jax.random.key(0),
   }
-  table = digests.digest(leaves)
+  table = checksums.digest(leaves)
   moved = {**leaves, "w": place(x, mesh, *axes)}
-  assert digests.compare(moved, table) == ([], 0)
+  assert checksums.compare(moved, table) == ([], 0)
   x[5, 3] = np.nextafter(x[5, 3], 3)
   changed = {**moved, "w": place(x, mesh, *axes), "key": jax.random.key(1)}
-  assert digests.compare(changed, table) == (["w", "key"], 0)
+  assert checksums.compare(changed, table) == (["w", "key"], 0)
 
 
 def test_difference_names_paths_of_each_kind(mesh):
   leaves = {p: jnp.ones(2) for p in ("a", "b", "c", "d", "e")}
-  table = digests.digest(leaves)
-  assert digests.difference(table, leaves) == ""
+  table = checksums.digest(leaves)
+  assert checksums.difference(table, leaves) == ""
   wanted = {"a": jnp.ones(2), "b": jnp.ones(3), "f": jnp.ones(2)}
-  assert digests.difference(table, wanted) == (
+  assert checksums.difference(table, wanted) == (
       "only the model has f; only the checkpoint has c, d, e; "
       "they differ in b (float32[2] saved, float32[3] wanted)")
   half = {**leaves, "a": jnp.ones(2, jnp.bfloat16)}
-  assert "bfloat16[2] wanted" in digests.difference(table, half)
+  assert "bfloat16[2] wanted" in checksums.difference(table, half)
 
 
 def test_a_broken_seal_is_seen():
-  sealed = digests.seal({"examples": 10})
+  sealed = checksums.seal({"examples": 10})
   sealed["content"] = sealed["content"].replace("10", "11")
   with pytest.raises(ValueError, match="has changed"):
-    digests.unseal(sealed)
+    checksums.unseal(sealed)
 
 
 def test_what_json_cannot_hold_is_refused():
   with pytest.raises(TypeError, match="cannot be saved as JSON"):
-    digests.seal({"examples": np.int64(3)})
+    checksums.seal({"examples": np.int64(3)})
 
 
 def test_examples():
-  assert doctest.testmod(digests).failed == 0
+  assert doctest.testmod(checksums).failed == 0

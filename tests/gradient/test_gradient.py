@@ -10,8 +10,7 @@ from basic import gradient, types
 from basic.engine import model
 from basic.objectives import sigmoid, softmax
 from basic.planning import collectives, flops
-from basic.sharding import layout
-from basic.sharding import rows as placement
+from basic.sharding import layout, row_sharding
 
 OBJECTIVES = {
     "softmax": softmax.softmax(smoothing=0.1, distinct="caption_id", tile=5),
@@ -301,7 +300,7 @@ def test_a_budget_is_that_of_all_devices_together(keep_bytes):
 
 def test_unsaid_gradients_are_summed_for_every_chunk(monkeypatch):
   # The fault that the test above watches for, planted.
-  monkeypatch.setattr(placement, "by_replica", lambda f, multiple: f)
+  monkeypatch.setattr(row_sharding, "by_replica", lambda f, multiple: f)
   # Three times more, of what is not the loss's own.
   assert summed(4).bytes > 2 * summed(0).bytes
   assert summed(4).count > summed(0).count

@@ -10,15 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from basic.recording import journal, manifest, progress
-from basic.recording import recorder as record
+from basic.recording import journal, manifest, progress, recorder
 
 
-def recorder(folder, **settings):
+def record(folder, **settings):
   defaults = dict(
       total=100, batch_size=8, tensorboard=False, stream=io.StringIO()
   )
-  return record.Recorder(folder, **{**defaults, **settings})
+  return recorder.Recorder(folder, **{**defaults, **settings})
 
 
 def lines(folder):
@@ -26,13 +25,13 @@ def lines(folder):
 
 
 def test_the_doors_of_the_record_are_those_of_its_parts():
-  assert record.begin is manifest.begin
-  assert record.read is journal.read
-  assert record.curve is journal.curve
+  assert recorder.begin is manifest.begin
+  assert recorder.read is journal.read
+  assert recorder.curve is journal.curve
 
 
 def test_a_line_is_one_json_object_with_the_prefix_before_each_name(tmp_path):
-  with recorder(tmp_path) as writer:
+  with record(tmp_path) as writer:
     writer.write(5, {"loss": jnp.float32(0.1), "rows": np.int64(3)})
     writer.write(5, {"text_to_image@1": 0.5}, prefix="retrieval/")
   first, second = map(json.loads, lines(tmp_path))
@@ -44,7 +43,7 @@ def test_a_line_is_one_json_object_with_the_prefix_before_each_name(tmp_path):
 
 def test_numbers_that_are_not_finite_make_valid_json_and_come_back(tmp_path):
   found = {"a": math.nan, "b": math.inf, "c": jnp.float32(-math.inf)}
-  with recorder(tmp_path) as writer:
+  with record(tmp_path) as writer:
     writer.write(1, found)
 
   def refuse(constant):
@@ -52,21 +51,21 @@ def test_numbers_that_are_not_finite_make_valid_json_and_come_back(tmp_path):
 
   row = json.loads(lines(tmp_path)[0], parse_constant=refuse)
   assert (row["a"], row["b"], row["c"]) == ("nan", "inf", "-inf")
-  (row,) = record.read(tmp_path)
+  (row,) = recorder.read(tmp_path)
   assert math.isnan(row["a"]) and row["b"] == math.inf and row["c"] == -math.inf
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.int32])
 def test_every_scalar_type_of_a_device_is_taken(tmp_path, dtype):
-  with recorder(tmp_path) as writer:
+  with record(tmp_path) as writer:
     writer.write(1, {"x": jnp.asarray(2, dtype)})
-  assert record.read(tmp_path)[0]["x"] == 2
+  assert recorder.read(tmp_path)[0]["x"] == 2
 
 
 def test_lines_are_on_disk_before_the_record_is_closed(tmp_path):
-  writer = recorder(tmp_path)
+  writer = record(tmp_path)
   writer.write(1, {"loss": 1.0})
-  assert len(record.read(tmp_path)) == 1
+  assert len(recorder.read(tmp_path)) == 1
   writer.close()
   writer.close()
   with pytest.raises(ValueError, match="closed"):
@@ -79,7 +78,7 @@ def test_lines_are_on_disk_before_the_record_is_closed(tmp_path):
     ({"time": 1.0}, "named 'time'"),
 ])
 def test_what_is_not_one_number_is_refused(tmp_path, metrics, message):
-  with recorder(tmp_path) as writer:
+  with record(tmp_path) as writer:
     with pytest.raises(ValueError, match=message):
       writer.write(1, metrics)
   assert lines(tmp_path) == []
@@ -89,15 +88,15 @@ def test_what_is_not_one_number_is_refused(tmp_path, metrics, message):
 def test_a_torn_last_line_is_left_out(tmp_path, torn):
   path = tmp_path / "metrics.jsonl"
   path.write_bytes(b'{"step": 1}\n{"step": 2}\n' + torn)
-  assert [row["step"] for row in record.read(tmp_path)] == [1, 2]
-  with recorder(tmp_path, start=2) as writer:
+  assert [row["step"] for row in recorder.read(tmp_path)] == [1, 2]
+  with record(tmp_path, start=2) as writer:
     writer.write(3, {"loss": 1.0})
   assert [json.loads(x)["step"] for x in lines(tmp_path)] == [1, 2, 3]
 
 
 def test_a_last_line_that_lacks_only_its_end_is_kept(tmp_path):
   (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"step": 2}')
-  with recorder(tmp_path, start=2) as writer:
+  with record(tmp_path, start=2) as writer:
     writer.write(3, {})
   assert [json.loads(x)["step"] for x in lines(tmp_path)] == [1, 2, 3]
 
@@ -105,14 +104,14 @@ def test_a_last_line_that_lacks_only_its_end_is_kept(tmp_path):
 def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
   (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"st\n{"step": 3}\n')
   with pytest.raises(ValueError, match=r"Line 2 of .*not a line of a record"):
-    record.read(tmp_path)
+    recorder.read(tmp_path)
   with pytest.raises(ValueError, match="Line 2"):
-    recorder(tmp_path)
+    record(tmp_path)
 
 
 def test_a_resumed_run_repeats_the_lines_of_one_that_was_not_stopped(tmp_path):
   def run(folder, start, stop):
-    with recorder(folder, start=start) as writer:
+    with record(folder, start=start) as writer:
       for step in range(start + 1, stop + 1):
         writer.write(step, {"loss": 1 / step})
 
@@ -120,7 +119,7 @@ def test_a_resumed_run_repeats_the_lines_of_one_that_was_not_stopped(tmp_path):
   run(tmp_path / "parts", 0, 5)
   run(tmp_path / "parts", 3, 6)
   parts, whole = (
-      [{**row, "time": 0} for row in record.read(tmp_path / name)]
+      [{**row, "time": 0} for row in recorder.read(tmp_path / name)]
       for name in ("parts", "whole")
   )
   assert parts == whole
@@ -128,24 +127,24 @@ def test_a_resumed_run_repeats_the_lines_of_one_that_was_not_stopped(tmp_path):
 
 
 def test_lines_taken_out_are_reported(tmp_path):
-  with recorder(tmp_path) as writer:
+  with record(tmp_path) as writer:
     for step in (1, 2, 3):
       writer.write(step, {})
   said = io.StringIO()
-  recorder(tmp_path, start=1, stream=said).close()
+  record(tmp_path, start=1, stream=said).close()
   assert "took out 2 lines, torn or after step 1" in said.getvalue()
 
 
 def test_a_curve_holds_the_steps_that_have_the_metric():
   rows = [{"step": 1, "a": 2}, {"step": 2}, {"step": 3, "a": math.nan}]
-  steps, values = record.curve(rows, "a")
+  steps, values = recorder.curve(rows, "a")
   assert steps.tolist() == [1, 3]
   assert values[0] == 2 and math.isnan(values[1])
-  assert record.curve(rows, "b")[0].shape == (0,)
+  assert recorder.curve(rows, "b")[0].shape == (0,)
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path):
-  with recorder(tmp_path, tensorboard=True) as writer:
+  with record(tmp_path, tensorboard=True) as writer:
     writer.write(1, {"some_loss": 1.5})
   (events,) = (tmp_path / "tensorboard").iterdir()
   assert b"some_loss" in events.read_bytes()
@@ -156,7 +155,7 @@ def test_weights_and_biases_missing_is_said_in_a_sentence(
 ):
   monkeypatch.setitem(sys.modules, "wandb", None)
   with pytest.raises(ModuleNotFoundError, match="Install basic"):
-    recorder(tmp_path, wandb={"project": "x"})
+    record(tmp_path, wandb={"project": "x"})
 
 
 def test_weights_and_biases_goes_on_with_the_same_run(tmp_path, monkeypatch):
@@ -172,7 +171,7 @@ def test_weights_and_biases_goes_on_with_the_same_run(tmp_path, monkeypatch):
 
   monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
   for start in (0, 1):
-    with recorder(tmp_path, start=start, wandb={"project": "x"}) as writer:
+    with record(tmp_path, start=start, wandb={"project": "x"}) as writer:
       writer.write(start + 1, {"loss": 2.0})
   first, row, end, second, *_ = calls
   assert first == second
@@ -181,9 +180,9 @@ def test_weights_and_biases_goes_on_with_the_same_run(tmp_path, monkeypatch):
 
 
 def test_other_processes_write_nothing(tmp_path, monkeypatch):
-  monkeypatch.setattr(record.jax, "process_index", lambda: 1)
+  monkeypatch.setattr(recorder.jax, "process_index", lambda: 1)
   said = io.StringIO()
-  with recorder(tmp_path / "run", stream=said, every=0.0) as writer:
+  with record(tmp_path / "run", stream=said, every=0.0) as writer:
     writer.write(1, {"loss": 1.0})
     writer.progress(1)
     writer.show({"loss": 1.0})
@@ -194,7 +193,7 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch):
 
 def test_rate_counts_examples_since_it_was_asked_last(tmp_path):
   now = [0.0]
-  with recorder(tmp_path, clock=lambda: now[0]) as writer:
+  with record(tmp_path, clock=lambda: now[0]) as writer:
     assert writer.rate() == 0.0
     now[0] = 100.0  # compilation, before the first step is done
     writer.progress(1)
@@ -210,7 +209,7 @@ def test_rate_counts_examples_since_it_was_asked_last(tmp_path):
 
 def test_progress_speaks_a_line_every_so_often(tmp_path):
   now, said = [0.0], io.StringIO()
-  with recorder(tmp_path, stream=said, clock=lambda: now[0]) as writer:
+  with record(tmp_path, stream=said, clock=lambda: now[0]) as writer:
     writer.write(1, {"loss": 2.5})
     for step in range(1, 23):
       writer.progress(step)
@@ -242,7 +241,7 @@ def test_a_terminal_gets_a_bar_in_examples():
 
 def test_results_are_shown_as_a_table(tmp_path):
   said = io.StringIO()
-  with recorder(tmp_path, stream=said) as writer:
+  with record(tmp_path, stream=said) as writer:
     writer.show({"b/long_name": jnp.float32(0.25), "a/x": 1.0})
   assert said.getvalue().split("\n") == [
       "a/x          1.000", "", "b/long_name  0.2500", ""

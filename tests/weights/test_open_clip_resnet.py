@@ -15,7 +15,7 @@ import pytest
 import test_open_clip as clip
 
 from basic import paths, types
-from basic.experiment import pretrained as initial
+from basic.experiment import pretrained
 from basic.weights import _files
 
 FORMAT = clip.FORMAT
@@ -232,7 +232,7 @@ def test_a_run_at_another_size_resizes_the_places(tmp_path):
       **settings, "image": {**settings["image"], "depths": None},
       "weights": dict(name="open_clip", path=str(tmp_path), paths=(".*",)),
   }
-  found = initial.begin(state, config_).params["image"]["encoder"]["pool"]
+  found = pretrained.begin(state, config_).params["image"]["encoder"]["pool"]
   assert found["positions"].shape == (2, 2, 32 * WIDTH)
 
 

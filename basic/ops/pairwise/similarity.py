@@ -25,8 +25,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Inexact
 
-from basic.ops.pairwise import pallas_kernel as fused
-from basic.ops.pairwise import reductions, tiles
+from basic.ops.pairwise import pallas_kernel, reductions, tiles
 
 GATHER_LIMIT_BYTES = 2**30
 # On CPUs a tile that stays in the cache; elsewhere one worth a kernel's launch.
@@ -180,7 +179,7 @@ class How(NamedTuple):
 
 
 # Who walks the tiles: a forward and a backward of one signature.
-KERNELS = {"xla": tiles, "pallas": fused}
+KERNELS = {"xla": tiles, "pallas": pallas_kernel}
 
 
 def _how(

@@ -12,17 +12,16 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from basic import types
 from basic.objectives import sigmoid, softmax
-from basic.ops.pairwise import pallas_kernel as fused
-from basic.ops.pairwise import reductions, similarity
+from basic.ops.pairwise import pallas_kernel, reductions, similarity
 
-SMALL = fused.Blocks(16, 32, 16, warps=4, stages=2)
+SMALL = pallas_kernel.Blocks(16, 32, 16, warps=4, stages=2)
 
 
 @pytest.fixture
 def small(monkeypatch):
   """Several blocks in a tile of a few rows."""
   monkeypatch.setattr(
-      fused, "BLOCKS", {"float32": SMALL, "bfloat16": SMALL}
+      pallas_kernel, "BLOCKS", {"float32": SMALL, "bfloat16": SMALL}
   )
 
 
@@ -262,9 +261,9 @@ def test_nothing_is_larger_than_the_embeddings_or_a_tile():
   assert largest(summed("lse", "float32", tile=1024).jaxpr) == 10_000 * 512
 
 
-@pytest.mark.parametrize("kind", fused.BLOCKS)
+@pytest.mark.parametrize("kind", pallas_kernel.BLOCKS)
 def test_blocks_fit_an_a100(kind):
-  blocks = fused.BLOCKS[kind]
+  blocks = pallas_kernel.BLOCKS[kind]
   for side in blocks[:3]:
     assert side >= 16 and side & (side - 1) == 0
   factors = (blocks.rows + blocks.columns) * blocks.depth

@@ -4,11 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from basic.ops import positions as patches
+from basic.ops import position_embeddings
 
 
 def test_sincos_is_the_equation():
-  found = patches.sincos(5, 8)
+  found = position_embeddings.sincos(5, 8)
   for n in range(5):
     for i in range(4):
       angle = n * 10_000.0 ** (-2 * i / 8)
@@ -18,15 +18,15 @@ def test_sincos_is_the_equation():
 
 
 def test_a_grid_codes_its_column_then_its_row():
-  found = patches.sincos_2d(2, 3, 8)
-  line = patches.sincos(3, 4)
+  found = position_embeddings.sincos_2d(2, 3, 8)
+  line = position_embeddings.sincos(3, 4)
   for row, column in np.ndindex(2, 3):
     np.testing.assert_array_equal(found[row, column, :4], line[column])
     np.testing.assert_array_equal(found[row, column, 4:], line[row])
 
 
 def test_places_are_told_apart():
-  codes = patches.sincos_2d(6, 7, 8).reshape(42, 8)
+  codes = position_embeddings.sincos_2d(6, 7, 8).reshape(42, 8)
   distance = jnp.linalg.norm(codes[:, None] - codes[None], axis=-1)
   assert (distance + jnp.eye(42)).min() > 0.1
 
@@ -34,8 +34,8 @@ def test_places_are_told_apart():
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        (lambda: patches.sincos(3, 5), "even width, found 5"),
-        (lambda: patches.sincos_2d(3, 3, 6), "multiple of 4, found 6"),
+        (lambda: position_embeddings.sincos(3, 5), "even width, found 5"),
+        (lambda: position_embeddings.sincos_2d(3, 3, 6), "multiple of 4, found 6"),
     ],
 )
 def test_a_width_that_does_not_split_is_refused(code, message):
@@ -45,12 +45,12 @@ def test_a_width_that_does_not_split_is_refused(code, message):
 
 def test_resizing_to_the_same_grid_is_the_same_array():
   positions = jnp.arange(24.0).reshape(2, 3, 4)
-  assert patches.resize(positions, 2, 3) is positions
+  assert position_embeddings.resize(positions, 2, 3) is positions
 
 
 def test_resizing_is_linear_between_places():
   ramp = jnp.arange(4.0)[:, None, None] * jnp.ones((4, 4, 2))
-  found = np.asarray(patches.resize(ramp, 8, 8))
+  found = np.asarray(position_embeddings.resize(ramp, 8, 8))
   assert found.shape == (8, 8, 2)
   # Places 2 to 5 of 8 lie between those of 4, at (n + 1/2) / 2 - 1/2.
   want = (np.arange(2, 6) + 0.5) / 2 - 0.5
@@ -60,6 +60,6 @@ def test_resizing_is_linear_between_places():
 def test_halving_a_grid_averages_and_keeps_the_mean():
   # Plain bilinear interpolation would take two of the middle places alone.
   positions = jnp.zeros((4, 1, 1)).at[0].set(1.0)
-  assert float(patches.resize(positions, 2, 1)[0, 0, 0]) > 0
-  flat = patches.resize(jnp.full((8, 8, 1), 3.0), 3, 5)
+  assert float(position_embeddings.resize(positions, 2, 1)[0, 0, 0]) > 0
+  flat = position_embeddings.resize(jnp.full((8, 8, 1), 3.0), 3, 5)
   np.testing.assert_allclose(flat, 3.0, rtol=1e-6)

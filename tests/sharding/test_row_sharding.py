@@ -14,8 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from basic.encoders import text_transformer, vit
 from basic.planning import collectives
-from basic.sharding import layout
-from basic.sharding import rows as placement
+from basic.sharding import layout, row_sharding
 
 ROWS = PartitionSpec(("data", "fsdp"))
 
@@ -47,7 +46,7 @@ def placed(on, *spec):
 def is_left_alone(x):
   """Whether the op hands back the very same array."""
   found = []
-  jax.eval_shape(lambda x: found.append(placement.keep_rows(x) is x), x)
+  jax.eval_shape(lambda x: found.append(row_sharding.keep_rows(x) is x), x)
   return found == [True]
 
 
@@ -55,7 +54,7 @@ def test_rows_are_placed_with_their_gradient_and_the_rest_is_free():
   on = mesh(2, 2, 2)
   with jax.set_mesh(on):
     # Rows come in one piece, the other axis split by hand.
-    y, pull = jax.vjp(jax.jit(placement.keep_rows), placed(on, None, "model"))
+    y, pull = jax.vjp(jax.jit(row_sharding.keep_rows), placed(on, None, "model"))
     bar, = pull(placed(on, None, "model"))
   for found in (y, bar):
     assert found.sharding.spec == PartitionSpec(("data", "fsdp"), "model")
@@ -81,7 +80,7 @@ def test_axes_that_the_program_places_are_left_to_it():
 
   def note(x):
     found.append(is_left_alone(x))
-    return placement.keep_rows(x)
+    return row_sharding.keep_rows(x)
 
   with jax.set_mesh(on):
     for axes in ({"data", "fsdp", "model"}, {"data"}):
@@ -97,12 +96,12 @@ def test_axes_that_the_program_places_are_left_to_it():
 def test_loops_and_transformations_do_not_mind():
   on = mesh(2, 2)
   ways = {
-      "vmap": jax.vmap(placement.keep_rows),
-      "vmap columns": jax.vmap(placement.keep_rows, 1, 1),
-      "map": lambda x: jax.lax.map(placement.keep_rows, x),
-      "checkpoint": jax.checkpoint(placement.keep_rows),
+      "vmap": jax.vmap(row_sharding.keep_rows),
+      "vmap columns": jax.vmap(row_sharding.keep_rows, 1, 1),
+      "map": lambda x: jax.lax.map(row_sharding.keep_rows, x),
+      "checkpoint": jax.checkpoint(row_sharding.keep_rows),
       "scan": lambda x: jax.lax.scan(
-          lambda x, _: (placement.keep_rows(x), None), x, None, 2
+          lambda x, _: (row_sharding.keep_rows(x), None), x, None, 2
       )[0],
   }
   x = np.arange(64.0, dtype=np.float32).reshape(4, 8, 2)
@@ -168,7 +167,7 @@ def test_split_parameters_leave_the_rows_split(name):
 def test_rows_that_nobody_keeps_are_gathered(name, monkeypatch):
   # The fault that the law watches for: on all devices, activations of all rows.
   memory, sent = needs(name, fsdp=8)
-  monkeypatch.setattr(placement, "keep_rows", lambda x: x)
+  monkeypatch.setattr(row_sharding, "keep_rows", lambda x: x)
   all_memory, all_sent = measured(name, fsdp=8)
   with pytest.raises(AssertionError):
     rows_law(name, all_memory, all_sent)
