@@ -33,7 +33,7 @@ def evaluate(
   found = {}
   with stage.layout.context():
     for evaluation in stage.evals:
-      for name, value in evaluation.run(optim.judged(state)).items():
+      for name, value in evaluation.run(optim.evaluation_params(state)).items():
         found[evaluation.prefix + name] = value
   return int(state.step), found
 

@@ -62,10 +62,10 @@ def export(
   if kind not in known:
     raise ValueError(f"there is no format {kind!r}; there are {known}")
   stage, state = restore.load(workdir, step)
-  params = optim.judged(state)
+  params = optim.evaluation_params(state)
   if start is not None:
     _, first = restore.load(workdir, start)
-    params = interpolation.interpolate(optim.judged(first), params, mix)
+    params = interpolation.interpolate(optim.evaluation_params(first), params, mix)
   params = jax.tree.map(np.asarray, params)
   folder = pathlib.Path(out)
   if kind == "stablehlo":

@@ -41,7 +41,7 @@ def interpolate(
   """
   _, first = restore.load(workdir, start)
   stage, last = restore.load(workdir, step)
-  first, params = optim.judged(first), optim.judged(last)
+  first, params = optim.evaluation_params(first), optim.evaluation_params(last)
   found: dict[float, dict[str, float]] = {}
   with stage.layout.context():
     placed = stage.layout.place({"params": params})["params"]

@@ -28,7 +28,7 @@ def rebuild(workdir: str | os.PathLike) -> pathlib.Path:
   except restore.NoCheckpoint:
     return report.write(workdir, None)
   with stage.layout.context():
-    return report.write(workdir, report.samples(stage, optim.judged(state)))
+    return report.write(workdir, report.samples(stage, optim.evaluation_params(state)))
 
 
 def main(arguments: list[str]) -> None:

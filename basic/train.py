@@ -52,7 +52,8 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike) -> pathlib.Path
       rehearse(stage)
     manifest.begin(workdir, config, command=sys.argv)
     state = _train(stages, config, workdir)
-    return report.write(workdir, report.samples(stages[-1], optim.judged(state)))
+    params = optim.evaluation_params(state)
+    return report.write(workdir, report.samples(stages[-1], params))
 
 
 def rehearse(stage: build.Stage) -> None:
@@ -169,7 +170,7 @@ def _judge(evaluations, n, state, record, known=frozenset()):
   for evaluation in evaluations:
     metrics = {
         evaluation.prefix + name: value
-        for name, value in evaluation.run(optim.judged(state)).items()
+        for name, value in evaluation.run(optim.evaluation_params(state)).items()
     }
     if unknown := {k: x for k, x in metrics.items() if k not in known}:
       record.write(n, unknown)

@@ -10,7 +10,7 @@ ones never reach an optimizer and have no slots. The optimizer's state repeats t
 parameter paths, so the table that places a kernel places its moments too.
 """
 
-from basic.optim._average import averaged, judged, with_average
+from basic.optim._average import averaged, evaluation_params, with_average
 from basic.optim._chain import NO_DECAY, Optimizer
 from basic.optim.adafactorw import adafactorw
 from basic.optim.adamw import adamw
@@ -20,6 +20,6 @@ from basic.optim.lion import lion
 from basic.optim.sgd import sgd
 
 __all__ = [
-    "NO_DECAY", "Optimizer", "adafactorw", "adamw", "averaged", "judged",
-    "lamb", "lars", "lion", "sgd", "with_average",
+    "NO_DECAY", "Optimizer", "adafactorw", "adamw", "averaged",
+    "evaluation_params", "lamb", "lars", "lion", "sgd", "with_average",
 ]

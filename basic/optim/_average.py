@@ -124,15 +124,15 @@ def averaged(opt_state: Any) -> types.Params | None:
   return opt_state.average
 
 
-def judged(state: types.TrainState) -> types.Params:
-  """The parameters that an evaluation sees: averages where there are any.
+def evaluation_params(state: types.TrainState) -> types.Params:
+  """The parameters that evaluations use: the EMA parameters, if kept.
 
   Args:
     state: of a run, between two steps.
 
   Returns:
-    A tree like `state.params`. What is frozen, and every parameter of a run
-    without averages, is as it is there.
+    A tree like `state.params`. Frozen parameters have no average and are taken
+    from `state.params`; so is every parameter of a run without an average.
   """
   average = averaged(state.opt_state)
   if average is None:

@@ -72,7 +72,7 @@ def test_evaluations_see_averages_and_what_is_frozen():
   params = {
       "image": {**frozen["image"], **seen[-1]["image"]},
       "objective": {}, "text": seen[-1]["text"]}
-  found = optim.judged(train_state(opt_state, params))
+  found = optim.evaluation_params(train_state(opt_state, params))
   assert jax.tree.structure(found) == jax.tree.structure(params)
   average = optim.averaged(opt_state)
   assert found["image"]["stem"] is params["image"]["stem"]
@@ -84,7 +84,7 @@ def test_evaluations_see_averages_and_what_is_frozen():
 def test_without_an_average_evaluations_see_the_weights():
   _, opt_state = run(optim.sgd(steps=9), 1)
   state = train_state(opt_state, START)
-  assert optim.judged(state) is state.params
+  assert optim.evaluation_params(state) is state.params
 
 
 def test_a_stage_that_has_not_stepped_is_judged_by_its_weights():
@@ -92,7 +92,7 @@ def test_a_stage_that_has_not_stepped_is_judged_by_its_weights():
   new = train_state(tx.init(START), START)
   old = train_state((), jax.tree.map(lambda p: p + 5., START))
   begun = step.carry(old, new, optimizer=False)
-  assert optim.judged(begun) is begun.params
+  assert optim.evaluation_params(begun) is begun.params
   assert begun.params["text"]["bias"][0] == 6.
 
 
