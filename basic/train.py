@@ -45,12 +45,14 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike) -> pathlib.Path
     exits.Stopped: after SIGTERM or Ctrl-C.
   """
   config = settings.complete(config)
-  manifest.check(workdir, config)
+  manifest.check(workdir, config, upgrade=settings.upgraded)
   stages = build.run(config, workdir)
   with stages[0].layout.context():
     for stage in stages:
       rehearse(stage)
-    manifest.begin(workdir, config, command=sys.argv)
+    manifest.begin(
+        workdir, config, command=sys.argv, upgrade=settings.upgraded
+    )
     state = _train(stages, config, workdir)
     params = optim.evaluation_params(state)
     return report.write(workdir, report.samples(stages[-1], params))

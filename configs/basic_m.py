@@ -60,7 +60,7 @@ def get_config() -> ConfigDict:
       gradient=dict(name="cached", chunks=dict(image=16, text=8)),
       optimizer=dict(
           name="adafactorw", peak=2.5e-4, schedule="linear", warmup=2_500,
-          b1=.9, b2=.999, decay=2.5e-3, factor_from=32,
+          b1=.9, b2=.999, decay=2.5e-3, min_dim_size_to_factor=32,
           mu_dtype="bfloat16"),
       mesh=dict(data=-1, fsdp=1, model=1),
       evals=dict(

@@ -42,7 +42,7 @@ def get_config(start: str = "") -> ConfigDict:
       gradient=dict(name="cached", chunks=1),
       optimizer=dict(
           name="adafactorw", peak=3e-3, schedule="linear", warmup=40, b2=.98,
-          decay=1e-1, factor_from=32),
+          decay=1e-1, min_dim_size_to_factor=32),
       mesh=dict(data=-1, fsdp=1, model=1),
       evals=dict(
           single=dict(

@@ -101,7 +101,7 @@ def test_the_digits_train_evaluate_and_report_as_the_manual_says(tmp_path):
 
 def test_averaged_weights_are_the_ones_that_are_judged(tmp_path):
   config = tiny.config(
-      optimizer=dict(name="adamw", peak=1e-2, warmup=2, average=0.9)
+      optimizer=dict(name="adamw", peak=1e-2, warmup=2, ema_decay=0.9)
   )
   train.train(config, tmp_path)
   stage, state = restore.load(tmp_path)

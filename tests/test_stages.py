@@ -26,7 +26,7 @@ def staged():
       source=tiny.scenes(kind="single"),
       captions=dict(templates=("the digit {}", "a {}")),
       objective=dict(name="softmax"),
-      optimizer=dict(name="adafactorw", peak=1e-2, factor_from=8),
+      optimizer=dict(name="adafactorw", peak=1e-2, min_dim_size_to_factor=8),
       stages=(
           dict(
               steps=4, text=None, evals=None, projection=dict(width=None),

@@ -88,8 +88,10 @@ def load(
         f"{workdir} holds no config.json, so it is not the folder of a run; "
         "give the --workdir that the training was given."
     )
-  # JSON has lists where settings have tuples; and a setting may be newer.
-  known = settings.complete(json.loads(config.read_text()))
+  # JSON has lists where settings have tuples; and a setting may be newer, or
+  # have had another name when the run began.
+  stored, _ = settings.renewed(json.loads(config.read_text()))
+  known = settings.complete(stored)
   stages = build.run(known, folder)
   with checkpoint.Checkpoints(folder / FOLDER, every=None) as checkpoints:
     if checkpoints.latest() is None:

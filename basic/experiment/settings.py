@@ -10,7 +10,7 @@ from typing import Any
 from basic import gradient, optim, types
 from basic.data import captions, images
 from basic.engine import checkpoint, model
-from basic.experiment import schema
+from basic.experiment import renamed, schema
 from basic.sharding import layout
 
 Settings = Mapping[str, Any]
@@ -143,6 +143,8 @@ def complete(config: Settings) -> dict[str, Any]:
     ValueError: if a setting is unknown, missing or of the wrong type, or a
       name stands for nothing; in words, before any device is touched.
   """
+  config, sentences = renewed(config)
+  renamed.warn(sentences)
   full = schema.complete("config", experiment, config)
   for key, function in (
       ("projection", model.model), ("augment", images.augment),
@@ -193,6 +195,43 @@ def complete(config: Settings) -> dict[str, Any]:
   return full
 
 
+def renewed(config: Settings) -> tuple[dict[str, Any], list[str]]:
+  """The configuration under the present names of settings (renamed.py).
+
+  Args:
+    config: settings of `experiment`, as a nested mapping.
+
+  Returns:
+    (configuration, a sentence for each old name in it).
+
+  Raises:
+    ValueError: if a setting is given under its old and its new name.
+  """
+  return renamed.configuration(config, _functions)
+
+
+def upgraded(stored: Any) -> Any:
+  """A run's stored configuration as this version would have written it.
+
+  Settings that were renamed since have their new names, and settings that are
+  new have their defaults. Nothing is warned of: the file is not the user's.
+
+  Args:
+    stored: the content of config.json.
+
+  Returns:
+    The complete configuration; with new names alone if this version refuses
+    its values.
+  """
+  if not isinstance(stored, Mapping):
+    return stored
+  config, _ = renewed(stored)
+  try:
+    return complete(config)
+  except ValueError:
+    return config
+
+
 def changed(base: Settings, changes: Settings) -> dict[str, Any]:
   """`changes` over `base`; groups that name something else are replaced."""
   merged = dict(base)
@@ -202,6 +241,40 @@ def changed(base: Settings, changes: Settings) -> dict[str, Any]:
     same = nested and value.get("name", old.get("name")) == old.get("name")
     merged[key] = changed(old, value) if same else value
   return merged
+
+
+# Group of settings -> the function whose arguments they are.
+_FUNCTIONS = {
+    "": experiment, "projection": model.model, "augment": images.augment,
+    "mesh": layout.mesh, "tokenizer": vocabulary, "record": recording,
+    "checkpoint": checkpoint.Checkpoints, "weights": initial,
+    "captions": captions.captions, "label_captions": captions.captions,
+    "evaluation": evaluation,
+}
+# Group of settings -> the folder of the plug-in that it names.
+_FOLDERS = {
+    "source": "sources", "objective": "objectives", "image": "encoders",
+    "text": "encoders", "evaluation": "evals",
+}
+_MEMBERS = {
+    "gradient": (gradient, types.Gradient), "optimizer": (optim, optim.Optimizer)
+}
+
+
+def _functions(group: str, name: Any) -> list[Any]:
+  """The functions whose arguments a group holds; none for a wrong name."""
+  functions = [_FUNCTIONS[group]] if group in _FUNCTIONS else []
+  if not isinstance(name, str):
+    return functions
+  try:
+    if group in _FOLDERS:
+      functions.append(schema.plugin(_FOLDERS[group], name))
+    elif group in _MEMBERS:
+      module, result = _MEMBERS[group]
+      functions.append(schema.member(module, name, result))
+  except ValueError:  # `complete` says this, with what there is to choose from.
+    pass
+  return functions
 
 
 def _name(where: str, settings: Settings) -> str:

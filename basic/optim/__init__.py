@@ -1,17 +1,18 @@
-"""Turns gradients into updates (with engine/step.py, the door to optax).
+"""Optimizers: from gradients to updates (with engine/step.py, the door to optax).
 
-One optimizer a file. Every factory returns an `Optimizer`: the transformation,
-and its learning rate as a function of the step so that it can be recorded. What
-decays, and at which rate a part learns, is said by patterns on parameter paths
-(see paths.py).
+One optimizer a file. Every factory returns an `Optimizer`: an optax
+transformation, and its learning rate as a function of the step, so that it can
+be logged. Patterns on parameter paths (paths.py) say which parameters have
+weight decay and which have a learning rate multiplier.
 
-Freezing is not said here: engine/step.py splits the parameters first, so frozen
-ones never reach an optimizer and have no slots. The optimizer's state repeats the
-parameter paths, so the table that places a kernel places its moments too.
+Freezing is not done here: engine/step.py splits off frozen parameters first, so
+they never reach an optimizer and have no optimizer state. The optimizer state
+repeats the parameter paths, so the axis table that shards a kernel shards its
+moments too.
 """
 
-from basic.optim._average import averaged, evaluation_params, with_average
 from basic.optim._chain import NO_DECAY, Optimizer
+from basic.optim._ema import ema_params, evaluation_params, with_ema
 from basic.optim.adafactorw import adafactorw
 from basic.optim.adamw import adamw
 from basic.optim.lamb import lamb
@@ -19,7 +20,15 @@ from basic.optim.lars import lars
 from basic.optim.lion import lion
 from basic.optim.sgd import sgd
 
+# Old names of settings, read by experiment/renamed.py.
+RENAMED = {
+    "average": "ema_decay",
+    "factor_from": "min_dim_size_to_factor",
+    "rates": "lr_multipliers",
+    "trust": "trust_coefficient",
+}
+
 __all__ = [
-    "NO_DECAY", "Optimizer", "adafactorw", "adamw", "averaged",
-    "evaluation_params", "lamb", "lars", "lion", "sgd", "with_average",
+    "NO_DECAY", "Optimizer", "adafactorw", "adamw", "ema_params",
+    "evaluation_params", "lamb", "lars", "lion", "sgd", "with_ema",
 ]

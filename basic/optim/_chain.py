@@ -1,4 +1,4 @@
-"""The links that optimizers are chains of, and what they do by path."""
+"""What all optimizers share: the links of their chains, chosen by path."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -9,25 +9,25 @@ import jax.numpy as jnp
 import optax
 
 from basic import paths, types
-from basic.optim import _average, schedules
+from basic.optim import _ema, schedules
 
-# Gains, offsets, positions and what an objective learns, but for the kernel of a
-# classifier: shrinking these does not make a function simpler, only another one.
+# No weight decay: biases, scales, normalisation statistics, position embeddings
+# and the objective's parameters. The kernel of a classifier does decay.
 NO_DECAY = (
     "(.*/)?(bias|scale|mean|variance)", "(.*/)?positions(/.*)?",
     "objective/(?!kernel$).*",
 )
 
-# Equal blocks of a tower are one array each, with the layers in front. What an
-# optimizer does to a weight as a whole, it does to each layer of a stack.
+# Equal blocks of a tower are stacked into one array each, layers first. What an
+# optimizer computes per weight (a norm, an RMS), it computes per layer of these.
 STACKED = "(.*/)?blocks/.*"
 
 
 class Optimizer(NamedTuple):
-  """A transformation of gradients, and how fast it goes.
+  """An optax transformation, and its learning rate.
 
   Attributes:
-    tx: the optax pair; its `update` needs the parameters.
+    tx: the transformation; its `update` needs the parameters.
     rate: step -> learning rate, float32. Step n is the update that `tx` makes
       after n others.
   """
@@ -37,22 +37,48 @@ class Optimizer(NamedTuple):
 
 
 def optimizer(
+    *direction: optax.GradientTransformation,
     rate: schedules.Rate,
-    average: float | None,
-    *links: optax.GradientTransformation,
+    clip: float | None,
+    decay: float,
+    no_decay: Sequence[str],
+    lr_multipliers: Sequence[Sequence[Any]],
+    ema_decay: float | None,
+    trust_coefficient: float | None = None,
+    last: Sequence[optax.GradientTransformation] = (),
+    chunked: bool = False,
 ) -> Optimizer:
-  """Links in a row, and around them the average of weights if there is one."""
-  tx = optax.chain(*links)
-  if average is not None:
-    tx = _average.with_average(tx, average)
+  """Chains what is particular to an optimizer with what all of them share.
+
+  In order: clipping, `direction`, weight decay, trust ratio, learning rate
+  multipliers, learning rate, `last`. Around it the EMA of the parameters.
+
+  Args:
+    direction: from the clipped gradient to the update of learning rate 1.
+    rate: step -> learning rate.
+    clip, decay, no_decay, lr_multipliers, ema_decay: the settings, as in
+      `adamw`.
+    trust_coefficient: of the trust ratio; None leaves that link out.
+    last: links after the learning rate.
+    chunked: the gradient comes chunk by chunk, so nothing can clip it.
+  """
+  first = optax.identity() if chunked else clip_by_global_norm(clip)
+  links = [first, *direction, add_decayed_weights(decay, no_decay)]
+  if trust_coefficient is not None:
+    links.append(scale_by_trust_ratio(no_decay, trust_coefficient))
+  links.append(scale_by_multipliers(lr_multipliers))
+  # Every link has its place in the state, and so in the checkpoints of old runs.
+  tx = optax.chain(*links, optax.scale_by_learning_rate(rate), *last)
+  if ema_decay is not None:
+    tx = _ema.with_ema(tx, ema_decay)
   return Optimizer(tx, rate)
 
 
-def clipped(norm: float | None) -> optax.GradientTransformation:
+def clip_by_global_norm(norm: float | None) -> optax.GradientTransformation:
   """Scales gradients down to a global norm; None leaves them as they are.
 
-  Its `update` raises ValueError for a gradient that comes chunk by chunk, whose
-  norm nobody knows and which most optimizers do not take.
+  Its `update` raises ValueError for a gradient that comes chunk by chunk: its
+  norm is unknown, and most optimizers cannot use it.
   """
   if norm is not None and not norm > 0:
     raise ValueError(f"clip is {norm}; give a positive norm, or None not to clip")
@@ -69,64 +95,68 @@ def clipped(norm: float | None) -> optax.GradientTransformation:
   return optax.GradientTransformation(tx.init, update)
 
 
-def decayed(
+def add_decayed_weights(
     decay: float, no_decay: Sequence[str]
 ) -> optax.GradientTransformation:
   """Adds `decay W` to the update of every path that no pattern exempts."""
   if not decay >= 0:
-    raise ValueError(f"decay is {decay}; weights do not decay by less than 0")
-  exempt = paths.any_of(no_decay)
-  given = [pattern for pattern in no_decay if pattern not in NO_DECAY]
+    raise ValueError(f"decay is {decay}; give a weight decay of at least 0")
+  is_exempt = paths.any_of(no_decay)
+  own_patterns = [pattern for pattern in no_decay if pattern not in NO_DECAY]
 
   def add(path, update, param):
-    return update if exempt(path) else update + decay * param
+    return update if is_exempt(path) else update + decay * param
 
-  return _by_path(add, given, "no_decay")
+  return _by_path(add, own_patterns, "no_decay")
 
 
-def trusted(
+def scale_by_trust_ratio(
     no_decay: Sequence[str], coefficient: float = 1.
 ) -> optax.GradientTransformation:
-  """Makes each layer move in proportion to its length.
+  """Scales the update of each layer by its trust ratio.
 
       u <- coefficient |W| / |u| u
 
-  where both lengths are positive and no pattern exempts the path.
+  where both norms are positive and no pattern exempts the path.
   """
-  exempt = paths.any_of(no_decay)
+  is_exempt = paths.any_of(no_decay)
 
   def scale(path, update, param):
-    if exempt(path):
+    if is_exempt(path):
       return update
     axes = layer_axes(path, update.ndim)
-    length, step = (
+    weight_norm, update_norm = (
         jnp.sqrt(jnp.sum(jnp.square(x), axes, keepdims=True))
         for x in (param, update)
     )
-    moves = (length > 0) & (step > 0)
-    ratio = coefficient * length / jnp.where(moves, step, 1.)
-    return update * jnp.where(moves, ratio, 1.)
+    both_positive = (weight_norm > 0) & (update_norm > 0)
+    ratio = coefficient * weight_norm / jnp.where(both_positive, update_norm, 1.)
+    return update * jnp.where(both_positive, ratio, 1.)
 
-  return _by_path(scale, (), "trust")
+  return _by_path(scale, (), "the trust ratio")
 
 
-def multiplied(rates: Sequence[Sequence[Any]]) -> optax.GradientTransformation:
+def scale_by_multipliers(
+    lr_multipliers: Sequence[Sequence[Any]],
+) -> optax.GradientTransformation:
   """Multiplies the update of a path by the first row that matches it."""
-  for row in rates:
+  for row in lr_multipliers:
     if len(row) != 2 or not row[1] > 0:
       raise ValueError(
-          f"rates holds {tuple(row)!r}; a row is (pattern, positive multiplier). "
-          "To stop a part, freeze it"
+          f"lr_multipliers holds {tuple(row)!r}; a row is (pattern, positive "
+          "multiplier). To keep parameters from training, freeze them"
       )
-  rows = [(re.compile(pattern), multiplier) for pattern, multiplier in rates]
+  rows = [(re.compile(pattern), factor) for pattern, factor in lr_multipliers]
 
   def scale(path, update, param):
-    for pattern, multiplier in rows:
+    for pattern, factor in rows:
       if pattern.fullmatch(path):
-        return update * multiplier
+        return update * factor
     return update
 
-  return _by_path(scale, [pattern for pattern, _ in rates], "rates")
+  return _by_path(
+      scale, [pattern for pattern, _ in lr_multipliers], "lr_multipliers"
+  )
 
 
 def layer_axes(path: str, rank: int) -> tuple[int, ...]:
@@ -135,19 +165,19 @@ def layer_axes(path: str, rank: int) -> tuple[int, ...]:
 
 
 def leaves(tree: Any) -> tuple[dict[str, Any], Any]:
-  """(leaves by path, structure): its `unflatten` takes them in that order."""
-  found, structure = jax.tree_util.tree_flatten_with_path(tree)
+  """(leaves by path, tree structure): its `unflatten` takes them in order."""
+  with_keys, structure = jax.tree_util.tree_flatten_with_path(tree)
   return {
       jax.tree_util.keystr(keys, simple=True, separator="/"): leaf
-      for keys, leaf in found
+      for keys, leaf in with_keys
   }, structure
 
 
-def check_memory(**memories: float) -> None:
-  """Refuses moving averages that forget nothing, or more than all."""
-  for name, memory in memories.items():
-    if not 0 <= memory < 1:
-      raise ValueError(f"{name} is {memory}; give at least 0 and less than 1")
+def check_decay_rates(**decay_rates: float) -> None:
+  """Refuses decay rates of moving averages outside [0, 1)."""
+  for name, decay_rate in decay_rates.items():
+    if not 0 <= decay_rate < 1:
+      raise ValueError(f"{name} is {decay_rate}; give at least 0 and less than 1")
 
 
 def check_positive(**numbers: float | int | None) -> None:
@@ -162,7 +192,8 @@ def _by_path(
 ) -> optax.GradientTransformation:
   """update <- function(path, update, param), without a state of its own.
 
-  `init` refuses patterns that match nothing: a misspelt one is otherwise silent.
+  `init` refuses patterns that match nothing: otherwise a misspelt pattern would
+  silently have no effect.
   """
 
   def init(params):
@@ -179,10 +210,11 @@ def _by_path(
   def update(updates, state, params=None):
     if params is None:
       raise ValueError(f"{name} needs parameters: call update(grads, state, params)")
-    found, structure = leaves(updates)
-    given, _ = leaves(params)
-    return structure.unflatten(
-        [function(path, leaf, given[path]) for path, leaf in found.items()]
-    ), state
+    by_path, structure = leaves(updates)
+    params_by_path, _ = leaves(params)
+    return structure.unflatten([
+        function(path, update, params_by_path[path])
+        for path, update in by_path.items()
+    ]), state
 
   return optax.GradientTransformation(init, update)

@@ -1,4 +1,4 @@
-"""The moments of `adafactorw` from a gradient that comes chunk by chunk."""
+"""Updates the moments of `adafactorw` from a gradient that comes in chunks."""
 
 from typing import Any, NamedTuple
 
@@ -11,17 +11,17 @@ from basic.optim import _chain, _factored
 
 
 class Slot(NamedTuple):
-  """What one weight keeps while chunks come; None where it has no such thing.
+  """What is kept for one weight while chunks come; None where it has none.
 
   Attributes:
-    mean: the first moment, in float32.
-    means: (rows, columns) of the second, as far as it is an estimate.
-    floors: the same means of the contributions' own squares.
-    total: the gradient, of a weight too small to be factored.
+    first: the first moment, in float32.
+    second: (rows, columns) of the second moment, an estimate of it.
+    floors: the same means of the squares of the contributions.
+    total: the gradient so far, of a weight that is not factored.
   """
 
-  mean: Any
-  means: Any = None
+  first: Any
+  second: Any = None
   floors: Any = None
   total: Any = None
 
@@ -31,21 +31,21 @@ class Moments(NamedTuple):
 
   Attributes:
     mu: the first, in float32.
-    nu: the second, to go on with; rows and columns may be negative.
-    floors: what rows and columns of `nu` are lifted to where they are used.
+    nu: the second, as it is stored; rows and columns may be negative.
+    floors: lower bounds of the rows and columns of `nu` where they are used.
   """
 
   mu: Any
-  nu: _factored.Second
-  floors: _factored.Second
+  nu: _factored.SecondMoment
+  floors: _factored.SecondMoment
 
 
-def floors(params: Any, least: int) -> _factored.Second:
-  """Zeros for the floors of what is factored."""
+def floors(params: Any, least: int) -> _factored.SecondMoment:
+  """Zeros for the lower bounds of what is factored."""
   return _factored.zeros(params, least)._replace(full={})
 
 
-def lifted(moments: Moments) -> _factored.Second:
+def clamped(moments: Moments) -> _factored.SecondMoment:
   """The second moment to divide by: positive."""
   return moments.nu._replace(**{
       name: jax.tree.map(
@@ -56,38 +56,38 @@ def lifted(moments: Moments) -> _factored.Second:
   })
 
 
-def whole(grads: types.Params) -> types.Contributions:
-  """A gradient that was added up before, as the one chunk that it is."""
+def single(grads: types.Params) -> types.Contributions:
+  """A gradient that is already added up, as a single chunk."""
   contribution = types.Contribution(grads, lambda tree: tree, 0, 1, 1)
   return types.Contributions(lambda add, slots: dict(add(slots, contribution)))
 
 
-def added(
+def accumulate(
     contributions: types.Contributions,
     old: Moments,
     *,
     b1: float,
-    new: Any,
+    weight: Any,
     eps: float,
     least: int,
 ) -> Moments:
   """Adds every contribution to both moments as it comes.
 
-  The mean is exact, and so are the mean squares of what is not factored, from
-  the sum of its contributions; rows and columns get an estimate, and its floor
-  (ops/slot_accumulation.py).
+  The first moment is exact, and so is the second of what is not factored, from
+  the sum of its contributions. Rows and columns are estimates with a lower
+  bound (ops/slot_accumulation.py).
 
   Args:
     contributions: of the gradient.
-    old: the moments before.
-    b1: memory of the mean.
-    new: 1 - b2_t, the weight of these squares.
+    old: the moments before this update.
+    b1: decay rate of the first moment.
+    weight: 1 - b2_t, the weight of the new squares.
     eps: added to squares.
-    least: size from which rows and columns are kept in place of V.
+    least: size that both axes must have to be factored.
 
   Raises:
-    ValueError: if a tower has several chunks, one copy and a weight that is
-      factored.
+    ValueError: if a factored weight belongs to a tower with several chunks on a
+      single replica.
   """
   means, structure = _chain.leaves(old.mu)
   rows, columns, full = map(paths.flatten, old.nu)
@@ -104,40 +104,43 @@ def added(
 
   def add(slots, contribution):
     return {
-        path: _with(slots[path], part, contribution, path, b1, 1 - new, least)
+        path: _add(slots[path], part, contribution, path, b1, 1 - weight, least)
         for path, part in _chain.leaves(contribution.part)[0].items()
     }
 
   slots = contributions.fold(add, {p: start(p, m) for p, m in means.items()})
-  nu, floors = (_factored.Second({}, {}, {}) for _ in range(2))
+  nu, floors = (_factored.SecondMoment({}, {}, {}) for _ in range(2))
   for path, slot in slots.items():
-    if slot.means is None:
-      nu.full[path] = (1 - new) * full[path] + new * (slot.total**2 + eps)
+    if slot.second is None:
+      squares = slot.total**2 + eps
+      nu.full[path] = (1 - weight) * full[path] + weight * squares
     else:
-      for second, found in ((nu, slot.means), (floors, slot.floors)):
-        second.rows[path], second.columns[path] = (x + new * eps for x in found)
+      # eps enters every mean of squares once, so once here, after all chunks.
+      for moment, pair in ((nu, slot.second), (floors, slot.floors)):
+        moment.rows[path], moment.columns[path] = (x + weight * eps for x in pair)
   return Moments(
-      structure.unflatten([slots[path].mean for path in means]),
-      *(_factored.Second(*map(paths.unflatten, v)) for v in (nu, floors)),
+      structure.unflatten([slots[path].first for path in means]),
+      *(_factored.SecondMoment(*map(paths.unflatten, v)) for v in (nu, floors)),
   )
 
 
-def _with(slot, part, contribution, path, b1, b2, least):
-  """A slot with one contribution in it."""
-  part = part.astype(slot.mean.dtype)
+def _add(slot, part, contribution, path, b1, b2, least):
+  """Adds one contribution to a slot."""
+  part = part.astype(slot.first.dtype)
   c, i = contribution.total(part), contribution.number
-  mean = slot_accumulation.first_moment(slot.mean, c, i, b1)
+  first = slot_accumulation.first_moment(slot.first, c, i, b1)
   axes = _factored.axes(path, part.shape, least)
   if axes is None:
-    return Slot(mean, total=slot.total + c)
+    return Slot(first, total=slot.total + c)
   squares = factored.means(c**2, axes)
-  parts = contribution.total(factored.means(part**2, axes))
+  # Squares of the replicas' parts show the variance that c^2 has too much of.
+  part_squares = contribution.total(factored.means(part**2, axes))
   counts = {"chunks": contribution.chunks, "replicas": contribution.copies}
   return Slot(
-      mean,
+      first,
       tuple(
           slot_accumulation.second_moment(v, c2, p2, i, b2, **counts)
-          for v, c2, p2 in zip(slot.means, squares, parts, strict=True)
+          for v, c2, p2 in zip(slot.second, squares, part_squares, strict=True)
       ),
       tuple(
           slot_accumulation.first_moment(v, c2, i, b2)

@@ -10,11 +10,13 @@ from basic.ops import factored
 from basic.optim import _chain
 
 
-class Second(NamedTuple):
-  """Mean squares by path; a path is in `rows` and `columns`, or in `full`.
+class SecondMoment(NamedTuple):
+  """Moving averages of squared gradients, by path.
+
+  A path is in `rows` and `columns`, or in `full`.
 
   Attributes:
-    rows: means over the columns, which stay as an axis of size 1.
+    rows: means over the columns, which are kept as an axis of size 1.
     columns: means over the rows, likewise.
     full: what is not factored, in the shape of the weight.
   """
@@ -24,25 +26,25 @@ class Second(NamedTuple):
   full: Any
 
 
-def statistics(squares: Any, least: int) -> Second:
-  """What is kept of squares.
+def statistics(squares: Any, least: int) -> SecondMoment:
+  """Row and column means of squared gradients, where they are factored.
 
   Args:
-    squares: a tree of weights.
-    least: size that rows and columns must have to be kept in place of V.
+    squares: a tree in the shapes of the weights.
+    least: size that both axes must have to be factored.
   """
-  found = Second({}, {}, {})
+  second = SecondMoment({}, {}, {})
   for path, square in _chain.leaves(squares)[0].items():
     pair = axes(path, square.shape, least)
     if pair is None:
-      found.full[path] = square
+      second.full[path] = square
     else:
-      found.rows[path], found.columns[path] = factored.means(square, pair)
-  return Second(*map(paths.unflatten, found))
+      second.rows[path], second.columns[path] = factored.means(square, pair)
+  return SecondMoment(*map(paths.unflatten, second))
 
 
-def zeros(params: Any, least: int) -> Second:
-  """The statistics of nothing, at least as wide as float32."""
+def zeros(params: Any, least: int) -> SecondMoment:
+  """Zeros in the shapes of `statistics`, in float32 or wider."""
   wide = jax.tree.map(
       lambda p: jax.ShapeDtypeStruct(
           p.shape, jnp.promote_types(p.dtype, jnp.float32)
@@ -53,12 +55,12 @@ def zeros(params: Any, least: int) -> Second:
   return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
-def inverse_root(second: Second, like: Any, least: int) -> Any:
+def inverse_root(second: SecondMoment, like: Any, least: int) -> Any:
   """V^(-1/2) of every path of `like`, a tree of the weights' shapes."""
   rows, columns, full = map(paths.flatten, second)
-  found, structure = _chain.leaves(like)
+  by_path, structure = _chain.leaves(like)
   roots = []
-  for path, leaf in found.items():
+  for path, leaf in by_path.items():
     pair = axes(path, leaf.shape, least)
     if pair is None:
       roots.append(jax.lax.rsqrt(full[path]))
@@ -71,6 +73,7 @@ def axes(
     path: str, shape: tuple[int, ...], least: int
 ) -> tuple[int, int] | None:
   """The axes of a weight that are rows and columns; None: it is not factored."""
-  # Layers of a stack are no rows, however many there are.
+  # The layer axis of a stack indexes matrices: it is never rows or columns,
+  # however many layers there are.
   first = len(shape) - len(_chain.layer_axes(path, len(shape)))
   return factored.axes(shape, least, first)

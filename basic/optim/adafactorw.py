@@ -1,4 +1,4 @@
-"""AdamW whose second moment is a row and a column: BASIC's optimizer."""
+"""AdaFactorW: AdamW with a factored second moment, BASIC's optimizer."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from basic import types
-from basic.optim import _average, _chain, _contributions, _factored, schedules
+from basic.optim import _chain, _contributions, _ema, _factored, schedules
 
 Momentum: TypeAlias = Literal["gradient", "update"]
 Accumulate: TypeAlias = Literal["before", "slots"]
@@ -26,20 +26,21 @@ def adafactorw(
     b2: float = .999,
     growth: float | None = None,
     momentum: Momentum = "gradient",
-    factor_from: int = 128,
+    min_dim_size_to_factor: int = 128,
     eps: float = 1e-30,
     clip_rms: float | None = None,
     decay: float = 1e-4,
     no_decay: Sequence[str] = _chain.NO_DECAY,
     clip: float | None = 1.,
-    rates: Sequence[Sequence[Any]] = (),
+    lr_multipliers: Sequence[Sequence[Any]] = (),
     mu_dtype: Literal["float32", "bfloat16"] = "bfloat16",
     accumulate: Accumulate = "before",
-    average: float | None = None,
+    ema_decay: float | None = None,
 ) -> _chain.Optimizer:
-  """Steps as AdamW does, in little more than the memory of the gradient's mean.
+  """AdamW whose second moment is stored as row and column means.
 
-  With g the gradient [n m], clipped to a global norm, of step t = 1, 2, ...:
+  With g the gradient [n m], clipped to a global norm, t = 1, 2, ... the update,
+  r the learning rate and k its multiplier:
 
       R <- b2_t R + (1 - b2_t) mean_columns(g^2 + eps)        [n]
       C <- b2_t C + (1 - b2_t) mean_rows(g^2 + eps)           [m]
@@ -52,44 +53,46 @@ def adafactorw(
 
       W <- W - r k (u + decay W)
 
-  The first is Adam's order; the second, without a correction of its start, is
-  AdaFactor's. Neither scales steps by the weights, nor knows a rate of its own.
-  A weight [n m] takes 2 n m + 4 (n + m) bytes of slots, for AdamW's 8 n m.
+  The first is Adam's order; the second, without bias correction, is AdaFactor's.
+  Neither scales updates by the RMS of the weights, nor has a relative step size.
+  The optimizer state of a weight [n m] takes 2 n m + 4 (n + m) bytes; AdamW's
+  takes 8 n m.
 
-  Of a weight with more axes, the two largest are the rows and columns, and the
-  others index matrices: layers of a stack always, heads and the places of a
-  convolution where they are smaller. Where V is not factored, it is a slot of
-  the weight's shape.
+  In a weight with more than two axes, the two largest are the rows and columns,
+  and the others are batch axes: always the layers of a stack, and heads or
+  kernel positions of a convolution where they are smaller. Where V is not
+  factored, it is stored in the shape of the weight.
 
   Args:
     steps, peak, schedule, warmup, end, timescale: as in `adamw`.
-    b1: memory of the mean, at least 0 and less than 1.
-    b2: memory of the mean square, at least 0 and less than 1; the most that
-      it grows to.
-    growth: b2_t = min(b2, 1 - t^-growth), .8 in AdaFactor. None: a memory of
-      b2 with Adam's correction, b2_t = (b2 - b2^t) / (1 - b2^t).
-    momentum: what m is the mean of.
-    factor_from: size that both axes must have for V to be factored. At least
-      1; one that no axis has gives AdamW, but for eps.
-    eps: keeps V above 0; in units of the gradient squared. Positive.
-    clip_rms: largest root mean square of a layer's update, 1 in AdaFactor;
-      None does not limit it.
-    decay, no_decay, clip, rates, average: as in `adamw`.
-    mu_dtype: type in which m is kept. The step is computed in float32.
-    accumulate: where chunks of a gradient are added up: "before" it comes here,
-      or in the "slots", for the gradient `in_slots`: m is exact, R and C are
-      estimates, and as large a slot under each keeps what they are lifted to
-      (ops/slot_accumulation.py). For that, `clip` is None, `momentum`
-      "gradient", and better `mu_dtype` float32, since bfloat16 is widened while
-      chunks come.
+    b1: decay rate of the first moment, at least 0 and less than 1.
+    b2: decay rate of the second moment, at least 0 and less than 1; with
+      `growth` its upper limit.
+    growth: exponent of the decay rate b2_t = min(b2, 1 - t^-growth), .8 in
+      AdaFactor (`decay_rate` in optax). None: decay rate b2 with Adam's bias
+      correction, which is b2_t = (b2 - b2^t) / (1 - b2^t).
+    momentum: what m averages, gradients or updates.
+    min_dim_size_to_factor: size that both axes must have for V to be factored.
+      At least 1. If no axis has it, this is AdamW, but for eps.
+    eps: added to the squared gradient, in its units. Positive.
+    clip_rms: largest root mean square of a layer's update, 1 in AdaFactor
+      (`clipping_threshold` in optax); None does not clip it.
+    decay, no_decay, clip, lr_multipliers, ema_decay: as in `adamw`.
+    mu_dtype: dtype in which m is stored. Updates are computed in float32.
+    accumulate: where the chunks of a gradient are added up: "before" the
+      optimizer, or in its state, its "slots", for the gradient `in_slots`. Then
+      m is exact; R and C are estimates, and arrays of the same sizes hold their
+      lower bounds (ops/slot_accumulation.py). Needs `clip` None and `momentum`
+      "gradient". `mu_dtype` should be float32, since a bfloat16 m is stored as
+      float32 while chunks are added.
 
   Returns:
-    An `Optimizer`. R and C keep the axis that they are the mean over, of size
-    1, so that they are placed like the weight.
+    An `Optimizer`. R and C keep the axis over which they are means, with size
+    1, so that they are sharded like the weight.
 
   Raises:
     ValueError: as `adamw` does, and if `accumulate` is "slots" and `clip` or
-      `momentum` needs the sum.
+      `momentum` needs the whole gradient.
 
   References:
     Shazeer and Stern, Adafactor, 2018, alg. 4 and 5.
@@ -107,9 +110,10 @@ def adafactorw(
     >>> [x.dtype.name for x in jax.tree.leaves(state[1].mu)]
     ['bfloat16', 'bfloat16']
   """
-  _chain.check_memory(b1=b1, b2=b2)
+  _chain.check_decay_rates(b1=b1, b2=b2)
   _chain.check_positive(
-      growth=growth, factor_from=factor_from, eps=eps, clip_rms=clip_rms
+      growth=growth, min_dim_size_to_factor=min_dim_size_to_factor, eps=eps,
+      clip_rms=clip_rms,
   )
   if accumulate == "slots" and (clip is not None or momentum != "gradient"):
     raise ValueError(
@@ -117,43 +121,38 @@ def adafactorw(
         "which need the whole gradient at once; set clip=None and "
         "momentum='gradient', or accumulate='before'"
     )
-  rate = schedules.schedule(
-      name=schedule, peak=peak, steps=steps, warmup=warmup, end=end,
-      timescale=timescale,
-  )
   return _chain.optimizer(
-      rate, average,
-      optax.identity() if accumulate == "slots" else _chain.clipped(clip),
-      _direction(
-          b1, b2, growth, momentum, factor_from, eps, clip_rms,
+      _scale_by_factored_adam(
+          b1, b2, growth, momentum, min_dim_size_to_factor, eps, clip_rms,
           jnp.dtype(mu_dtype), accumulate,
       ),
-      _chain.decayed(decay, no_decay),
-      _chain.multiplied(rates),
-      optax.scale_by_learning_rate(rate),
+      rate=schedules.schedule(peak, steps, schedule, warmup, end, timescale),
+      clip=clip, decay=decay, no_decay=no_decay, lr_multipliers=lr_multipliers,
+      ema_decay=ema_decay, chunked=accumulate == "slots",
   )
 
 
 class State(NamedTuple):
-  """Slots of `adafactorw`.
+  """Optimizer state of `adafactorw`.
 
   Attributes:
     count: updates so far.
     mu: m, in the shapes of the weights.
     nu: R and C, or V.
-    floors: least R and C, where chunks are added up in the slots; or ().
+    floors: lower bounds of R and C, where chunks are added up in this state;
+      else ().
   """
 
   count: Any
   mu: Any
-  nu: _factored.Second
+  nu: _factored.SecondMoment
   floors: Any = ()
 
 
-def _direction(
+def _scale_by_factored_adam(
     b1, b2, growth, momentum, least, eps, clip_rms, mu_dtype, accumulate
 ):
-  """gradient -> u."""
+  """gradient -> u of the equations in `adafactorw`."""
 
   def init(params):
     mu = jax.tree.map(lambda p: jnp.zeros(p.shape, mu_dtype), params)
@@ -162,64 +161,67 @@ def _direction(
         _contributions.floors(params, least) if accumulate == "slots" else (),
     )
 
-  def mean(old, new):
+  def first_moment(old, new):
     return jax.tree.map(
         lambda m, x: b1 * m.astype(x.dtype) + (1 - b1) * x, old, new
     )
 
-  def squared(old, grads, new):
-    squares = jax.tree.map(lambda g: _wide(g) ** 2 + eps, grads)
+  def second_moment(old, grads, weight):
+    squares = jax.tree.map(lambda g: _at_least_float32(g) ** 2 + eps, grads)
     return jax.tree.map(
-        lambda v, x: (1 - new).astype(x.dtype) * v + new.astype(x.dtype) * x,
+        lambda v, x: (1 - weight).astype(x.dtype) * v + weight.astype(x.dtype) * x,
         old, _factored.statistics(squares, least),
     )
 
-  def in_slots(grads, state, new):
+  def from_chunks(grads, state, weight):
     """((m, second moment, floors), second moment to divide by)."""
     if not isinstance(grads, types.Contributions):
-      grads = _contributions.whole(grads)
-    found = _contributions.added(
-        grads, _contributions.Moments(*state[1:]), b1=b1, new=new, eps=eps,
+      grads = _contributions.single(grads)
+    moments = _contributions.accumulate(
+        grads, _contributions.Moments(*state[1:]), b1=b1, weight=weight, eps=eps,
         least=least,
     )
-    return found, _contributions.lifted(found)
+    return moments, _contributions.clamped(moments)
 
   def update(grads, state, params=None):
     del params
     count = optax.safe_increment(state.count)
-    new = _new(count, b2, growth)
+    weight = _second_moment_weight(count, b2, growth)
     if accumulate == "slots":
-      (mu, nu, floors), seen = in_slots(grads, state, new)
+      (mu, nu, floors), positive = from_chunks(grads, state, weight)
     else:
-      nu, floors = squared(state.nu, grads, new), ()
-      mu, seen = mean(state.mu, jax.tree.map(_wide, grads)), nu
-    scale = _factored.inverse_root(seen, mu, least)
+      nu, floors = second_moment(state.nu, grads, weight), ()
+      mu = first_moment(state.mu, jax.tree.map(_at_least_float32, grads))
+      positive = nu
+    scale = _factored.inverse_root(positive, mu, least)
     if momentum == "gradient":
       corrected = optax.tree.bias_correction(mu, b1, count)
-      updates = _limited(jax.tree.map(jnp.multiply, corrected, scale), clip_rms)
+      updates = _clip_rms(jax.tree.map(jnp.multiply, corrected, scale), clip_rms)
     else:
-      normalised = jax.tree.map(lambda g, s: _wide(g) * s, grads, scale)
-      updates = mu = mean(state.mu, _limited(normalised, clip_rms))
+      normalised = jax.tree.map(
+          lambda g, s: _at_least_float32(g) * s, grads, scale
+      )
+      updates = mu = first_moment(state.mu, _clip_rms(normalised, clip_rms))
     mu = jax.tree.map(lambda m: m.astype(mu_dtype), mu)
     return updates, State(count, mu, nu, floors)
 
   return optax.GradientTransformation(init, update)
 
 
-def _new(count, b2, growth):
+def _second_moment_weight(count, b2, growth):
   """1 - b2_t, the weight of the newest squares."""
   if growth is None:
-    return _average.share(count, b2)
+    return _ema.newest_weight(count, b2)
   return jnp.maximum(1 - b2, count.astype(float) ** -growth)
 
 
-def _limited(updates, limit):
-  """Scales layers down whose root mean square is beyond a limit."""
+def _clip_rms(updates, limit):
+  """Scales down the layers whose root mean square exceeds a limit."""
   if limit is None:
     return updates
-  found, structure = _chain.leaves(updates)
+  by_path, structure = _chain.leaves(updates)
   return structure.unflatten([
-      u / jnp.maximum(1., _rms(path, u) / limit) for path, u in found.items()
+      u / jnp.maximum(1., _rms(path, u) / limit) for path, u in by_path.items()
   ])
 
 
@@ -228,5 +230,5 @@ def _rms(path, u):
   return jnp.sqrt(jnp.mean(jnp.square(u), axes, keepdims=True))
 
 
-def _wide(g):
+def _at_least_float32(g):
   return g.astype(jnp.promote_types(g.dtype, jnp.float32))

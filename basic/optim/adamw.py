@@ -23,14 +23,14 @@ def adamw(
     decay: float = 1e-4,
     no_decay: Sequence[str] = _chain.NO_DECAY,
     clip: float | None = 1.,
-    rates: Sequence[Sequence[Any]] = (),
+    lr_multipliers: Sequence[Sequence[Any]] = (),
     mu_dtype: Literal["float32", "bfloat16"] = "float32",
-    average: float | None = None,
+    ema_decay: float | None = None,
 ) -> _chain.Optimizer:
-  """Steps by the mean gradient over its own root mean square.
+  """Divides the first moment of the gradient by the root of the second.
 
-  With g the gradient, clipped to a global norm, n = 1, 2, ..., r the rate of
-  the step and k the multiplier of the path:
+  With g the gradient, clipped to a global norm, n = 1, 2, ... the update, r the
+  learning rate and k the learning rate multiplier of the path:
 
       m <- b1 m + (1 - b1) g
       v <- b2 v + (1 - b2) g^2
@@ -38,34 +38,36 @@ def adamw(
       W <- W - r k (u + decay W)
 
   Args:
-    steps: length of the run, in steps.
-    peak: the highest rate.
-    schedule: how the rate moves; `schedules.schedule` explains this, `warmup`,
-      `end` and `timescale`.
-    warmup: length of the rise, in steps.
-    end: what is left of the rate at the last step, as a fraction of `peak`.
+    steps: length of the learning rate schedule, in steps.
+    peak: peak learning rate.
+    schedule: shape of the schedule after the warm-up. `schedules.schedule` has
+      the equations, also of `warmup`, `end` and `timescale`.
+    warmup: length of the linear warm-up, in steps.
+    end: learning rate at the last step, as a fraction of `peak`.
     timescale: of rsqrt, in steps.
-    b1: memory of the mean, at least 0 and less than 1.
-    b2: memory of the mean square, at least 0 and less than 1.
-    eps: keeps the quotient finite; in units of the gradient. Positive.
-    decay: fraction of a weight that a step at rate 1 takes away. Decoupled: it
-      does not pass through the moments, nor is it clipped. Not negative.
-    no_decay: patterns of the paths that do not decay.
-    clip: largest global norm of the gradient; None leaves it as it is.
-    rates: (pattern, multiplier) rows; the first pattern that matches a path
-      multiplies its rate, decay included. A path that none matches keeps 1.
-    mu_dtype: type in which m is kept; bfloat16 halves that slot. The update of
-      m and the step are computed in float32.
-    average: memory of a moving average of the weights, which evaluations then
-      use in their place (`with_average`); None keeps none.
+    b1: decay rate of the first moment, at least 0 and less than 1.
+    b2: decay rate of the second moment, at least 0 and less than 1.
+    eps: added to the denominator, in units of the gradient. Positive.
+    decay: weight decay, the fraction of a weight that one step at learning rate
+      1 takes away. Decoupled: it neither enters the moments nor is clipped. Not
+      negative.
+    no_decay: patterns of the paths without weight decay.
+    clip: largest global norm of the gradient; None does not clip.
+    lr_multipliers: (pattern, multiplier) rows. The first pattern that matches a
+      path multiplies its learning rate, and so its weight decay; the multiplier
+      of other paths is 1.
+    mu_dtype: dtype in which the first moment is stored; bfloat16 halves its
+      memory. Updates are computed in float32.
+    ema_decay: decay rate of an exponential moving average of the parameters,
+      which evaluations then use (`with_ema`); None keeps none.
 
   Returns:
     An `Optimizer`.
 
   Raises:
     ValueError: if a number is out of its range; and from `tx.init`, if a
-      pattern of `rates`, or one of `no_decay` that is not a default, matches
-      no parameter.
+      pattern of `lr_multipliers`, or one of `no_decay` that is not a default,
+      matches no parameter.
 
   References:
     Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019, alg. 2.
@@ -79,17 +81,11 @@ def adamw(
     >>> print(updates["image"]["kernel"] + 0, updates["image"]["bias"] + 0)
     [-0.05 -0.05] [0. 0.]
   """
-  _chain.check_memory(b1=b1, b2=b2)
+  _chain.check_decay_rates(b1=b1, b2=b2)
   _chain.check_positive(eps=eps)
-  rate = schedules.schedule(
-      name=schedule, peak=peak, steps=steps, warmup=warmup, end=end,
-      timescale=timescale,
-  )
   return _chain.optimizer(
-      rate, average,
-      _chain.clipped(clip),
       optax.scale_by_adam(b1, b2, eps, mu_dtype=jnp.dtype(mu_dtype)),
-      _chain.decayed(decay, no_decay),
-      _chain.multiplied(rates),
-      optax.scale_by_learning_rate(rate),
+      rate=schedules.schedule(peak, steps, schedule, warmup, end, timescale),
+      clip=clip, decay=decay, no_decay=no_decay, lr_multipliers=lr_multipliers,
+      ema_decay=ema_decay,
   )

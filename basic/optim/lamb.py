@@ -1,4 +1,4 @@
-"""Adam whose layers move in proportion to their length."""
+"""LAMB: Adam with a trust ratio for each layer."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -23,29 +23,29 @@ def lamb(
     decay: float = 1e-2,
     no_decay: Sequence[str] = _chain.NO_DECAY,
     clip: float | None = 1.,
-    rates: Sequence[Sequence[Any]] = (),
+    lr_multipliers: Sequence[Sequence[Any]] = (),
     mu_dtype: Literal["float32", "bfloat16"] = "float32",
-    average: float | None = None,
+    ema_decay: float | None = None,
 ) -> _chain.Optimizer:
-  """Makes each layer step by the same fraction of its own length.
+  """Scales the update of each layer to the norm of its weights.
 
-  With u the direction of `adamw`,
+  With u as in `adamw`, r the learning rate and k its multiplier,
 
       d  = u + decay W
       W <- W - r k |W| / |d| d
 
-  where the lengths are over one layer, also where a tower keeps its layers in
-  one array. A layer of length 0 moves by d itself. Built for large batches:
-  ALIGN was trained with it at 16,384.
+  where the norms are over one layer, also where a tower stacks its layers in
+  one array. The trust ratio |W| / |d| is 1 where either norm is 0. Designed for
+  large batches: ALIGN was trained with it at 16,384.
 
   Args:
-    steps, peak, schedule, warmup, end, timescale: as in `adamw`. The rate is
-      about the fraction of its length by which a layer moves.
+    steps, peak, schedule, warmup, end, timescale: as in `adamw`. The learning
+      rate is about the relative change of a layer in one step.
     b1, b2, eps: as in `adamw`.
-    decay: as in `adamw`, but inside the step whose length is fixed.
-    no_decay: patterns of the paths that do not decay; these also move as in
-      `adamw`, with no regard to their length.
-    clip, rates, mu_dtype, average: as in `adamw`.
+    decay: as in `adamw`, but added before the trust ratio.
+    no_decay: patterns of the paths without weight decay; these have no trust
+      ratio either, so they are updated as by `adamw`.
+    clip, lr_multipliers, mu_dtype, ema_decay: as in `adamw`.
 
   Returns:
     An `Optimizer`.
@@ -57,18 +57,11 @@ def lamb(
     You et al., Large Batch Optimization for Deep Learning, 2019, alg. 2.
     https://arxiv.org/abs/1904.00962
   """
-  _chain.check_memory(b1=b1, b2=b2)
+  _chain.check_decay_rates(b1=b1, b2=b2)
   _chain.check_positive(eps=eps)
-  rate = schedules.schedule(
-      name=schedule, peak=peak, steps=steps, warmup=warmup, end=end,
-      timescale=timescale,
-  )
   return _chain.optimizer(
-      rate, average,
-      _chain.clipped(clip),
       optax.scale_by_adam(b1, b2, eps, mu_dtype=jnp.dtype(mu_dtype)),
-      _chain.decayed(decay, no_decay),
-      _chain.trusted(no_decay),
-      _chain.multiplied(rates),
-      optax.scale_by_learning_rate(rate),
+      rate=schedules.schedule(peak, steps, schedule, warmup, end, timescale),
+      clip=clip, decay=decay, no_decay=no_decay, lr_multipliers=lr_multipliers,
+      ema_decay=ema_decay, trust_coefficient=1.,
   )

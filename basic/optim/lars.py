@@ -1,4 +1,4 @@
-"""Momentum whose layers move in proportion to their length."""
+"""LARS: momentum with a trust ratio for each layer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,33 +17,36 @@ def lars(
     end: float = 0.,
     timescale: int = 10_000,
     momentum: float = .9,
-    trust: float = 1e-3,
+    trust_coefficient: float = 1e-3,
     decay: float = 1e-6,
     no_decay: Sequence[str] = _chain.NO_DECAY,
     clip: float | None = None,
-    rates: Sequence[Sequence[Any]] = (),
-    average: float | None = None,
+    lr_multipliers: Sequence[Sequence[Any]] = (),
+    ema_decay: float | None = None,
 ) -> _chain.Optimizer:
-  """Gives each layer a gradient of the same fraction of its own length.
+  """Scales the gradient of each layer to the norm of its weights.
+
+  With g the gradient, r the learning rate and k its multiplier,
 
       d  = g + decay W
-      m <- momentum m + r k trust |W| / |d| d
+      m <- momentum m + r k trust_coefficient |W| / |d| d
       W <- W - m
 
-  where the lengths are over one layer, also where a tower keeps its layers in
-  one array, and a factor with a length of 0 in it is left out. The rate is
-  inside the momentum, so a step taken at an earlier rate keeps it.
+  where the norms are over one layer, also where a tower stacks its layers in
+  one array. The factor before d is r k where either norm is 0. The learning
+  rate is inside the momentum: changing it does not rescale past gradients.
 
   Args:
-    steps, peak, schedule, warmup, end, timescale: as in `adamw`. The rates
-      are large: `trust` comes on top.
-    momentum: memory of the sum of steps, at least 0 and less than 1.
-    trust: fraction of its length by which a layer moves at rate 1. Positive.
-    decay: of weights into the gradient, before its length is fixed. Not
-      negative.
-    no_decay: patterns of the paths that do not decay; these take the gradient
-      itself, without `trust`.
-    clip, rates, average: as in `adamw`.
+    steps, peak, schedule, warmup, end, timescale: as in `adamw`. Learning rates
+      are large, since they are multiplied by `trust_coefficient`.
+    momentum: decay rate of the accumulated gradients, at least 0 and less
+      than 1.
+    trust_coefficient: relative change of a layer in one step at learning rate
+      1, without momentum. Positive.
+    decay: weight decay; coupled, that is added to the gradient. Not negative.
+    no_decay: patterns of the paths without weight decay; these have no trust
+      ratio and no `trust_coefficient` either.
+    clip, lr_multipliers, ema_decay: as in `adamw`.
 
   Returns:
     An `Optimizer`.
@@ -55,18 +58,11 @@ def lars(
     You et al., Large Batch Training of Convolutional Networks, 2017, alg. 1.
     https://arxiv.org/abs/1708.03888
   """
-  _chain.check_memory(momentum=momentum)
-  _chain.check_positive(trust=trust)
-  rate = schedules.schedule(
-      name=schedule, peak=peak, steps=steps, warmup=warmup, end=end,
-      timescale=timescale,
-  )
+  _chain.check_decay_rates(momentum=momentum)
+  _chain.check_positive(trust_coefficient=trust_coefficient)
   return _chain.optimizer(
-      rate, average,
-      _chain.clipped(clip),
-      _chain.decayed(decay, no_decay),
-      _chain.trusted(no_decay, trust),
-      _chain.multiplied(rates),
-      optax.scale_by_learning_rate(rate),
-      optax.trace(momentum),
+      rate=schedules.schedule(peak, steps, schedule, warmup, end, timescale),
+      clip=clip, decay=decay, no_decay=no_decay, lr_multipliers=lr_multipliers,
+      ema_decay=ema_decay, trust_coefficient=trust_coefficient,
+      last=[optax.trace(momentum)],
   )

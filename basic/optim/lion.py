@@ -1,4 +1,4 @@
-"""Steps of one size: the sign of a momentum."""
+"""Lion: the sign of a momentum."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -22,24 +22,26 @@ def lion(
     decay: float = 1e-3,
     no_decay: Sequence[str] = _chain.NO_DECAY,
     clip: float | None = 1.,
-    rates: Sequence[Sequence[Any]] = (),
+    lr_multipliers: Sequence[Sequence[Any]] = (),
     mu_dtype: Literal["float32", "bfloat16"] = "float32",
-    average: float | None = None,
+    ema_decay: float | None = None,
 ) -> _chain.Optimizer:
-  """Steps by the sign of a momentum: one slot, and every weight moves alike.
+  """Updates by the sign of a momentum; its state is one moment.
+
+  With g the gradient, r the learning rate and k its multiplier,
 
       u  = sign(b1 m + (1 - b1) g)
       m <- b2 m + (1 - b2) g
       W <- W - r k (u + decay W)
 
-  Its steps are larger than Adam's, so its rate is three to ten times smaller
-  and its decay as many times larger.
+  Its updates are larger than Adam's: use a learning rate three to ten times
+  smaller and a weight decay larger by the same factor.
 
   Args:
     steps, peak, schedule, warmup, end, timescale: as in `adamw`.
-    b1: weight of the momentum in the step, at least 0 and less than 1.
-    b2: memory of the momentum, at least 0 and less than 1.
-    decay, no_decay, clip, rates, mu_dtype, average: as in `adamw`.
+    b1: weight of the first moment in the update, at least 0 and less than 1.
+    b2: decay rate of the first moment, at least 0 and less than 1.
+    decay, no_decay, clip, lr_multipliers, mu_dtype, ema_decay: as in `adamw`.
 
   Returns:
     An `Optimizer`.
@@ -51,16 +53,10 @@ def lion(
     Chen et al., Symbolic Discovery of Optimization Algorithms, 2023, alg. 2.
     https://arxiv.org/abs/2302.06675
   """
-  _chain.check_memory(b1=b1, b2=b2)
-  rate = schedules.schedule(
-      name=schedule, peak=peak, steps=steps, warmup=warmup, end=end,
-      timescale=timescale,
-  )
+  _chain.check_decay_rates(b1=b1, b2=b2)
   return _chain.optimizer(
-      rate, average,
-      _chain.clipped(clip),
       optax.scale_by_lion(b1, b2, mu_dtype=jnp.dtype(mu_dtype)),
-      _chain.decayed(decay, no_decay),
-      _chain.multiplied(rates),
-      optax.scale_by_learning_rate(rate),
+      rate=schedules.schedule(peak, steps, schedule, warmup, end, timescale),
+      clip=clip, decay=decay, no_decay=no_decay, lr_multipliers=lr_multipliers,
+      ema_decay=ema_decay,
   )

@@ -1,4 +1,4 @@
-"""Says how fast to learn at every step: a rise, then a shape."""
+"""Learning rate schedules: a linear warm-up, then a shape."""
 
 from collections.abc import Callable
 from typing import Literal, TypeAlias
@@ -12,10 +12,9 @@ Shape: TypeAlias = Literal["cosine", "linear", "rsqrt", "constant"]
 
 
 def schedule(
-    *,
-    name: Shape = "cosine",
     peak: float,
     steps: int,
+    name: Shape = "cosine",
     warmup: int = 0,
     end: float = 0.,
     timescale: int = 10_000,
@@ -31,26 +30,26 @@ def schedule(
       rsqrt     f = max(end, sqrt(timescale / (timescale + s - w)))
       constant  f = 1
 
-  With a warm-up the rate of step 0 is 0: that step only fills the moments.
-  Beyond the last step cosine and linear stay at `peak * end`; the other two
-  go on as they were.
+  With a warm-up the rate of step 0 is 0: that step only updates the moments.
+  After the last step, cosine and linear stay at `peak * end`; rsqrt and
+  constant continue.
 
   Args:
-    name: the shape after the warm-up.
-    peak: the highest rate, reached at step `warmup`. Positive.
-    steps: length of the run, in steps. Positive.
-    warmup: length of the rise, in steps. A run that is shorter, a trial say,
-      rises all the way and stays below the peak.
-    end: what is left at the last step, as a fraction of `peak`, 0 to 1. For
-      rsqrt the floor; a constant rate has none.
+    peak: peak learning rate, reached at step `warmup`. Positive.
+    steps: length of the schedule, in steps. Positive.
+    name: its shape after the warm-up.
+    warmup: length of the warm-up, in steps. If `steps` is shorter, as in a
+      trial run, the rate rises to the last step and stays below the peak.
+    end: learning rate at the last step, as a fraction of `peak`, 0 to 1. For
+      rsqrt a lower bound; constant has none.
     timescale: steps after the warm-up until rsqrt has fallen by sqrt(2). Only
-      rsqrt reads it.
+      rsqrt uses it.
 
   Returns:
     step -> rate, float32 of the shape of the step.
 
   Raises:
-    ValueError: if a number is out of its range, or a constant is given an end.
+    ValueError: if a number is out of its range, or constant is given an end.
 
   Example:
     >>> rate = schedule(name="linear", peak=.5, steps=10, warmup=2)
@@ -67,10 +66,10 @@ def schedule(
 
   def rate(step: jax.typing.ArrayLike) -> Float32[Array, "..."]:
     step = jnp.asarray(step, jnp.float32)
-    after = jnp.maximum(step - warmup, 0.)
-    done = jnp.minimum(after / max(steps - warmup, 1), 1.)
+    after_warmup = jnp.maximum(step - warmup, 0.)
+    progress = jnp.minimum(after_warmup / max(steps - warmup, 1), 1.)
     rise = jnp.minimum(step / warmup, 1.) if warmup else 1.
-    return peak * rise * shape(after, done)
+    return peak * rise * shape(after_warmup, progress)
 
   return rate
 
@@ -87,8 +86,8 @@ def _check(name, peak, steps, warmup, end, timescale):
     raise ValueError(f"end is {end}; give a fraction of the peak, 0 to 1")
   if name == "constant" and end:
     raise ValueError(
-        f"a constant rate does not end, yet end is {end}; leave it out, or "
-        "choose cosine or linear"
+        f"end is {end}, but a constant learning rate has no end; leave it out, "
+        "or choose cosine or linear"
     )
   if not timescale > 0:
     raise ValueError(f"timescale is {timescale}; give a positive number of steps")

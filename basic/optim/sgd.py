@@ -1,4 +1,4 @@
-"""Gradient descent with momentum."""
+"""Stochastic gradient descent with momentum."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,19 +20,21 @@ def sgd(
     decay: float = 0.,
     no_decay: Sequence[str] = _chain.NO_DECAY,
     clip: float | None = None,
-    rates: Sequence[Sequence[Any]] = (),
-    average: float | None = None,
+    lr_multipliers: Sequence[Sequence[Any]] = (),
+    ema_decay: float | None = None,
 ) -> _chain.Optimizer:
-  """Steps along the gradient, with momentum.
+  """Gradient descent with momentum and decoupled weight decay.
+
+  With g the gradient, r the learning rate and k its multiplier,
 
       m <- momentum m + g
       W <- W - r k (m + decay W)
 
   Args:
     steps, peak, schedule, warmup, end, timescale: as in `adamw`.
-    momentum: memory of the sum of gradients, at least 0 and less than 1.
-    decay, no_decay, clip, rates, average: as in `adamw`; decoupled here
-      too.
+    momentum: decay rate of the accumulated gradients, at least 0 and less
+      than 1.
+    decay, no_decay, clip, lr_multipliers, ema_decay: as in `adamw`.
 
   Returns:
     An `Optimizer`.
@@ -40,16 +42,10 @@ def sgd(
   Raises:
     ValueError: as `adamw` does.
   """
-  _chain.check_memory(momentum=momentum)
-  rate = schedules.schedule(
-      name=schedule, peak=peak, steps=steps, warmup=warmup, end=end,
-      timescale=timescale,
-  )
+  _chain.check_decay_rates(momentum=momentum)
   return _chain.optimizer(
-      rate, average,
-      _chain.clipped(clip),
       optax.trace(momentum),
-      _chain.decayed(decay, no_decay),
-      _chain.multiplied(rates),
-      optax.scale_by_learning_rate(rate),
+      rate=schedules.schedule(peak, steps, schedule, warmup, end, timescale),
+      clip=clip, decay=decay, no_decay=no_decay, lr_multipliers=lr_multipliers,
+      ema_decay=ema_decay,
   )

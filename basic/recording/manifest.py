@@ -9,7 +9,7 @@ import platform
 import shlex
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,12 +22,24 @@ LIBRARIES = (
 _LISTED = 20  # differing settings that an error message names
 
 
-def check(workdir: str | os.PathLike, config: Mapping[str, Any]) -> None:
+def as_stored(stored: Any) -> Any:
+  """The stored configuration as it is; the default of `upgrade`."""
+  return stored
+
+
+def check(
+    workdir: str | os.PathLike,
+    config: Mapping[str, Any],
+    *,
+    upgrade: Callable[[Any], Any] = as_stored,
+) -> None:
   """Refuses the folder of another run, and writes nothing.
 
   Args:
     workdir: the folder; it need not be there.
     config: the complete configuration, nested dicts of plain data.
+    upgrade: makes of a stored configuration what this version would have
+      stored, where settings were renamed or added since.
 
   Raises:
     ValueError: if the folder holds a run with other settings, or files of a
@@ -38,7 +50,9 @@ def check(workdir: str | os.PathLike, config: Mapping[str, Any]) -> None:
   settings = redact.value("", _plain("", config))
   before = load(folder / "config.json")
   if before is not None:
-    _refuse_other(folder, before, settings)
+    _refuse_other(
+        folder, redact.value("", _plain("", upgrade(before))), settings
+    )
   load(folder / "run.json")
 
 
@@ -47,6 +61,7 @@ def begin(
     config: Mapping[str, Any],
     *,
     command: Sequence[str],
+    upgrade: Callable[[Any], Any] = as_stored,
 ) -> None:
   """Writes `config.json` and `run.json`, or refuses another run's folder.
 
@@ -59,13 +74,14 @@ def begin(
     workdir: the folder; made if it is not there.
     config: the complete configuration, nested dicts of plain data.
     command: the command line, one string an argument.
+    upgrade: as in `check`.
 
   Raises:
     ValueError: if the folder holds a run with other settings, or files of a
       run that cannot be read. It is left as it was.
     TypeError: if a setting is not plain data.
   """
-  check(workdir, config)
+  check(workdir, config, upgrade=upgrade)
   if jax.process_index() != 0:
     return
   folder = pathlib.Path(workdir)

@@ -158,8 +158,8 @@ def test_a_frozen_tower_has_no_slots(tmp_path):
          "view 'words' names the tower 'txt'"),
         (dict(views=dict(image="image")), "no view reads the tower 'text'"),
         (dict(mesh=dict(data=3)), "must multiply to"),
-        (dict(optimizer=dict(name="adamw", rates=[["txt/.*", 0.1]])),
-         "'txt/.*' of rates matches no trainable parameter"),
+        (dict(optimizer=dict(name="adamw", lr_multipliers=[["txt/.*", 0.1]])),
+         "'txt/.*' of lr_multipliers matches no trainable parameter"),
     ],
 )
 def test_what_does_not_fit_together_is_refused_in_words(

@@ -19,8 +19,8 @@ SETTINGS = dict(
     steps=50, peak=1e-2, schedule="constant", clip=None, mu_dtype="float32",
     accumulate="slots")
 # Toys are small, and their kernels get rows and columns all the same.
-FACTORED = optim.adafactorw(factor_from=8, **SETTINGS).tx
-WHOLE = optim.adafactorw(factor_from=1_000, **SETTINGS).tx
+FACTORED = optim.adafactorw(min_dim_size_to_factor=8, **SETTINGS).tx
+WHOLE = optim.adafactorw(min_dim_size_to_factor=1_000, **SETTINGS).tx
 
 
 def place(**sizes):
@@ -163,7 +163,7 @@ def refused(match, tx=WHOLE, encode=MODEL.encode, sizes=None, chunks=CHUNKS):
 @pytest.mark.parametrize("tx", [
     optim.adafactorw(steps=5, clip=None).tx,
     optim.adamw(steps=5, clip=None).tx,
-    optim.lamb(steps=5, clip=None, average=.9).tx,
+    optim.lamb(steps=5, clip=None, ema_decay=.9).tx,
 ], ids=["adafactorw", "adamw", "lamb"])
 def test_an_optimizer_that_needs_the_sum_refuses_chunks(tx):
   refused("chunk by chunk .* only adafactorw takes, with accumulate", tx)

@@ -170,7 +170,7 @@ def test_steps_from_slots_become_those_from_a_buffer(double):
   chunks, replicas, b1, b2, steps = 16, 8, .9, .999, 400
   tx = optim.adafactorw(
       steps=steps, peak=1., schedule="constant", b1=b1, b2=b2, decay=0.,
-      clip=None, factor_from=16, mu_dtype="float32").tx
+      clip=None, min_dim_size_to_factor=16, mu_dtype="float32").tx
   weight = {"w": jnp.zeros((16, 16))}
   grads = {"w": rows.sum(0).reshape(16, 16)}
   both = dict(chunks=chunks, replicas=replicas)

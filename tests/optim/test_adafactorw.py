@@ -50,7 +50,7 @@ FACTORED = {"wide", "tall", "three", "split"}
 def test_a_hundred_steps_equal_optax_factored_rms():
   grads, params = draws(SHAPES, 100), ones(SHAPES)
   ours = optim.adafactorw(
-      **PLAIN, b1=0., growth=.8, momentum="update", factor_from=10).tx
+      **PLAIN, b1=0., growth=.8, momentum="update", min_dim_size_to_factor=10).tx
   theirs = optax.scale_by_factored_rms(min_dim_size_to_factor=10)
   seen, state = walk(ours, grads, params)
   expected, known = walk(theirs, grads, params)
@@ -85,7 +85,7 @@ def test_both_orders_follow_their_equations(momentum, growth, clip_rms):
   seen, _ = walk(
       optim.adafactorw(
           **PLAIN, b1=b1, b2=b2, growth=growth, momentum=momentum,
-          clip_rms=clip_rms, factor_from=4).tx,
+          clip_rms=clip_rms, min_dim_size_to_factor=4).tx,
       grads, ones(shapes))
 
   def limited(u):
@@ -116,7 +116,7 @@ def test_unfactored_in_adams_order_it_is_adamw():
   grads, params = draws(SHAPES, 20), ones(SHAPES)
   settings = dict(steps=20, peak=.1, b1=.9, b2=.95, decay=.1)
   ours, _ = walk(
-      optim.adafactorw(**settings, factor_from=1_000, mu_dtype="float32").tx,
+      optim.adafactorw(**settings, min_dim_size_to_factor=1_000, mu_dtype="float32").tx,
       grads, params)
   theirs, _ = walk(optim.adamw(**settings, eps=1e-20).tx, grads, params)
   for found, wanted in zip(ours, theirs, strict=True):
@@ -128,7 +128,7 @@ def test_unfactored_in_adams_order_it_is_adamw():
 @pytest.mark.parametrize("clip_rms", [None, .3])
 @pytest.mark.parametrize("momentum", ["gradient", "update"])
 def test_layers_of_a_stack_do_not_know_each_other(momentum, clip_rms):
-  settings = dict(PLAIN, momentum=momentum, clip_rms=clip_rms, factor_from=4)
+  settings = dict(PLAIN, momentum=momentum, clip_rms=clip_rms, min_dim_size_to_factor=4)
   # more layers than columns: an axis of layers is never one of the two
   grads = draws({"blocks/kernel": (9, 5, 4)}, 5)
   stacked, state = walk(
@@ -149,7 +149,7 @@ def test_a_gradient_of_zeros_moves_nothing():
   zeros = jax.tree.map(jnp.zeros_like, ones(SHAPES))
   for momentum in ("gradient", "update"):
     (updates,), _ = walk(
-        optim.adafactorw(**PLAIN, momentum=momentum, factor_from=10).tx,
+        optim.adafactorw(**PLAIN, momentum=momentum, min_dim_size_to_factor=10).tx,
         [zeros], ones(SHAPES))
     assert all(not np.any(u) for u in updates.values())
 
@@ -166,7 +166,7 @@ def test_slots_take_two_bytes_a_weight_and_four_a_row_and_column():
 @pytest.mark.parametrize("momentum", ["gradient", "update"])
 def test_a_mean_in_bfloat16_costs_less_than_a_hundredth(momentum):
   grads, params = draws(SHAPES, 30), ones(SHAPES)
-  settings = dict(PLAIN, momentum=momentum, factor_from=10)
+  settings = dict(PLAIN, momentum=momentum, min_dim_size_to_factor=10)
   exact, _ = walk(optim.adafactorw(**settings).tx, grads, params)
   settings["mu_dtype"] = "bfloat16"
   seen, state = walk(optim.adafactorw(**settings).tx, grads, params)
@@ -180,7 +180,7 @@ def test_a_mean_in_bfloat16_costs_less_than_a_hundredth(momentum):
 
 def test_slots_come_back_from_a_checkpoint_bit_by_bit(tmp_path):
   params = ones(SHAPES)
-  tx = optim.adafactorw(steps=10, factor_from=10, average=.9).tx
+  tx = optim.adafactorw(steps=10, min_dim_size_to_factor=10, ema_decay=.9).tx
   _, opt_state = walk(tx, draws(SHAPES, 2), params)
   state = types.TrainState(
       jnp.int32(2), params, opt_state, (), jax.random.key(0))
@@ -211,7 +211,7 @@ def test_slots_are_placed_like_their_weights():
       },
       "objective": {"log_scale": jax.ShapeDtypeStruct((), jnp.float32)},
   }
-  tx = optim.adafactorw(steps=1, factor_from=8, average=.9).tx
+  tx = optim.adafactorw(steps=1, min_dim_size_to_factor=8, ema_decay=.9).tx
   state = {"params": shapes, "opt_state": jax.eval_shape(tx.init, shapes)}
   specs = {
       jax.tree_util.keystr(keys, simple=True, separator="/"): tuple(s.spec)
@@ -231,7 +231,7 @@ def test_slots_are_placed_like_their_weights():
 def test_split_over_devices_it_steps_as_on_one():
   axes = (("kernel", ("embed", "mlp")),)
   where = layout.Layout(layout.mesh(data=2, fsdp=2, model=2), axes)
-  tx = optim.adafactorw(steps=9, factor_from=8, peak=.1, average=.9).tx
+  tx = optim.adafactorw(steps=9, min_dim_size_to_factor=8, peak=.1, ema_decay=.9).tx
   params = {"kernel": jnp.ones((8, 16))}
   (grad,) = draws({"kernel": (8, 16)}, 1)
   alone = jax.jit(tx.update)(grad, tx.init(params), params)

@@ -70,7 +70,7 @@ def test_adamw_follows_its_equation_for_twenty_steps():
   seen, _ = run(
       optim.adamw(
           steps=25, peak=.1, schedule="linear", warmup=4, b1=.8, b2=.95,
-          eps=1e-6, decay=.2, clip=1., rates=RATES),
+          eps=1e-6, decay=.2, clip=1., lr_multipliers=RATES),
       grads, tree(99))
   norms = [np.sqrt(sum(np.sum(g**2) for g in grad.values())) for grad in grads]
   assert min(norms) < 1 < max(norms)
@@ -98,7 +98,7 @@ def test_lion_follows_its_equation():
   seen, _ = run(
       optim.lion(
           steps=10, peak=.01, schedule="linear", b1=.9, b2=.95, decay=.3,
-          clip=None, rates=RATES),
+          clip=None, lr_multipliers=RATES),
       grads, tree(99))
   w, m = tree(99), {p: np.zeros(s) for p, s in SHAPES.items()}
   for n, grad in enumerate(grads):
@@ -118,7 +118,7 @@ def test_sgd_follows_its_equation():
   seen, _ = run(
       optim.sgd(
           steps=10, peak=.1, schedule="linear", momentum=.7, decay=.3, clip=2.,
-          rates=RATES),
+          lr_multipliers=RATES),
       grads, tree(99))
   w, m = tree(99), {p: np.zeros(s) for p, s in SHAPES.items()}
   for n, grad in enumerate(grads):
@@ -186,7 +186,7 @@ def test_the_reported_rate_is_the_rate_applied():
     (optim.adamw, 2), (optim.lion, 1), (optim.sgd, 1), (optim.lamb, 2),
     (optim.lars, 1), (optim.adafactorw, 2)])
 def test_state_repeats_the_parameter_paths(factory, slots):
-  state = factory(steps=10, rates=RATES).tx.init(single(tree(0)))
+  state = factory(steps=10, lr_multipliers=RATES).tx.init(single(tree(0)))
   found = [
       (jax.tree_util.keystr(keys, simple=True, separator="/"), leaf.shape)
       for keys, leaf in jax.tree_util.tree_flatten_with_path(state)[0]
@@ -218,8 +218,8 @@ def test_first_moment_in_bfloat16_stays_so_and_costs_little():
 
 
 @pytest.mark.parametrize("settings", [
-    dict(rates=(("image/blocks", .5),)),  # not a whole path
-    dict(rates=(("image/.*", .5), ("vision/.*", .5))),
+    dict(lr_multipliers=(("image/blocks", .5),)),  # not a whole path
+    dict(lr_multipliers=(("image/.*", .5), ("vision/.*", .5))),
     dict(no_decay=(*optim.NO_DECAY, "text/embeding")),
 ])
 def test_patterns_that_match_nothing_are_refused_at_init(settings):
@@ -237,7 +237,7 @@ def test_default_patterns_may_match_nothing():
 
 
 def test_empty_branches_and_shapes_alone_are_fine():
-  tx = optim.adamw(steps=10, rates=(("image/.*", 2.),)).tx
+  tx = optim.adamw(steps=10, lr_multipliers=(("image/.*", 2.),)).tx
   params = {"image": {"kernel": jnp.ones(2)}, "objective": {}}
   shapes = jax.eval_shape(tx.init, params)
   assert jax.tree.structure(tx.init(params)) == jax.tree.structure(shapes)
@@ -259,19 +259,19 @@ def test_updates_need_the_parameters():
     (optim.adamw, dict(decay=-1.), "decay is -1.0"),
     (optim.adamw, dict(clip=0.), "clip is 0.0"),
     (optim.adamw, dict(warmup=-1), "warmup is -1"),
-    (optim.adamw, dict(rates=(("image/.*", 0.),)), "freeze it"),
-    (optim.adamw, dict(rates=(("image/.*",),)), "a row is"),
+    (optim.adamw, dict(lr_multipliers=(("image/.*", 0.),)), "freeze them"),
+    (optim.adamw, dict(lr_multipliers=(("image/.*",),)), "a row is"),
     (optim.lion, dict(b2=1.), "b2 is 1.0"),
     (optim.sgd, dict(momentum=1.), "momentum is 1.0"),
     (optim.lamb, dict(eps=-1.), "eps is -1.0"),
-    (optim.lars, dict(trust=0.), "trust is 0.0"),
+    (optim.lars, dict(trust_coefficient=0.), "trust_coefficient is 0.0"),
     (optim.adafactorw, dict(b1=1.), "b1 is 1.0"),
     (optim.adafactorw, dict(growth=0.), "growth is 0.0"),
-    (optim.adafactorw, dict(factor_from=0), "factor_from is 0"),
+    (optim.adafactorw, dict(min_dim_size_to_factor=0), "min_dim_size_to_factor is 0"),
     (optim.adafactorw, dict(eps=0.), "eps is 0.0"),
     (optim.adafactorw, dict(clip_rms=0.), "clip_rms is 0.0"),
-    (optim.adamw, dict(average=1.), "average is 1.0"),
-    (optim.lars, dict(average=0.), "average is 0.0"),
+    (optim.adamw, dict(ema_decay=1.), "ema_decay is 1.0"),
+    (optim.lars, dict(ema_decay=0.), "ema_decay is 0.0"),
 ])
 def test_settings_out_of_range_are_refused(factory, wrong, sentence):
   with pytest.raises(ValueError, match=sentence):

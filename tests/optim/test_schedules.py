@@ -62,7 +62,7 @@ def test_rates_are_float32_elementwise_and_traceable(double):
     (dict(steps=0), "at least one step"),
     (dict(warmup=-1), "warmup is -1"),
     (dict(end=1.5), "fraction of the peak"),
-    (dict(name="constant", end=.1), "does not end"),
+    (dict(name="constant", end=.1), "has no end"),
     (dict(timescale=0), "positive number of steps"),
 ])
 def test_settings_that_describe_no_schedule_are_refused(wrong, sentence):

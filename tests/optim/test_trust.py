@@ -54,7 +54,7 @@ def test_lamb_is_that_of_optax():
 
 def test_lars_is_that_of_optax_with_biases_left_alone():
   grads = [tree(n, SHAPES) for n in range(10)]
-  ours = optim.lars(**CONSTANT, peak=.5, decay=.2, trust=.1, momentum=.8)
+  ours = optim.lars(**CONSTANT, peak=.5, decay=.2, trust_coefficient=.1, momentum=.8)
   theirs = optax.lars(
       .5, weight_decay=.2, weight_decay_mask=MASK, trust_coefficient=.1,
       trust_ratio_mask=MASK, momentum=.8)
@@ -89,7 +89,7 @@ def test_multipliers_are_not_lost_in_the_ratio():
   grads, params = [tree(0, shapes)], tree(99, shapes)
   for factory in (optim.lamb, optim.lars):
     moved = [
-        walk(factory(**CONSTANT, peak=.5, rates=rates).tx, grads, params)[
+        walk(factory(**CONSTANT, peak=.5, lr_multipliers=rates).tx, grads, params)[
             "image/kernel"] - params["image"]["kernel"]
         for rates in ((), (("image/.*", .5),))
     ]

@@ -32,9 +32,9 @@ def train_state(opt_state, params):
 
 @pytest.mark.parametrize("decay", [.5, .9, .9999])
 def test_it_is_the_weighted_mean_of_the_weights_after_each_update(decay):
-  seen, state = run(optim.sgd(steps=9, peak=.3, average=decay), 7)
+  seen, state = run(optim.sgd(steps=9, peak=.3, ema_decay=decay), 7)
   weights = decay ** np.arange(6., -1., -1.)
-  found = paths.flatten(optim.averaged(state))
+  found = paths.flatten(optim.ema_params(state))
   for path, leaf in found.items():
     past = np.stack([np.asarray(paths.flatten(w)[path], float) for w in seen])
     expected = np.tensordot(weights, past, 1) / weights.sum()
@@ -43,9 +43,9 @@ def test_it_is_the_weighted_mean_of_the_weights_after_each_update(decay):
 
 
 def test_after_one_update_it_is_the_weights():
-  seen, state = run(optim.adamw(steps=9, average=.9999), 1)
+  seen, state = run(optim.adamw(steps=9, ema_decay=.9999), 1)
   for a, w in zip(
-      jax.tree.leaves(optim.averaged(state)), jax.tree.leaves(seen[0]),
+      jax.tree.leaves(optim.ema_params(state)), jax.tree.leaves(seen[0]),
       strict=True):
     np.testing.assert_allclose(a, w, rtol=1e-6)  # float32, one product
 
@@ -55,26 +55,26 @@ def test_after_one_update_it_is_the_weights():
 def test_every_optimizer_keeps_one_and_is_left_as_it_was(name):
   factory = schema.member(optim, name, optim.Optimizer)
   plain, state = run(factory(steps=9), 3)
-  assert optim.averaged(state) is None
-  with_one, averaged = run(factory(steps=9, average=.9), 3)
+  assert optim.ema_params(state) is None
+  with_one, averaged = run(factory(steps=9, ema_decay=.9), 3)
   for a, b in zip(
       jax.tree.leaves((plain, state)),
       jax.tree.leaves((with_one, averaged.inner)), strict=True):
     # fused otherwise by the compiler: bits may differ
     np.testing.assert_allclose(
         np.asarray(a, float), np.asarray(b, float), rtol=1e-6, atol=1e-9)
-  assert optim.averaged(averaged) is not None
+  assert optim.ema_params(averaged) is not None
 
 
 def test_evaluations_see_averages_and_what_is_frozen():
   frozen = {"image": {"stem": jnp.full(3, 7.)}, "objective": {}}
-  seen, opt_state = run(optim.sgd(steps=9, peak=.3, average=.5), 2)
+  seen, opt_state = run(optim.sgd(steps=9, peak=.3, ema_decay=.5), 2)
   params = {
       "image": {**frozen["image"], **seen[-1]["image"]},
       "objective": {}, "text": seen[-1]["text"]}
   found = optim.evaluation_params(train_state(opt_state, params))
   assert jax.tree.structure(found) == jax.tree.structure(params)
-  average = optim.averaged(opt_state)
+  average = optim.ema_params(opt_state)
   assert found["image"]["stem"] is params["image"]["stem"]
   assert found["image"]["kernel"] is average["image"]["kernel"]
   assert found["text"]["bias"] is average["text"]["bias"]
@@ -88,7 +88,7 @@ def test_without_an_average_evaluations_see_the_weights():
 
 
 def test_a_stage_that_has_not_stepped_is_judged_by_its_weights():
-  tx = optim.sgd(steps=9, average=.5).tx
+  tx = optim.sgd(steps=9, ema_decay=.5).tx
   new = train_state(tx.init(START), START)
   old = train_state((), jax.tree.map(lambda p: p + 5., START))
   begun = step.carry(old, new, optimizer=False)
@@ -97,7 +97,7 @@ def test_a_stage_that_has_not_stepped_is_judged_by_its_weights():
 
 
 def test_a_state_with_an_average_can_be_donated():
-  tx = optim.sgd(steps=9, average=.5).tx
+  tx = optim.sgd(steps=9, ema_decay=.5).tx
   params, state = jax.jit(lambda p: (p, tx.init(p)))(START)
 
   def move(params, state):
@@ -110,6 +110,6 @@ def test_a_state_with_an_average_can_be_donated():
 
 
 def test_updates_need_the_parameters():
-  tx = optim.with_average(optax.sgd(.1), .5)
-  with pytest.raises(ValueError, match="average needs parameters"):
+  tx = optim.with_ema(optax.sgd(.1), .5)
+  with pytest.raises(ValueError, match="ema_decay needs parameters"):
     tx.update(START, tx.init(START))
