@@ -1,4 +1,4 @@
-"""The plan of a run, against the run."""
+"""The plan of a run against the run itself."""
 
 import json
 import math
@@ -150,16 +150,16 @@ def test_a_direct_step_is_refused_with_the_chunks_that_would_fit(tmp_path):
   assert found["sentence"] in text and "examples a second" in text
 
 
-def test_a_stage_of_stored_embeddings_is_planned_with_what_it_reads():
+def test_the_plan_of_a_stage_with_stored_embeddings_counts_embeddings_as_input():
   stages = (
       dict(steps=1, frozen=("image/.*",)),
       dict(steps=1, frozen=("image/.*",), stored=("image",)),
   )
   config = {**CASES["direct"], "batch_size": 8, "stages": stages}
   kept = plan.plan(config, room=2**30, chip=roofline.chip("H100"))
-  # A row a device, and an embedding in place of 576 pixels.
+  # One row on each device, and an embedding in place of 576 pixels.
   assert 4 * 16 < kept["bytes_per_device"]["input"] < 24 * 24
-  # What the tower costs is still said, and no step pays for it.
+  # The forward pass of the tower is still reported, but is in no step.
   plain = draft.draft(config, stage=0)
   with plain.program.layout.context():
     work = flops.count(plain.program.update, plain.state, plain.batch).flops
@@ -171,12 +171,12 @@ def test_a_stage_of_stored_embeddings_is_planned_with_what_it_reads():
 
 
 @pytest.mark.parametrize("stage", [1, 7, -2])
-def test_a_stage_that_is_none_is_refused(stage):
+def test_a_stage_out_of_range_is_refused(stage):
   with pytest.raises(ValueError, match=f"stage is {stage}, and there are 1; "):
     draft.draft(CASES["direct"], stage=stage)
 
 
-def test_what_waits_on_the_host_is_brought_once_a_pass():
+def test_inputs_in_host_memory_are_read_once_in_each_pass():
   found = {}
   for frozen in ((), ("image/.*",)):
     made = draft.draft({
@@ -189,17 +189,17 @@ def test_what_waits_on_the_host_is_brought_once_a_pass():
   assert found == {(): 2 * images, ("image/.*",): images}
 
 
-def test_slots_and_gradients_are_those_of_what_trains():
+def test_only_trainable_parameters_have_optimizer_state():
   made = draft.draft(CASES["locked"])
   found = draft.parameters(made)
   count = found["parameters"]
-  of_image = 32 * 16  # Of the two projections, the one that is locked.
+  of_image = 32 * 16  # Of the two projections, the frozen one.
   assert found["trainable"] == count["total"] - count["image"] - of_image
   # Two moments in float32, and the counter of steps.
   assert found["optimizer_bytes"] - 8 * found["trainable"] in (4, 8, 12)
 
 
-def test_a_source_that_is_not_here_is_no_obstacle():
+def test_a_source_that_is_not_on_this_machine_can_be_planned():
   config = settings.complete(small(
       source=dict(name="tfds", dataset="nowhere", split="train", channels=1)
   ))
@@ -214,7 +214,7 @@ def test_a_source_that_is_not_here_is_no_obstacle():
     inputs.inputs(config)
 
 
-def test_a_source_that_is_here_says_its_leaves_and_may_be_resized():
+def test_an_available_source_gives_the_fields_and_images_may_be_resized():
   config = settings.complete(small())
   assert inputs.inputs(config).batch["image"].shape == (64, 32, 32, 3)
   assert inputs.inputs(config, 48).batch["image"].shape == (64, 48, 48, 3)
@@ -230,31 +230,54 @@ def test_counting_allocates_nothing_and_trains_no_vocabulary():
   assert found["total"] > 3e9
 
 
-@pytest.mark.parametrize("text", ["date=4", "data", "data=0", "data=-1"])
-def test_a_mesh_that_is_none_is_refused(text):
+@pytest.mark.parametrize("text", [
+    "date=4", "data", "data=0", "data=-1", "data=2,data=4", "data=²", "",
+    "data=" + "9" * 5_000,
+], ids=lambda text: text[:10])
+def test_an_invalid_mesh_is_refused(text):
   with pytest.raises(ValueError, match="such as data=64,model=4"):
     devices.sizes(text, {})
 
 
-def test_more_devices_than_can_be_made_up_are_refused():
+@pytest.mark.parametrize("mesh", [
+    {"data": 0}, {"data": -3}, {"data": "8"}, {"data": True}, {"date": 2},
+])
+def test_an_invalid_mesh_of_the_configuration_is_refused(mesh):
+  with pytest.raises(ValueError, match="each with a number of devices"):
+    devices.sizes(None, mesh)
+
+
+@pytest.mark.parametrize("image", [0, -5])
+def test_an_image_size_that_is_not_positive_is_refused(image):
+  with pytest.raises(ValueError, match=f"--image is {image}; it takes a size"):
+    draft.draft(CASES["direct"], image=image)
+
+
+@pytest.mark.parametrize("name", ["nonsense", ""])
+def test_an_unknown_topology_is_refused(name):
+  with pytest.raises(ValueError, match="It takes a TPU slice such as v5e:4x8"):
+    devices.topology(name)
+
+
+def test_more_devices_than_can_be_simulated_are_refused():
   with pytest.raises(ValueError, match="8192 devices"):
     devices.sizes("data=1024,model=8", {})
 
 
-def test_a_configuration_s_open_axis_is_one_device():
+def test_an_axis_of_minus_one_is_planned_as_one_device():
   assert devices.sizes(None, {"data": -1, "model": 2}) == {
       "data": 1, "fsdp": 1, "model": 2
   }
 
 
-def test_a_compiler_s_refusal_is_read():
+def test_the_compilers_out_of_memory_message_is_parsed():
   text = "Ran out of memory in memory space hbm. Used 22.50G of 15.75G hbm."
   found = memory.TooLarge.read(text)
   assert found.needs == int(22.5 * 2**30) and found.has == int(15.75 * 2**30)
   assert memory.TooLarge.read("INTERNAL: something else") is None
 
 
-def test_the_program_plans_for_devices_that_are_not_here(tmp_path):
+def test_the_program_plans_for_devices_that_the_machine_does_not_have(tmp_path):
   config = small(mesh=dict(data=-1), optimizer=TOYS["optimizer"])
   (tmp_path / "tiny.py").write_text(
       "from ml_collections import ConfigDict\n"

@@ -1,1 +1,1 @@
-"""A run as one HTML page: plots, galleries, and the page around them."""
+"""The report of a run as one HTML page, with plots and galleries."""

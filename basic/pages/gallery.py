@@ -1,4 +1,4 @@
-"""Shows what a model makes of examples: who finds whom, and by how much."""
+"""Shows held-out examples with their nearest captions and images."""
 
 import html
 from typing import NamedTuple
@@ -11,9 +11,9 @@ from basic.pages import plots
 Number = float | np.floating
 Truth = bool | np.bool_
 
-_HEAT_MAP = 24  # examples of the heat map: a phone is about so many cells wide
-_SHOWN = 12  # examples of each gallery
-_FOUND = 3  # matches shown for each
+_HEAT_MAP = 24  # examples of the heat map; as many cells fit on a phone
+_SHOWN = 12  # examples in each gallery
+_NEAREST = 3  # nearest neighbours shown for each
 
 
 class Samples(NamedTuple):
@@ -21,10 +21,10 @@ class Samples(NamedTuple):
 
   Attributes:
     images: uint8 [n h w c], of 1 or 3 channels.
-    captions: n strings; equal ones are matches of each other's images.
+    captions: n strings; an image matches every caption equal to its own.
     image_embeddings: float32 [n d], unit vectors.
     text_embeddings: float32 [n d], unit vectors.
-    scale: what multiplies similarities before a softmax; positive.
+    scale: the logit scale, by which similarities are multiplied; positive.
   """
 
   images: UInt8[np.ndarray, "n h w c"]
@@ -35,10 +35,10 @@ class Samples(NamedTuple):
 
 
 def check(samples: Samples) -> None:
-  """Refuses samples whose parts do not belong together.
+  """Refuses samples that are inconsistent.
 
   Raises:
-    ValueError: if there are none, or their parts differ in number or width.
+    ValueError: if there are none, or they differ in number or width.
   """
   counts = {
       "images": len(samples.images),
@@ -48,21 +48,21 @@ def check(samples: Samples) -> None:
   }
   if len(set(counts.values())) > 1 or not counts["images"]:
     raise ValueError(
-        f"Samples need as many of each, and at least one; found {counts}. For "
-        "a page without samples pass None."
+        f"Samples need the same number of each, and at least one; they have "
+        f"{counts}. For a page without samples pass None."
     )
   widths = samples.image_embeddings.shape[1], samples.text_embeddings.shape[1]
   if widths[0] != widths[1]:
     raise ValueError(
         f"Image embeddings are {widths[0]} wide and text embeddings "
-        f"{widths[1]}; similarities need one width."
+        f"{widths[1]}; similarities need equal widths."
     )
 
 
-def spread(samples: Samples) -> str:
-  """Draws the cosine similarities of matched and of unmatched pairs.
+def similarity_histogram(samples: Samples) -> str:
+  """Draws histograms of cosine similarities, matched and unmatched pairs.
 
-  A pair matches if the image's own caption reads the same.
+  A pair matches if its caption equals the image's own.
   """
   s = _similarities(samples)
   matched, unmatched = np.diagonal(s), s[~_same(samples)]
@@ -70,7 +70,7 @@ def spread(samples: Samples) -> str:
   if len(unmatched):
     below = np.searchsorted(np.sort(unmatched), matched) / len(unmatched)
     facts["unmatched, mean"] = f"{unmatched.mean():.3f}"
-    facts["matched above unmatched"] = f"{below.mean():.1%}"
+    facts["matched above unmatched"] = f"{below.mean():.1%}"  # the AUC
   facts["scale"] = f"{samples.scale:.4g}"
   picture = plots.histogram(
       {"matched pairs": matched, "unmatched pairs": unmatched},
@@ -82,8 +82,8 @@ def spread(samples: Samples) -> str:
   )
   return (
       f"<figure>{picture}<dl>{items}</dl><figcaption>{len(matched):,} images "
-      "with their own captions, and with all others. Area under each outline: "
-      "1.</figcaption></figure>"
+      "with their own captions, and with all others. Each histogram has "
+      "area 1.</figcaption></figure>"
   )
 
 
@@ -116,43 +116,44 @@ def heat_map(samples: Samples) -> str:
       f'<i style="background:linear-gradient(90deg,{stops})"></i>'
       f"<span>{high:.2f}</span> cosine similarity</div>"
       "<figcaption>Each row is an image, each column a caption, in the same "
-      "order: matches lie on the diagonal.</figcaption></figure>"
+      "order, so matches are on the diagonal.</figcaption></figure>"
   )
 
 
 def captions_of_images(samples: Samples) -> str:
-  """Shows images with the captions that are nearest to them."""
+  """Shows images with their nearest captions."""
   candidates = _distinct(samples)
   s = _similarities(samples)[:, candidates]
   same = _same(samples)[:, candidates]
-  share = _softmax(samples.scale * s)
+  probability = _softmax(samples.scale * s)
   captions = [samples.captions[j] for j in candidates]
   cards = []
   for i in _evenly(len(s)):
     nearest = _nearest(s[i])
     items = [
-        _match(captions[j], s[i, j], share[i, j], same[i, j]) for j in nearest
+        _match(captions[j], s[i, j], probability[i, j], same[i, j])
+        for j in nearest
     ]
     if not same[i, nearest].any():
       own = int(np.argmax(same[i]))
       rank = 1 + int((s[i] > s[i, own]).sum())
       caption = f"{rank}. {samples.captions[i]}"
-      items.append(_match(caption, s[i, own], share[i, own], True, "own"))
+      items.append(_match(caption, s[i, own], probability[i, own], True, "own"))
     cards.append(
         f'<div class="card">{_image(samples, i, 128)}'
         f"<ul>{''.join(items)}</ul></div>"
     )
   return (
-      f"<p>{_first(s, same)} of {len(s)} images have their caption first, "
-      f"among {s.shape[1]} different captions. A bar is the share of a softmax "
-      f"over them at scale {samples.scale:.3g}; the number is the cosine. "
-      "Images are taken at even distances, not chosen.</p>"
+      f"<p>For {_first(s, same)} of {len(s)} images their own caption is the "
+      f"nearest of {s.shape[1]} different captions. A bar is the softmax "
+      f"probability at scale {samples.scale:.3g}; the number is the cosine "
+      "similarity. Images are evenly spaced among the samples, not selected.</p>"
       f'<div class="cards">{"".join(cards)}</div>'
   )
 
 
 def images_of_captions(samples: Samples) -> str:
-  """Shows captions with the images that are nearest to them."""
+  """Shows captions with their nearest images."""
   queries = _distinct(samples)
   s = _similarities(samples).T[queries]
   same = _same(samples).T[queries]
@@ -168,20 +169,24 @@ def images_of_captions(samples: Samples) -> str:
         f'<div class="card query"><p>{caption}</p><ul>{items}</ul></div>'
     )
   return (
-      f"<p>{_first(s, same)} of {len(s)} captions have an image of theirs "
-      f"first, among {s.shape[1]} images.</p>"
+      f"<p>For {_first(s, same)} of {len(s)} captions the nearest of "
+      f"{s.shape[1]} images is one of their own.</p>"
       f'<div class="cards">{"".join(cards)}</div>'
   )
 
 
 def _match(
-    caption: str, cosine: Number, share: Number, right: Truth, name: str = ""
+    caption: str,
+    cosine: Number,
+    probability: Number,
+    right: Truth,
+    name: str = "",
 ) -> str:
-  """One line of a card: a caption and how near it is."""
+  """One line of a card: a caption, its similarity and its probability."""
   return (
       f'<li{_right(right, name)}><span>{_tick(right)}{html.escape(caption)}'
       f"</span><small>{cosine:.3f}</small>"
-      f'<i style="width:{100 * share:.1f}%"></i></li>'
+      f'<i style="width:{100 * probability:.1f}%"></i></li>'
   )
 
 
@@ -191,7 +196,7 @@ def _right(right: Truth, name: str = "") -> str:
 
 
 def _tick(right: Truth) -> str:
-  # Said by a sign and in words: not everyone tells the colours apart.
+  # A sign besides the colour, for readers who cannot distinguish colours.
   return '<b title="the right one">\N{CHECK MARK}</b> ' if right else ""
 
 
@@ -207,13 +212,13 @@ def _similarities(samples: Samples) -> Float[np.ndarray, "i j"]:
 
 
 def _same(samples: Samples) -> Bool[np.ndarray, "i j"]:
-  """Whether the caption of image i reads as caption j."""
+  """Whether the caption of image i equals caption j."""
   captions = np.array(samples.captions, object)
   return captions[:, None] == captions[None, :]
 
 
 def _distinct(samples: Samples) -> list[int]:
-  """Where each different caption stands first."""
+  """Index of the first occurrence of each different caption."""
   first: dict[str, int] = {}
   for i, caption in enumerate(samples.captions):
     first.setdefault(caption, i)
@@ -226,7 +231,7 @@ def _evenly(count: int) -> list[int]:
 
 
 def _nearest(s: Float[np.ndarray, "m"]) -> list[int]:
-  return np.argsort(-s, kind="stable")[:_FOUND].tolist()
+  return np.argsort(-s, kind="stable")[:_NEAREST].tolist()
 
 
 def _first(s: Float[np.ndarray, "i j"], same: Bool[np.ndarray, "i j"]) -> int:

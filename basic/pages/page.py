@@ -1,4 +1,4 @@
-"""Sets a run as one HTML page that needs nothing else, on or off line."""
+"""Builds the report of a run as one self-contained HTML page."""
 
 import html
 import json
@@ -15,7 +15,7 @@ _FILES = (
     ("metrics.jsonl", "all numbers, one JSON object a line"),
 )
 
-_NO_SAMPLES = "<p>No samples were given to this page.</p>"
+_NO_SAMPLES = "<p>This page was built without samples.</p>"
 
 _STYLE = """
 :root {
@@ -147,22 +147,22 @@ def page(
     rows: Sequence[Mapping[str, Any]],
     samples: Samples | None,
 ) -> str:
-  """Builds the page of a run.
+  """Builds the report page of a run.
 
   Args:
-    title: the heading.
+    title: heading of the page.
     command: the command line that started the run.
     config: the complete configuration, as `config.json` holds it.
-    meta: what `run.json` holds; entries that are missing are left out.
+    meta: the content of `run.json`; missing entries are left out.
     rows: the lines of `metrics.jsonl`, oldest first.
     samples: held-out examples to show; None leaves the galleries out.
 
   Returns:
-    A whole HTML document. Styles, drawings and images are inside it; its only
-    links lead to its own parts and to the files beside it.
+    An HTML document with styles, plots and images inline. Its only links are to
+    its own sections and to the files in the same folder.
 
   Raises:
-    ValueError: if the parts of `samples` do not belong together.
+    ValueError: if `samples` are inconsistent.
   """
   if samples is not None:
     gallery.check(samples)
@@ -185,7 +185,7 @@ def page(
       '<meta name="viewport" content="width=device-width, initial-scale=1">'
       f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>"
       f"<body><header><h1>{html.escape(title)}</h1>"
-      f'{_facts(config, meta, rows)}<nav aria-label="Parts">{links}</nav>'
+      f'{_facts(config, meta, rows)}<nav aria-label="Sections">{links}</nav>'
       f"</header><main>{body}</main></body></html>\n"
   )
 
@@ -195,7 +195,7 @@ def _facts(
     meta: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
 ) -> str:
-  """One line under the heading: how long, how much, on what."""
+  """The line under the heading: steps, examples, devices, dates, commit."""
   facts = []
   if rows:
     steps = max(row["step"] for row in rows)
@@ -220,7 +220,7 @@ def _facts(
 def _similarities(samples: Samples | None) -> str:
   if samples is None:
     return _NO_SAMPLES
-  parts = gallery.spread(samples) + gallery.heat_map(samples)
+  parts = gallery.similarity_histogram(samples) + gallery.heat_map(samples)
   return f'<div class="pair">{parts}</div>'
 
 
@@ -228,9 +228,9 @@ def _gallery(samples: Samples | None) -> str:
   if samples is None:
     return _NO_SAMPLES
   return (
-      "<h3>Images and the captions they find</h3>"
+      "<h3>Images and their nearest captions</h3>"
       f"{gallery.captions_of_images(samples)}"
-      "<h3>Captions and the images they find</h3>"
+      "<h3>Captions and their nearest images</h3>"
       f"{gallery.images_of_captions(samples)}"
   )
 
@@ -239,7 +239,8 @@ def _run(
     command: str, config: Mapping[str, Any], meta: Mapping[str, Any]
 ) -> str:
   files = "".join(
-      f'<li><a href="{name}">{name}</a>, {words}</li>' for name, words in _FILES
+      f'<li><a href="{name}">{name}</a>, {purpose}</li>'
+      for name, purpose in _FILES
   )
   settings = json.dumps(config, indent=2, sort_keys=True)
   about = json.dumps(meta, indent=2, sort_keys=True)

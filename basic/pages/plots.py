@@ -1,7 +1,7 @@
-"""Draws curves, histograms and thumbnails for a page: data in, text out.
+"""Draws curves, histograms and thumbnails as text for an HTML page.
 
-Drawings are inline SVG whose colours are the page's own, so that one drawing
-fits a light and a dark page, and whose text is text.
+Plots are inline SVG. Their colours are CSS variables of the page, so that they
+fit light and dark mode, and their labels are text, not paths.
 """
 
 import base64
@@ -18,7 +18,7 @@ import matplotlib.ticker
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-# Matplotlib writes colours as numbers. These stand for the page's own ones.
+# Matplotlib needs colours as numbers; these are replaced by CSS variables.
 INK, FAINT = "#010101", "#020202"
 SERIES = ("#030301", "#030302", "#030303", "#030304", "#030305", "#030306")
 _VARIABLES = {INK: "var(--muted)", FAINT: "var(--line)"} | {
@@ -52,7 +52,7 @@ _STYLE = {
 }
 _SIZE = (3.9, 2.4)  # inches; on a phone 9 points are then 11 pixels
 _WIDE = (4.8, 3.0)
-_BINS = 300  # points of a curve; more of them are averaged within bins
+_BINS = 300  # bins of a curve with more points than twice this
 
 Curve = tuple[Int[np.ndarray, "n"], Float[np.ndarray, "n"]]
 
@@ -63,16 +63,15 @@ def curves(
     unit: str,
     percent: bool = False,
 ) -> str:
-  """Draws metrics over steps.
+  """Plots metrics over steps.
 
-  A long curve is averaged within bins of steps; a band then spans the smallest
-  and the largest value of each bin, so that no spike is lost. Values that are
-  not finite leave a gap.
+  A long curve shows the mean of each bin of steps and a band from its minimum to
+  its maximum, so that no spike is lost. Values that are not finite leave a gap.
 
   Args:
-    series: (steps, values) by the name that the legend gives them.
-    unit: the label of the upright axis.
-    percent: whether to write fractions of 1 as percent.
+    series: legend label -> (steps, values).
+    unit: label of the y axis.
+    percent: whether to format values as percent.
 
   Returns:
     An <svg> element.
@@ -87,7 +86,7 @@ def curves(
       axes.plot(x, mean, color=color, label=name, marker=marker, markersize=3.5)
       if len(x) < len(steps):
         axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
-    _upright(axes, [values for _, values in series.values()], percent)
+    _format_y_axis(axes, [values for _, values in series.values()], percent)
     axes.set_xlabel("step")
     axes.set_ylabel(unit)
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
@@ -100,11 +99,11 @@ def curves(
 def histogram(
     series: Mapping[str, Float[np.ndarray, "..."]], *, unit: str
 ) -> str:
-  """Draws how values are spread, one outline a series, each of area 1.
+  """Plots a histogram of each series, normalised to area 1.
 
   Args:
-    series: values by the name that the legend gives them.
-    unit: the label of the axis of values.
+    series: legend label -> values.
+    unit: label of the x axis.
 
   Returns:
     An <svg> element.
@@ -131,11 +130,11 @@ def histogram(
 
 
 def png(image: UInt8[np.ndarray, "h w c"], size: int) -> str:
-  """Writes an image as a data URI.
+  """Encodes an image as a data URI.
 
   Args:
     image: of 1, 3 or 4 channels.
-    size: pixels; a longer side is brought down to about that.
+    size: in pixels; a longer side is reduced to about that.
 
   Returns:
     "data:image/png;base64,...".
@@ -154,7 +153,7 @@ def png(image: UInt8[np.ndarray, "h w c"], size: int) -> str:
 
 
 def heat(fraction: Float[np.ndarray, "..."]) -> np.ndarray:
-  """Colours of a scale that is even to the eye, for fractions of its length.
+  """Colours of a perceptually uniform colormap, for values in [0, 1].
 
   Returns:
     Strings "#rrggbb" in the shape of `fraction`.
@@ -166,7 +165,7 @@ def heat(fraction: Float[np.ndarray, "..."]) -> np.ndarray:
 
 
 def _figure(size: tuple[float, float]) -> tuple:
-  # A figure of its own, not pyplot's: nothing global, no display asked for.
+  # Not from pyplot: no global state, and no display needed.
   figure = matplotlib.figure.Figure(figsize=size, layout="constrained")
   return figure, figure.subplots()
 
@@ -174,7 +173,7 @@ def _figure(size: tuple[float, float]) -> tuple:
 def _binned(
     steps: Int[np.ndarray, "n"], values: Float[np.ndarray, "n"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-  """(steps, mean, smallest, largest) of at most `_BINS` runs of points."""
+  """(steps, mean, minimum, maximum) of at most `_BINS` bins."""
   values = np.where(np.isfinite(values), values, np.nan)
   if len(steps) <= 2 * _BINS:
     return steps, values, values, values
@@ -182,35 +181,35 @@ def _binned(
   middle = np.array([steps[p].mean() for p in parts])
   rows = []
   for part in parts:
-    found = values[part][~np.isnan(values[part])]
-    found = found if len(found) else np.array([math.nan])
-    rows.append((found.mean(), found.min(), found.max()))
+    finite = values[part][~np.isnan(values[part])]
+    finite = finite if len(finite) else np.array([math.nan])
+    rows.append((finite.mean(), finite.min(), finite.max()))
   mean, low, high = np.array(rows).T
   return middle, mean, low, high
 
 
-def _upright(axes, values: Sequence[np.ndarray], percent: bool) -> None:
-  """Chooses the scale of the upright axis: logarithmic over two decades."""
-  found = np.concatenate([np.ravel(v) for v in values] or [np.zeros(0)])
-  found = found[np.isfinite(found)]
+def _format_y_axis(axes, values: Sequence[np.ndarray], percent: bool) -> None:
+  """Chooses the scale of the y axis: logarithmic beyond two decades."""
+  finite = np.concatenate([np.ravel(v) for v in values] or [np.zeros(0)])
+  finite = finite[np.isfinite(finite)]
   if percent:
     axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
     axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
     return
-  if len(found) and found.min() > 0 and found.max() > 100 * found.min():
+  if len(finite) and finite.min() > 0 and finite.max() > 100 * finite.min():
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(_short))
     axes.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     return
   axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
-  if len(found) and np.abs(found).max() >= 10_000:
+  if len(finite) and np.abs(finite).max() >= 10_000:
     axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(_short))
-  elif len(found) and np.abs(found).max() < 1e-2:
+  elif len(finite) and np.abs(finite).max() < 1e-2:
     axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%.2g"))
 
 
 def _short(number: float, _) -> str:
-  """12000 as 12k: long runs have long step numbers."""
+  """Formats 12000 as 12k."""
   for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
     if abs(number) >= size:
       return f"{number / size:.4g}{letter}"
@@ -225,9 +224,9 @@ def _legend(axes) -> None:
 
 
 def _svg(figure, label: str) -> str:
-  """The drawing as an element: no prolog, no links, the page's colours."""
+  """The figure as an <svg> element with CSS variables as colours."""
   file = io.StringIO()
-  # Names inside a drawing must differ from those of others on the page.
+  # Element ids must be unique on the page.
   with matplotlib.rc_context({"svg.hashsalt": label}):
     figure.savefig(file, format="svg", transparent=True, metadata={
         "Date": None, "Creator": None, "Format": None, "Type": None,
@@ -244,7 +243,7 @@ def _svg(figure, label: str) -> str:
 
 
 def _tidy(tag: str) -> str:
-  """One tag with the page's colours and font, without idle digits and names."""
+  """Replaces colours and font in a tag, and drops surplus digits and ids."""
   tag = re.sub(r' id="[a-z0-9.]+_\d+"', "", tag)
   tag = tag.replace(f"font-family: '{_STYLE['font.family']}'; ", "")
   tag = re.sub(r"-?\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}", tag)

@@ -1,4 +1,4 @@
-"""The report of a run: its files and held-out examples, as one HTML page."""
+"""Writes the report of a run from its files and held-out examples."""
 
 import os
 import pathlib
@@ -17,19 +17,19 @@ from basic.recording import journal, manifest
 def write(
     workdir: str | os.PathLike, samples: page.Samples | None
 ) -> pathlib.Path:
-  """Writes `report.html` into a run's folder; the run may still be going.
+  """Writes `report.html` into the folder of a run, finished or not.
 
-  In a run of several processes the first one writes.
+  In a run of several processes only the first one writes.
 
   Args:
-    workdir: the folder, with at least the `config.json` of the run.
+    workdir: the folder; it holds at least `config.json`.
     samples: held-out examples to show; None leaves the galleries out.
 
   Returns:
     The path of the page.
 
   Raises:
-    FileNotFoundError: if the folder is not that of a run.
+    FileNotFoundError: if the folder holds no run.
     ValueError: if a file of the run cannot be read.
   """
   folder = pathlib.Path(workdir)
@@ -58,16 +58,16 @@ def write(
 def samples(
     stage: build.Stage, params: types.Params, count: int = 200
 ) -> page.Samples | None:
-  """Held-out examples and their embeddings, for the page.
+  """Held-out examples and their embeddings, for the report.
 
   Args:
-    stage: whose evaluations to take them from.
-    params: of the towers and the objective.
-    count: examples at most.
+    stage: the stage from whose evaluations they are taken.
+    params: parameters of the towers and the objective.
+    count: maximum number of examples.
 
   Returns:
-    The first examples of an evaluation whose data has both images and captions,
-    of retrieval if there is one; None if none has.
+    The first examples of an evaluation whose data has images and captions,
+    preferably of retrieval; None if there is no such evaluation.
   """
   for evaluation in sorted(
       stage.evals, key=lambda e: not e.prefix.startswith("retrieval/")

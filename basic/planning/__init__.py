@@ -1,1 +1,1 @@
-"""What a step needs and does, known before there is a machine to run it."""
+"""Memory, work and time of a training step, without running it."""

@@ -1,4 +1,4 @@
-"""Reads what devices send to each other from the text of a compiled program."""
+"""Counts collectives, and their bytes, in the text of a compiled program."""
 
 import math
 import re
@@ -33,8 +33,8 @@ class Traffic(NamedTuple):
   """Collectives of one kind in one step.
 
   Attributes:
-    count: how many run, those in loops as often as they do.
-    bytes: sent by one device, by the ring algorithm of its kind.
+    count: how many run; one in a loop counts once an iteration.
+    bytes: sent by one device, with ring algorithms.
   """
 
   count: int
@@ -42,12 +42,12 @@ class Traffic(NamedTuple):
 
 
 class Collectives(NamedTuple):
-  """Everything that devices send to each other in one step.
+  """All collectives of one step.
 
   Attributes:
-    kinds: by kind; a kind that does not occur is absent.
-    unbounded: loops with collectives whose length XLA does not state, counted
-      as one round.
+    kinds: traffic by kind of collective; kinds that do not occur are absent.
+    unbounded: loops with collectives whose trip count XLA does not state; they
+      are counted as one iteration.
   """
 
   kinds: Mapping[str, Traffic]
@@ -55,7 +55,7 @@ class Collectives(NamedTuple):
 
   @property
   def bytes(self) -> float:
-    """Sent by one device, all kinds together."""
+    """Bytes sent by one device, over all kinds."""
     return sum(traffic.bytes for traffic in self.kinds.values())
 
 
@@ -72,28 +72,28 @@ def read(text: str, devices: int) -> Collectives:
 
   Args:
     text: `compiled.as_text()`.
-    devices: of the whole program.
+    devices: number of devices of the program.
 
   Returns:
-    Counts and bytes, loops multiplied by how often they run.
+    Counts and bytes, those in loops times their trip count.
   """
   return _Reader(_computations(text), devices).result()
 
 
 def _computations(text: str) -> dict[str, list[str]]:
-  """Lines by the name of their computation; "" is the entry."""
-  found: dict[str, list[str]] = {}
+  """Lines by name of computation; "" is the entry computation."""
+  computations: dict[str, list[str]] = {}
   lines: list[str] = []
   for line in text.splitlines():
     if header := _HEADER.match(line):
-      lines = found.setdefault("" if header[1] else header[2], [])
+      lines = computations.setdefault("" if header[1] else header[2], [])
     elif line.startswith(" "):
       lines.append(line)
-  return found
+  return computations
 
 
 class _Reader:
-  """Walks from the entry into what it calls."""
+  """Walks from the entry computation into those that it calls."""
 
   def __init__(self, computations: Mapping[str, list[str]], devices: int):
     self._computations, self._devices = computations, devices
@@ -105,18 +105,18 @@ class _Reader:
     return Collectives(dict(sorted(self._kinds.items())), self._unbounded)
 
   def _walk(self, name: str, rounds: int) -> int:
-    """Adds what a computation sends; how many collectives it holds."""
-    held = 0
+    """Adds the traffic of a computation; returns its number of collectives."""
+    count = 0
     for line in self._computations.get(name, ()):
       if not (match := _INSTRUCTION.match(line)):
         continue
       shape, operation = match.groups()
       kind = operation.removesuffix("-start")
       if kind in KINDS:
-        # A fusion of this name keeps its part of the sum alone.
+        # In a fusion of this name each device keeps only its shard of the sum.
         if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
           kind = "all-reduce-scatter"
-        held += self._add(kind, shape, line, rounds)
+        count += self._add(kind, shape, line, rounds)
         continue
       trips = self._trips(line) if operation == "while" else 1
       inside = sum(
@@ -124,18 +124,18 @@ class _Reader:
       )
       if inside and not trips:
         self._unbounded += 1
-      held += inside
-    return held
+      count += inside
+    return count
 
   def _trips(self, line: str) -> int | None:
-    """How often a loop runs, stated or from a condition `index < constant`."""
+    """Trip count of a loop, stated or from a condition `index < constant`."""
     if stated := _TRIPS.search(line):
       return int(stated[1])
     condition = _CONDITION.search(line)
     lines = self._computations.get(condition[1], ()) if condition else ()
     constants = dict(m.groups() for m in map(_CONSTANT.match, lines) if m)
     below = next((m[1] for m in map(_BELOW.match, lines) if m), None)
-    # JAX counts from 0 by 1.
+    # Loops of JAX start at 0 and count by 1.
     return int(constants[below]) if below in constants else None
 
   def _add(self, kind: str, shape: str, line: str, rounds: int) -> int:
@@ -162,17 +162,17 @@ def _called(line: str) -> Iterator[str]:
 
 
 def _group(line: str, devices: int) -> int:
-  """Devices that take part together."""
+  """Number of devices in a replica group."""
   if "source_target_pairs=" in line:
     return 2
-  if found := re.search(r"replica_groups=\[(?:\d+,)*(\d+)\]<=", line):
-    return int(found[1])
-  if found := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
-    return len(found[1].split(","))
-  if found := _NAMED_GROUPS.search(line):
-    sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+  if match := re.search(r"replica_groups=\[(?:\d+,)*(\d+)\]<=", line):
+    return int(match[1])
+  if match := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
+    return len(match[1].split(","))
+  if match := _NAMED_GROUPS.search(line):
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
     # 'data' is a whole axis, 'data':(2)4 the part of it that has size 4.
-    axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found[2])
+    axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", match[2])
     return math.prod(int(part or sizes[axis]) for axis, part in axes)
   return devices
 
@@ -187,7 +187,7 @@ def _bytes(shape: str) -> float:
 
 
 def _result_bytes(shape: str) -> float:
-  """Bytes that an asynchronous start delivers: the second half of its tuple."""
+  """Bytes that an async start returns: the second half of its tuple."""
   if nested := re.match(r"\(\(.*?\), (\(.*?\))[,)]", shape):
     return _bytes(nested[1])
   arrays = [m[0] for m in _ARRAY.finditer(shape)]

@@ -1,4 +1,4 @@
-"""A stage as shapes: built for its devices, and nothing allocated."""
+"""A stage as shapes and shardings, with nothing allocated."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,15 +12,15 @@ from basic.sharding import layout
 
 
 class Draft(NamedTuple):
-  """A stage as shapes.
+  """A stage as shapes and shardings.
 
   Attributes:
-    config: complete.
+    config: complete configuration of the stage.
     program: what it computes.
-    state: placed shapes.
-    batch: placed shapes of what a step takes: embeddings where they are stored.
-    shapes: of a batch before any of it is stored.
-    assumed: what the source could not say.
+    state: ShapeDtypeStructs with shardings.
+    batch: likewise, of what a step takes: embeddings where they are stored.
+    shapes: ShapeDtypeStructs of the batch as the source gives it.
+    assumed: why shapes had to be assumed, "" if the source gave them.
   """
 
   config: dict[str, Any]
@@ -38,20 +38,20 @@ def draft(
     stage: int = -1,
     on: Sequence[Any] | None = None,
 ) -> Draft:
-  """Builds a stage of a configuration, and allocates nothing.
+  """Builds a stage of a configuration without allocating anything.
 
   Args:
     config: settings of `settings.experiment`.
-    image: size of images in pixels; None: as the source or `augment` says.
-    stage: which, from 0; -1 is the last.
+    image: image size in pixels; None: that of the source or of `augment`.
+    stage: index of the stage; -1 is the last.
     on: devices to plan for; None: those that JAX has, virtual ones included.
 
   Returns:
-    Its program, and its state and batch as shapes.
+    Its program, and its state and batch as ShapeDtypeStructs.
 
   Raises:
-    ValueError: if settings do not fit each other or the devices, nothing says
-      how large images are, or there is no such stage.
+    ValueError: if settings do not fit each other or the devices, the image size
+      is unknown, or there is no such stage.
   """
   stages = build.stage_configs(settings.complete(config))
   if not -len(stages) <= stage < len(stages):
@@ -70,45 +70,46 @@ def draft(
 
 
 def drafts(config: Mapping[str, Any], **given: Any) -> list[Draft]:
-  """Every stage of a configuration, as `draft` makes one; takes what it takes."""
+  """`draft` for every stage of a configuration, with the same arguments."""
   count = len(build.stage_configs(settings.complete(config)))
   return [draft(config, stage=n, **given) for n in range(count)]
 
 
 def parameters(draft: Draft) -> dict[str, Any]:
-  """Counts parameters by tower, and what the optimizer keeps of them.
+  """Counts parameters by tower, and the bytes of the optimizer state.
 
-  A tower is its encoder, and the classes that a classification tells apart by
-  it, as publications count; the projections to a common width stand apart.
+  As in publications, a tower is its encoder and the classifier head on it, if
+  any; projections to the shared embedding space are counted apart.
 
   Args:
     draft: of the stage.
 
   Returns:
-    `parameters` by tower, of `projection` and `objective` where there are any,
-    and in `total`; `trainable`; `optimizer_bytes` (one copy, all devices
-    together) and `optimizer_bytes_per_parameter` that trains.
+    `parameters`: by tower, `projection` and `objective` where there are any,
+    and `total`; `trainable`; `optimizer_bytes`, of one copy over all devices;
+    and `optimizer_bytes_per_parameter`, per trainable one.
   """
   trainable, _ = paths.split(draft.state.params, draft.config["frozen"])
   count = sum(leaf.size for leaf in jax.tree.leaves(trainable))
-  slots = memory.whole(draft.state.opt_state)
+  optimizer_bytes = memory.whole(draft.state.opt_state)
   return {
       "parameters": _by_part([draft]),
       "trainable": count,
-      "optimizer_bytes": slots,
-      "optimizer_bytes_per_parameter": slots / max(count, 1),
+      "optimizer_bytes": optimizer_bytes,
+      "optimizer_bytes_per_parameter": optimizer_bytes / max(count, 1),
   }
 
 
 def run_parameters(drafts: Sequence[Draft]) -> dict[str, Any]:
-  """Counts the parameters of a run: each once, however many stages have it.
+  """Counts the parameters of a run, those that stages share only once.
 
   Args:
     drafts: of all stages.
 
   Returns:
-    What `parameters` returns, of all stages together and, as to what trains
-    and its slots, of the stage that trains most; and `stages`, that of each.
+    What `parameters` returns: parameters of all stages together; trainable ones
+    and optimizer bytes of the stage that trains most. And `stages`, the same
+    for each.
   """
   stages = [
       {
@@ -117,7 +118,7 @@ def run_parameters(drafts: Sequence[Draft]) -> dict[str, Any]:
       }
       for each in drafts
   ]
-  most = max(stages, key=lambda found: found["trainable"])
+  most = max(stages, key=lambda stage: stage["trainable"])
   return {
       **{k: x for k, x in most.items() if k not in ("steps", "batch_size")},
       "parameters": _by_part(drafts),
@@ -126,26 +127,26 @@ def run_parameters(drafts: Sequence[Draft]) -> dict[str, Any]:
 
 
 def _by_part(drafts: Sequence[Draft]) -> dict[str, int]:
-  """Part of the model -> its parameters, those that stages share once."""
+  """Part of the model -> number of parameters, those of several stages once."""
   sizes = {
       (_part(draft, path), path, leaf.shape): leaf.size
       for draft in drafts
       for path, leaf in paths.flatten(draft.state.params).items()
   }
-  found: dict[str, int] = {}
+  counts: dict[str, int] = {}
   for (part, _, _), size in sizes.items():
-    found[part] = found.get(part, 0) + size
+    counts[part] = counts.get(part, 0) + size
   last = ("projection", "objective")
-  order = sorted(found.keys() - set(last)) + [p for p in last if p in found]
-  return {**{p: found[p] for p in order}, "total": sum(found.values())}
+  order = sorted(counts.keys() - set(last)) + [p for p in last if p in counts]
+  return {**{p: counts[p] for p in order}, "total": sum(counts.values())}
 
 
 def _part(draft: Draft, path: str) -> str:
-  """The tower of a parameter, or what else it belongs to."""
+  """The tower that a parameter belongs to, or "projection" or "objective"."""
   part, _, rest = path.partition("/")
   if rest.startswith("projection/"):
     return "projection"
-  view = draft.config["objective"].get("view")  # What is classified, if any.
+  view = draft.config["objective"].get("view")  # The view that is classified.
   if part == "objective" and view is not None:
     return draft.program.model.encode.views[view].tower
   return part

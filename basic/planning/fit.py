@@ -1,4 +1,4 @@
-"""Whether a step fits a memory, and the fewest chunks with which it would."""
+"""Whether a step fits in memory, and the fewest chunks with which it fits."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -12,17 +12,17 @@ _UNITS = {
 
 
 class Fit(NamedTuple):
-  """What a memory allows.
+  """Whether a step fits in memory, and with how many chunks.
 
   Attributes:
-    memory: bytes that a device has.
-    needs: bytes that the step as configured takes on one.
-    fits: whether that is enough.
-    chunks: into how many the configuration cuts a batch; 1 where it does not.
-    fewest_chunks: that fit; None: no number of chunks does.
-    largest_chunk: rows of the global batch in one of these.
-    least: bytes that the step takes with as many chunks as can be, where even
-      these do not fit.
+    memory: bytes of one device.
+    needs: bytes that the step, as configured, takes on one device.
+    fits: whether the memory is enough.
+    chunks: number of chunks in the configuration; 1 if it has none.
+    fewest_chunks: fewest chunks that fit; None: no number of chunks does.
+    largest_chunk: rows of the global batch in one of these chunks.
+    least: bytes that the step takes with the most chunks possible, if even that
+      does not fit.
   """
 
   memory: int
@@ -38,27 +38,30 @@ def size(text: str) -> int:
   """Bytes from "80GiB", "32 GB" or a bare number.
 
   Raises:
-    ValueError: if it is none of those.
+    ValueError: if it is none of those, or 0.
 
   Example:
     >>> size("1.5 KiB")
     1536
   """
-  found = re.fullmatch(r"\s*([\d.]+)\s*([A-Za-z]*)\s*", text)
+  match = re.fullmatch(r"\s*([\d.]+)\s*([A-Za-z]*)\s*", text)
   try:
-    return int(float(found[1]) * _UNITS[found[2].upper()])
-  except (TypeError, ValueError, KeyError):
+    bytes_ = int(float(match[1]) * _UNITS[match[2].upper()])
+  except (TypeError, ValueError, KeyError, OverflowError):
+    bytes_ = 0
+  if not bytes_:
     raise ValueError(
         f"memory is {text!r}; it takes a size such as '80GiB' or '80GB'."
-    ) from None
+    )
+  return bytes_
 
 
 def counts(batch_size: int, devices: int) -> list[int]:
-  """Numbers of chunks that leave each device whole rows, ascending.
+  """Numbers of chunks that divide the rows of each device, ascending.
 
   Args:
     batch_size: rows of the global batch.
-    devices: over which its rows are split.
+    devices: number of devices over which the rows are split.
 
   Example:
     >>> counts(64, 8)
@@ -77,21 +80,21 @@ def fit(
     batch_size: int,
     configured: int,
 ) -> Fit:
-  """Finds the fewest chunks that fit, by compiling a few numbers of them.
+  """Finds the fewest chunks that fit, by binary search with compilation.
 
-  More chunks need no more memory, unless activations are kept up to a budget, so
-  halving the range finds the boundary.
+  This assumes that more chunks never need more memory, which holds unless
+  activations are kept up to a budget.
 
   Args:
     needs: chunks -> bytes on one device, from the compiler.
-    memory: bytes that a device has.
-    chunks: of the configuration.
+    memory: bytes of one device.
+    chunks: number of chunks in the configuration.
     counts: numbers of chunks to choose from, ascending.
     batch_size: rows of the global batch.
-    configured: bytes that the configuration takes as it stands.
+    configured: bytes on one device with the configuration as it is.
 
   Returns:
-    What fits. The fewest chunks were compiled, not extrapolated.
+    A `Fit`. The step was compiled with the fewest chunks, not extrapolated.
   """
   low, high = 0, len(counts)  # counts[high] fits, everything below low does not
   known: dict[int, int] = {}
@@ -102,16 +105,16 @@ def fit(
       high = middle
     else:
       low = middle + 1
-  found = counts[high] if high < len(counts) else None
+  fewest = counts[high] if high < len(counts) else None
   return Fit(
-      memory, configured, configured <= memory, chunks, found,
-      None if found is None else batch_size // found,
-      known[len(counts) - 1] if found is None else None,
+      memory, configured, configured <= memory, chunks, fewest,
+      None if fewest is None else batch_size // fewest,
+      known[len(counts) - 1] if fewest is None else None,
   )
 
 
 def sentence(fit: Fit) -> str:
-  """Says it in one line: "needs 93 GiB, has 80; 32 chunks would fit".
+  """The result in one line: "needs 93 GiB, has 80; 32 chunks would fit".
 
   Example:
     >>> sentence(Fit(80 * GIB, 93 * GIB, False, 8, 32, 2048, None))
@@ -122,7 +125,7 @@ def sentence(fit: Fit) -> str:
     least = (
         "" if fit.fewest_chunks is None
         else f"; {_chunks(fit.fewest_chunks)} of {fit.largest_chunk} rows "
-        "would do"
+        "are enough"
     )
     return f"fits: needs {_number(fit.needs)} GiB, has {has}{least}"
   refused = f"needs {_number(fit.needs)} GiB, has {has}; "

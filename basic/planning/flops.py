@@ -1,8 +1,8 @@
-"""Counts the work of a function from the shapes in its jaxpr.
+"""Counts floating-point operations of a function from its jaxpr.
 
-Loops are counted as often as they run and what nobody reads is left out, so
-the number is the one to divide by a peak rate. Matrix products and convolutions
-count; what is done entry by entry is small beside them and does not.
+Loops count once an iteration and unused results do not count, so the number is
+the one to divide by a peak rate. Matrix products and convolutions count;
+elementwise operations are small beside them and do not.
 """
 
 import functools
@@ -15,15 +15,15 @@ from jax.interpreters import partial_eval
 
 
 class Work(NamedTuple):
-  """What products cost.
+  """The cost of matrix products and convolutions.
 
   Attributes:
-    flops: additions and multiplications, two a pair of factors.
-    exact: those of `flops` whose factors must not be rounded: float32 at the
-      highest precision, or float64.
-    moved: bytes of the factors and results of all products, each read or
+    flops: additions and multiplications, two a multiply-accumulate.
+    exact: those of `flops` in float32 at the highest precision, or float64.
+    moved: bytes of the operands and results of all products, each read or
       written once.
-    unbounded: loops whose length the program decides, counted as one round.
+    unbounded: loops whose trip count is known at run time only; they are
+      counted as one iteration.
   """
 
   flops: float = 0.0
@@ -32,7 +32,7 @@ class Work(NamedTuple):
   unbounded: int = 0
 
   def times(self, rounds: int) -> "Work":
-    """The work of that many rounds."""
+    """The work of that many iterations."""
     return Work(
         self.flops * rounds, self.exact * rounds, self.moved * rounds,
         self.unbounded,
@@ -40,19 +40,19 @@ class Work(NamedTuple):
 
 
 def count(function: Callable[..., Any], *args: Any) -> Work:
-  """Counts the work of `function(*args)`, over all devices, without doing it.
+  """Counts the work of `function(*args)`, over all devices, without running it.
 
-  A product of [n k] and [k m] is 2 n k m flops. Of a branch, the dearer side
-  counts; of a padded or strided convolution, the places where a kernel entry
-  meets an entry or its padding, as published figures do.
+  A product of [n k] and [k m] is 2 n k m flops. Of a conditional, the most
+  expensive branch counts. A convolution counts padding like entries, as
+  published figures do, and skips the zeros that dilation of its input inserts.
 
   Args:
     function: anything that JAX can trace.
     *args: arrays, or ShapeDtypeStructs in their place.
 
   Returns:
-    The work, of the backward pass and of recomputation too where the function
-    asks for them.
+    The work, with that of the backward pass and of rematerialisation where the
+    function contains them.
 
   Example:
     >>> import jax.numpy as jnp
@@ -61,7 +61,7 @@ def count(function: Callable[..., Any], *args: Any) -> Work:
   """
   closed = jax.make_jaxpr(function)(*args)
   jaxpr = getattr(closed, "jaxpr", closed)
-  # Reverse mode leaves behind forward products that only it needed.
+  # Reverse mode leaves forward products behind whose results nothing uses.
   alive, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
   return _jaxpr(alive)
 
@@ -95,11 +95,11 @@ def _equation(equation: Any) -> Work:
 
 
 def _rounds(name: str, params: Any) -> int:
-  """How often an equation runs its body, over all devices."""
+  """How often an equation runs its body, summed over devices."""
   if name == "scan":
     return params["length"]
   if name == "shard_map":
-    # Shapes within are those of one device.
+    # Shapes in the body are those of one device.
     manual = params.get("manual_axes", params.get("newly_manual_axes"))
     return math.prod(params["mesh"].shape[axis] for axis in manual)
   if name == "pallas_call":
@@ -109,25 +109,25 @@ def _rounds(name: str, params: Any) -> int:
 
 def _bodies(params: Any) -> list[Any]:
   """Every jaxpr among the parameters of an equation."""
-  found = []
+  bodies = []
   for value in params.values():
     parts = value if isinstance(value, (tuple, list)) else (value,)
-    found += [p for p in parts if hasattr(p, "eqns")]
-  return found
+    bodies += [p for p in parts if hasattr(p, "eqns")]
+  return bodies
 
 
 def _product(equation: Any, pairs: int) -> Work:
-  """The work of one product of so many pairs of factors."""
+  """The work of one product with so many multiply-accumulates."""
   flops = float(2 * pairs)
-  factors = [v.aval for v in equation.invars]
+  operands = [v.aval for v in equation.invars]
   precision = equation.params.get("precision")
   highest = precision is not None and all(
       p == jax.lax.Precision.HIGHEST
       for p in (precision if isinstance(precision, tuple) else (precision,))
   )
-  size = factors[0].dtype.itemsize
+  size = operands[0].dtype.itemsize
   exact = size > 4 or (size == 4 and highest)
-  arrays = factors + [v.aval for v in equation.outvars]
+  arrays = operands + [v.aval for v in equation.outvars]
   moved = sum(a.size * a.dtype.itemsize for a in arrays)
   return Work(flops, flops if exact else 0.0, float(moved))
 
@@ -141,13 +141,13 @@ def _dot(equation: Any) -> int:
 
 
 def _convolution(equation: Any) -> int:
-  """Pairs of a kernel entry and an entry of the input, holes left out."""
+  """Multiply-accumulates of a convolution, without those of dilation zeros."""
   numbers = equation.params["dimension_numbers"]
   kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
   pairs = out[numbers.out_spec[0]] * out[numbers.out_spec[1]]
   pairs *= kernel[numbers.rhs_spec[1]]
   for n, (low, _) in enumerate(equation.params["padding"]):
-    pairs *= _meetings(
+    pairs *= _pairs_along_axis(
         out[numbers.out_spec[2 + n]], kernel[numbers.rhs_spec[2 + n]], low,
         equation.params["window_strides"][n],
         equation.params["lhs_dilation"][n], equation.params["rhs_dilation"][n],
@@ -155,12 +155,12 @@ def _convolution(equation: Any) -> int:
   return pairs
 
 
-def _meetings(out, kernel, low, stride, spread, dilation):
-  """Pairs (place, kernel entry) along one axis that do not meet a hole."""
-  if spread == 1:
+def _pairs_along_axis(out, kernel, low, stride, input_dilation, dilation):
+  """Pairs (output position, kernel entry) that do not hit a dilation zero."""
+  if input_dilation == 1:
     return out * kernel
   return sum(
-      (place * stride + entry * dilation - low) % spread == 0
-      for place in range(out)
+      (position * stride + entry * dilation - low) % input_dilation == 0
+      for position in range(out)
       for entry in range(kernel)
   )

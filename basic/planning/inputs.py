@@ -1,4 +1,4 @@
-"""Shapes of a batch, from the source if it is here and from settings if not."""
+"""Shapes of a batch, from the source, or from settings if there is none."""
 
 import functools
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ Settings = Mapping[str, Any]
 
 
 class Inputs(NamedTuple):
-  """What a step reads.
+  """Shapes of a batch.
 
   Attributes:
     batch: ShapeDtypeStructs of a global batch.
-    assumed: why the source could not say them; "" where it could.
+    assumed: why the source could not give them; "" where it did.
   """
 
   batch: dict[str, jax.ShapeDtypeStruct]
@@ -26,39 +26,42 @@ class Inputs(NamedTuple):
 
 
 def inputs(config: Settings, image: int | None = None) -> Inputs:
-  """Says what a batch looks like; no vocabulary is trained for it.
+  """Determines the shapes of a batch; no vocabulary is trained for it.
 
-  One example of the source is read. Where there is none on this machine, an
-  image is a square of `image` or `augment.size` pixels, and a row has a label
-  and a caption's identity as the pipeline would make them.
+  One example of the source is read. If the source is not on this machine,
+  images are assumed to be squares of `image` or `augment.size` pixels, and each
+  row to have a label and a caption id as the pipeline makes them.
 
   Args:
-    config: complete, of one stage.
-    image: height and width of images in pixels, whatever the source holds;
-      None leaves it to the source or to `augment.size`.
+    config: complete configuration of one stage.
+    image: height and width of images in pixels, instead of the source's; None:
+      those of the source or of `augment.size`.
 
   Returns:
-    Shapes, and what had to be assumed.
+    Shapes, and why they were assumed, if they were.
 
   Raises:
-    ValueError: if neither the source nor a setting says the size of images.
+    ValueError: if neither the source nor a setting gives the image size, or
+      `image` is not positive.
   """
+  if image is not None and image < 1:
+    raise ValueError(f"--image is {image}; it takes a size in pixels, from 1.")
   text = config["text"]
   blank = None if text is None else functools.partial(_blank, text["length"])
   try:
     batch = input_pipeline.batch_shapes(config, blank)
   except (OSError, ValueError, ImportError, RuntimeError) as error:
-    return Inputs(_told(config, image, error), str(error))
+    return Inputs(_from_settings(config, image, error), str(error))
   if image is not None:
     batch = {
-        leaf: _resized(shape, image) if len(shape.shape) == 4 else shape
-        for leaf, shape in batch.items()
+        field: _resized(shape, image) if len(shape.shape) == 4 else shape
+        for field, shape in batch.items()
     }
   return Inputs(batch, "")
 
 
 def _blank(length: int, caption: Any) -> np.ndarray:
-  """A caption's ids, as to their shape."""
+  """Token ids of the right shape."""
   del caption
   return np.zeros((length,), np.int32)
 
@@ -68,14 +71,14 @@ def _resized(shape: jax.ShapeDtypeStruct, size: int) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct((rows, size, size, channels), shape.dtype)
 
 
-def _told(config, image, error):
-  """A batch by the settings alone."""
+def _from_settings(config, image, error):
+  """A batch from the settings alone."""
   size = image or config["augment"]["size"]
   if size is None and config["image"] is not None:
     raise ValueError(
         f"the source {config['source']['name']!r} cannot be opened here "
-        f"({error}), and nothing else says how large its images are; give "
-        "--image 224, or set augment.size."
+        f"({error}), so the size of its images is unknown; give --image 224, "
+        "or set augment.size."
     ) from error
   rows = config["batch_size"]
   channels = config["source"].get("channels", 3)
@@ -84,14 +87,14 @@ def _told(config, image, error):
       "text": lambda: ((config["text"]["length"],), jnp.int32),
   }
   towers = {t: t for t in of_tower if config[t] is not None}
-  leaves = {
-      leaf: of_tower[tower]()
-      for leaf, tower in (config["views"] or towers).items()
+  fields = {
+      field: of_tower[tower]()
+      for field, tower in (config["views"] or towers).items()
   }
-  leaves["label"] = ((), jnp.int32)
+  fields["label"] = ((), jnp.int32)
   if config["text"] is not None:
-    leaves["caption_id"] = ((2,), jnp.int32)
+    fields["caption_id"] = ((2,), jnp.int32)
   return {
-      leaf: jax.ShapeDtypeStruct((rows, *shape), dtype)
-      for leaf, (shape, dtype) in leaves.items()
+      field: jax.ShapeDtypeStruct((rows, *shape), dtype)
+      for field, (shape, dtype) in fields.items()
   }

@@ -1,4 +1,4 @@
-"""Bytes on one device: from shardings where they say it, else the compiler."""
+"""Bytes on one device, from shardings where possible, else the compiler."""
 
 import math
 import re
@@ -14,7 +14,7 @@ from basic.sharding import layout
 
 
 def sharded(shapes: Any, shardings: Any) -> Any:
-  """A tree of shapes with the places of its leaves, nothing allocated."""
+  """A tree of ShapeDtypeStructs with shardings."""
   return jax.tree.map(
       lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
       shapes, shardings,
@@ -22,13 +22,13 @@ def sharded(shapes: Any, shardings: Any) -> Any:
 
 
 def state(program: build.Program) -> types.TrainState:
-  """The state of a stage as placed shapes."""
+  """The state of a stage as ShapeDtypeStructs with shardings."""
   shapes = jax.eval_shape(program.fresh)
   return sharded(shapes, program.layout.place(shapes))
 
 
 def on_rows(program: build.Program, shapes: Any) -> Any:
-  """A batch, or what is made of it, split over the mesh by row."""
+  """A batch, or its embeddings, with rows sharded over the mesh."""
   return jax.tree.map(
       lambda a: jax.ShapeDtypeStruct(
           a.shape, a.dtype, sharding=program.layout.rows
@@ -38,12 +38,12 @@ def on_rows(program: build.Program, shapes: Any) -> Any:
 
 
 def whole(tree: Any) -> int:
-  """Bytes of a tree of shapes, one copy of it."""
+  """Bytes of a tree of ShapeDtypeStructs, over all devices without replicas."""
   return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree))
 
 
 def held(tree: Any) -> int:
-  """Bytes of a tree of placed shapes on one device."""
+  """Bytes of a tree of ShapeDtypeStructs with shardings, on one device."""
   return sum(
       math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize
       for a in jax.tree.leaves(tree)
@@ -51,11 +51,11 @@ def held(tree: Any) -> int:
 
 
 class TooLarge(Exception):
-  """A compiler's refusal of a step that its device cannot hold.
+  """The compiler's error that a step does not fit in device memory.
 
   Attributes:
     needs: bytes that the step takes on one device.
-    has: bytes that the device has.
+    has: bytes of the device.
   """
 
   def __init__(self, needs: int, has: int):
@@ -64,14 +64,14 @@ class TooLarge(Exception):
 
   @classmethod
   def read(cls, text: str) -> "TooLarge | None":
-    """The refusal in a message such as "Used 22.5G of 15.75G hbm"."""
-    found = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT])", text)
-    if found is None:
+    """Parses a message such as "Used 22.5G of 15.75G hbm"; None if it is not."""
+    match = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT])", text)
+    if match is None:
       return None
-    needs, unit, has, of = found.groups()
+    needs, needs_unit, has, has_unit = match.groups()
     return cls(*(
         int(float(number) * 1024 ** (1 + "KMGT".index(letter)))
-        for number, letter in ((needs, unit), (has, of))
+        for number, letter in ((needs, needs_unit), (has, has_unit))
     ))
 
 
@@ -82,17 +82,17 @@ def step(
 
   Args:
     program: of a stage.
-    state: placed shapes.
-    batch: shapes; those that wait on the host are put there.
+    state: ShapeDtypeStructs with shardings.
+    batch: ShapeDtypeStructs; fields that stay in host memory are placed there.
 
   Raises:
-    TooLarge: if the compiler knows the memory of the device, as a TPU's does,
-      and it is too small.
+    TooLarge: if the compiler knows the memory of the device, as that for TPUs
+      does, and it is too small.
   """
   with program.layout.context():
     lowered = program.update.lower(state, program.layout.sharded(batch))
   try:
-    return lowered.compile(_unhurried(program))
+    return lowered.compile(_compiler_options(program))
   except jax.errors.JaxRuntimeError as error:
     refusal = TooLarge.read(str(error))
     if refusal is None:
@@ -100,42 +100,40 @@ def step(
     raise refusal from error
 
 
-def _unhurried(program: build.Program) -> dict[str, Any]:
-  """Options that spare the work of making fast code that never runs.
+def _compiler_options(program: build.Program) -> dict[str, Any]:
+  """Options that skip optimising machine code, which never runs here.
 
-  Buffers are assigned before it, so that the figures stay the same, to some
-  bytes.
+  That comes after buffer assignment, so the figures stay the same to some bytes.
   """
   if program.layout.mesh.devices.flat[0].platform != "cpu":
     return {}
-  found: dict[str, Any] = {"xla_backend_optimization_level": 0}
-  if jax.__version_info__ < (0, 11):  # Newer ones do not know it.
-    found["xla_cpu_use_fusion_emitters"] = False
-  return found
+  options: dict[str, Any] = {"xla_backend_optimization_level": 0}
+  if jax.__version_info__ < (0, 11):  # Later releases do not have it.
+    options["xla_cpu_use_fusion_emitters"] = False
+  return options
 
 
 def total(compiled: jax.stages.Compiled) -> int:
-  """Bytes that a compiled step takes on one device, by its compiler.
+  """Bytes that a compiled step takes on one device, by the compiler.
 
-  Arguments, results and temporaries; a result in the place of a donated
-  argument counts once, and an argument in the memory of the host does not. A
-  compiler for CPUs, which have one memory, counts it all the same: it is taken
-  off again, by its shape.
+  Arguments, results and temporaries. A result that reuses a donated argument
+  counts once, and an argument in host memory does not count. The compiler for
+  CPUs, which have a single memory, counts that too, so it is subtracted here.
   """
-  found = compiled.memory_analysis()
+  analysis = compiled.memory_analysis()
   miscounted = sum(jax.tree.leaves(jax.tree.map(
-      _waiting, compiled.in_avals, compiled.input_shardings
-  ))) - found.host_argument_size_in_bytes
+      _host_bytes, compiled.in_avals, compiled.input_shardings
+  ))) - analysis.host_argument_size_in_bytes
   return (
-      found.argument_size_in_bytes + found.output_size_in_bytes
-      + found.temp_size_in_bytes - found.alias_size_in_bytes
+      analysis.argument_size_in_bytes + analysis.output_size_in_bytes
+      + analysis.temp_size_in_bytes - analysis.alias_size_in_bytes
       - max(miscounted, 0)
   )
 
 
-def _waiting(a: Any, sharding: Any) -> int:
-  """Bytes that one device has of an argument beside it, on the host."""
-  # None: the step does not read it, and it is no argument.
+def _host_bytes(a: Any, sharding: Any) -> int:
+  """Bytes of one device's shard of an array, if it is in host memory."""
+  # None: the compiler has dropped the argument, since the step does not use it.
   if sharding is None or sharding.memory_kind != layout.HOST:
     return 0
   return math.prod(sharding.shard_shape(a.shape)) * a.dtype.itemsize
@@ -147,17 +145,17 @@ def brought(
     batch: types.Batch,
     frozen: Iterable[str],
 ) -> int:
-  """Bytes that one device reads from its host in a step.
+  """Bytes that one device reads from host memory in a step.
 
-  What waits there is read in each pass: in the forward one, and where its tower
-  trains in a second. Of activations that are kept, which spare the second, this
-  knows nothing.
+  A field in host memory is read once for the forward pass and, if its tower is
+  trained, once more for the backward pass. Kept activations, which save the
+  second transfer, are not taken into account.
 
   Args:
     program: of a stage.
-    state: placed shapes.
-    batch: placed shapes, some of them perhaps on the host.
-    frozen: patterns of parameters without gradients.
+    state: ShapeDtypeStructs with shardings.
+    batch: likewise; some fields may be in host memory.
+    frozen: patterns of frozen parameters.
   """
   trainable, _ = paths.split(state.params, tuple(frozen))
   passes = {
@@ -165,8 +163,8 @@ def brought(
       for view in program.model.encode.views.values()
   }
   return sum(
-      passes.get(name, 1) * _waiting(a, a.sharding)
-      for name, leaf in batch.items() for a in jax.tree.leaves(leaf)
+      passes.get(name, 1) * _host_bytes(a, a.sharding)
+      for name, field in batch.items() for a in jax.tree.leaves(field)
   )
 
 
@@ -176,13 +174,13 @@ def embedded(
     batch: types.Batch,
     kept: Collection[str] = (),
 ) -> types.Embedded:
-  """The embeddings of a batch as placed shapes.
+  """The embeddings of a batch as ShapeDtypeStructs with shardings.
 
   Args:
     program: of a stage.
-    state: placed shapes.
-    batch: shapes of what a step takes.
-    kept: leaves that are embeddings already.
+    state: ShapeDtypeStructs with shardings.
+    batch: likewise, of what a step takes.
+    kept: fields that are stored embeddings already.
   """
   encode = stored_embeddings.encode(program.model.encode, kept)
   return on_rows(program, jax.eval_shape(encode, state.params, batch))
@@ -191,7 +189,7 @@ def embedded(
 def loss_alone(
     program: build.Program, state: types.TrainState, z: types.Embedded
 ) -> jax.stages.Compiled:
-  """Compiles the loss with its gradient at embeddings, without any encoder."""
+  """Compiles the loss and its gradient at the embeddings, without encoders."""
 
   def loss(phi, pooled, memory, z):
     views = {
@@ -205,7 +203,7 @@ def loss_alone(
   pooled = {name: features.pooled for name, features in z.views.items()}
   return jax.jit(gradient).lower(
       state.params["objective"], pooled, state.memory, z
-  ).compile(_unhurried(program))
+  ).compile(_compiler_options(program))
 
 
 def breakdown(
@@ -216,26 +214,26 @@ def breakdown(
     z: types.Embedded,
     frozen: tuple[str, ...],
 ) -> dict[str, int]:
-  """What the bytes of a step on one device are for.
+  """Splits the bytes of a step on one device by purpose.
 
   Args:
     compiled: the step.
-    loss: of it, alone.
-    state: placed shapes.
-    batch: placed shapes, some of them perhaps on the host.
-    z: placed shapes of its embeddings.
-    frozen: patterns of parameters without gradients.
+    loss: the loss alone, from `loss_alone`.
+    state: ShapeDtypeStructs with shardings.
+    batch: likewise; some fields may be in host memory.
+    z: likewise, of the embeddings.
+    frozen: patterns of frozen parameters.
 
   Returns:
-    parameters, optimizer (slots), memory (of the objective), input (what of it
-    is read), other (key, counters, metrics, padding), and of the temporaries
-    gradients, embeddings (and their gradients) and activations (all the rest);
-    these sum to `total`.
-    Beside them `loss`: temporaries of the loss at its own peak, which share
-    room with activations; and `input_on_host`: what of the input waits in the
-    memory of the host for this device, as it is laid out there.
+    parameters, optimizer (state), memory (of the objective), input (as far as
+    the step uses it), other (key, counters, metrics, padding); and of the
+    temporaries gradients, embeddings (with their gradients) and activations (all
+    the rest). These sum to `total`.
+    Besides, `loss`: temporaries of the loss at its peak, which share memory with
+    activations; and `input_on_host`: bytes of this device's shard of the input
+    in host memory.
   """
-  on_host = sum(_waiting(a, a.sharding) for a in jax.tree.leaves(batch))
+  on_host = sum(_host_bytes(a, a.sharding) for a in jax.tree.leaves(batch))
   resident = {
       "parameters": held(state.params),
       "optimizer": held(state.opt_state),
@@ -245,7 +243,7 @@ def breakdown(
   sum_of_all = total(compiled)
   left = compiled.memory_analysis().temp_size_in_bytes
   other = sum_of_all - left - sum(resident.values())
-  # A leaf of the batch that the step does not read is no argument of it.
+  # A field of the batch that the step does not use is no argument of it.
   resident["input"] += min(other, 0)
   resident["other"] = max(other, 0)
   trainable, _ = paths.split(state.params, frozen)
@@ -254,7 +252,7 @@ def breakdown(
   for name, size in (
       ("gradients", held(trainable)), ("embeddings", 2 * held(pooled)),
   ):
-    temporary[name] = min(size, left)  # A compiler may hold part of it only.
+    temporary[name] = min(size, left)  # It may never be in memory all at once.
     left -= temporary[name]
   temporary["activations"] = left
   return {

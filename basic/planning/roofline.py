@@ -1,12 +1,12 @@
-"""How long a step takes, by what it does and the peak numbers of a chip.
+"""Time of a step by the roofline model, from the peak rates of a chip.
 
-References, for the numbers of `CHIPS`:
+References for `CHIPS`:
   NVIDIA A100 (80 GB SXM). https://www.nvidia.com/en-us/data-center/a100/
   NVIDIA H100 (SXM). https://www.nvidia.com/en-us/data-center/h100/
   NVIDIA H200 (SXM). https://www.nvidia.com/en-us/data-center/h200/
   Google TPU v4. https://docs.cloud.google.com/tpu/docs/v4
   Jouppi et al., TPU v4: An Optically Reconfigurable Supercomputer for Machine
-  Learning, 2023, table 4: its links. https://arxiv.org/abs/2304.01433
+  Learning, 2023, table 4 (interconnect). https://arxiv.org/abs/2304.01433
   Google TPU v5e. https://docs.cloud.google.com/tpu/docs/v5e
   Google TPU v5p. https://docs.cloud.google.com/tpu/docs/v5p
   Google TPU v6e. https://docs.cloud.google.com/tpu/docs/v6e
@@ -15,19 +15,19 @@ References, for the numbers of `CHIPS`:
 import math
 from typing import Any, NamedTuple
 
-from basic.planning import collectives, flops
+from basic.planning import collectives, fit, flops
 
 
 class Chip(NamedTuple):
-  """Peak numbers of one device.
+  """Peak rates of one device.
 
   Attributes:
-    compute: flops a second of bfloat16 products with float32 sums, dense.
-    exact: flops a second of products whose float32 factors are not rounded.
-    bandwidth: bytes a second between chip and its memory.
-    memory: bytes of it.
+    compute: FLOP/s of dense bfloat16 products that accumulate in float32.
+    exact: FLOP/s of float32 products at the highest precision.
+    bandwidth: bytes a second between the chip and its memory.
+    memory: bytes of device memory.
     interconnect: bytes a second that it can send to its neighbours; 0: none.
-    host: bytes a second that it can read from the memory of its host.
+    host: bytes a second that it can read from host memory.
   """
 
   compute: float
@@ -35,19 +35,19 @@ class Chip(NamedTuple):
   bandwidth: float
   memory: int
   interconnect: float
-  # 16 lanes of PCIe 4.0; hosts differ, and many vendors do not say.
+  # 16 lanes of PCIe 4.0; hosts differ, and many vendors do not state it.
   host: float = 31.5e9
 
 
 GIB = 2**30
-_PASSES = 6  # bfloat16 products that a TPU makes of one float32 product.
+_PASSES = 6  # A TPU computes one float32 product as six bfloat16 products.
 
-# As their vendors state them, for dense products: from the H100 on NVIDIA's
-# figures are those with sparsity, twice these. Links are counted in one
-# direction: half of what both vendors give for two; a v4 has six of 50e9. An
-# H100 and an H200 reach their hosts by PCIe 5.0, twice the default. "GB" of
-# memory are 2**30 bytes, of which a driver keeps about one in a hundred. For a
-# v5e Google states 819 GB/s here and 800 GiB/s there: this is the lesser.
+# Vendors' figures for dense products; from the H100 on, NVIDIA publishes those
+# with sparsity, twice as high. Interconnect is counted in one direction, half of
+# what both vendors give for two; a v4 has six links of 50e9. The H100 and H200
+# have PCIe 5.0, twice the default. A "GB" of memory is taken as 2**30 bytes, of
+# which a driver keeps about 1%. For the v5e Google publishes both 819 GB/s and
+# 800 GiB/s; this is the smaller.
 CHIPS = {
     "A100": Chip(312e12, 19.5e12, 2.039e12, 80 * GIB, 300e9),
     "H100": Chip(989e12, 67e12, 3.35e12, 80 * GIB, 450e9, 63e9),
@@ -60,16 +60,16 @@ CHIPS = {
 
 
 def chip(text: str) -> Chip:
-  """The numbers of a chip: a preset's, or given ones, or some of each.
+  """The peak rates of a chip: a preset, given numbers, or both.
 
   Args:
     text: one of `CHIPS`, then numbers that differ: "H100,interconnect=50e9".
-      "TPU v4" and lower case are understood; without a preset all are needed
-      but `host`.
+      "TPU v4" and lower case are understood, and "memory=80GiB" too. Without a
+      preset all numbers but `host` are required.
 
   Raises:
-    ValueError: if there is no such preset or number, or a number is none that
-      a chip can have; the message lists those there are.
+    ValueError: if there is no such preset or number, or a number is out of
+      range or given twice; the message lists the choices.
 
   Example:
     >>> chip("TPU v5e").memory // GIB
@@ -78,18 +78,17 @@ def chip(text: str) -> Chip:
     50000000000.0
   """
   words = [word.strip() for word in text.split(",")]
-  given = dict(word.split("=", 1) for word in words if "=" in word)
+  pairs = [word.split("=", 1) for word in words if "=" in word]
+  given = dict(pairs)
   names = [word for word in words if "=" not in word]
   unknown = given.keys() - set(Chip._fields)
-  if unknown or len(names) > 1:
+  if unknown or len(names) > 1 or len(given) < len(pairs):
     raise ValueError(
-        f"chip is {text!r}; it takes a preset ({', '.join(CHIPS)}) and numbers "
-        f"for {', '.join(Chip._fields)}."
+        f"chip is {text!r}; it takes one preset ({', '.join(CHIPS)}) and numbers "
+        f"for {', '.join(Chip._fields)}, each once."
     )
   try:
     numbers = {key: _number(key, value) for key, value in given.items()}
-    if "memory" in numbers:
-      numbers["memory"] = int(numbers["memory"])
     return _preset(names[0])._replace(**numbers) if names else Chip(**numbers)
   except (TypeError, ValueError) as error:
     raise ValueError(
@@ -98,19 +97,21 @@ def chip(text: str) -> Chip:
     ) from None
 
 
-def _number(key: str, text: str) -> float:
+def _number(key: str, text: str) -> float | int:
+  if key == "memory" and text.strip()[-1:] in ("b", "B"):
+    return fit.size(text)
   number = float(text)
   least = 0 if key == "interconnect" else 1
   if not least <= number < math.inf:
     raise ValueError(f"{key} is {text}, and takes a number from {least}")
-  return number
+  return int(number) if key == "memory" else number
 
 
 def _preset(name: str) -> Chip:
   wanted = name.lower().removeprefix("tpu").strip(" -")
-  for key, found in CHIPS.items():
+  for key, preset in CHIPS.items():
     if key.lower() == wanted:
-      return found
+      return preset
   raise ValueError(f"there is no preset {name!r}")
 
 
@@ -124,44 +125,43 @@ def seconds(
     batch_size: int,
     brought: int = 0,
 ) -> dict[str, Any]:
-  """The time of a step, if each of four resources were all that it took.
+  """Estimates the time of a step by the roofline model.
 
-      compute        (flops - exact) / compute + exact / exact rate
-      memory         (factors and results of products, the state) / bandwidth
+      compute        (flops - exact) / compute rate + exact / exact rate
+      memory         (operands and results of products, the state) / bandwidth
       communication  bytes sent / interconnect
-      host           bytes brought / host
+      host           bytes read from host memory / host
       step           the largest of these, as if they overlapped fully
 
-  An estimate. `compute` alone is a floor, below which no step comes. `memory`
-  counts every factor and result as if it left the chip: tiles of a loss that
-  stay in its cache, and products that one kernel joins, take less. Sends are
-  those of one compiler, and another's may be fewer. What is done entry by entry
-  and what does not overlap add to all of it: a good step takes up to twice as
-  long.
+  Only `compute` is a lower bound. `memory` counts every operand and result as
+  if it went through device memory: tiles of a loss that stay in cache, and
+  fused products, take less. `communication` is that of the compiler that was
+  used; another's may be less. Elementwise operations, and what does not
+  overlap, are not counted: a well-optimised step takes up to twice as long.
 
   Args:
-    work: of the step on all devices, evenly shared.
-    traffic: of the step on one.
-    chip: its peak numbers.
-    devices: that share the work.
+    work: of the step on all devices, shared evenly.
+    traffic: of the step on one device.
+    chip: peak rates of a device.
+    devices: number of devices.
     state: bytes that the optimizer reads and writes on one device.
-    batch_size: examples of a step.
-    brought: bytes that one device reads from the memory of its host.
+    batch_size: examples in a step.
+    brought: bytes that one device reads from host memory.
 
   Returns:
-    Seconds by resource and of the step, `bound`, the name of the resource that
-    takes longest, and the `examples_per_second` that follow.
+    Seconds for each resource and for the step; `bound`, the name of the slowest
+    resource; and the resulting `examples_per_second`.
 
   Raises:
-    ValueError: if devices send to each other and the chip has no links.
+    ValueError: if devices communicate and the chip has no interconnect.
   """
   if traffic.bytes and not chip.interconnect:
     raise ValueError(
-        f"interconnect is 0, and one of {devices} devices sends "
-        f"{traffic.bytes:.3g} bytes a step; give the bytes a second that its "
-        "links take, such as interconnect=50e9, or plan for one device."
+        f"interconnect is 0, and each of {devices} devices sends "
+        f"{traffic.bytes:.3g} bytes a step; give the bytes a second of its "
+        "links, such as interconnect=50e9, or plan for one device."
     )
-  found: dict[str, Any] = {
+  result: dict[str, Any] = {
       "compute": (
           (work.flops - work.exact) / chip.compute + work.exact / chip.exact
       ) / devices,
@@ -169,8 +169,8 @@ def seconds(
       "communication": traffic.bytes and traffic.bytes / chip.interconnect,
       "host": brought / chip.host,
   }
-  bound = max(found, key=found.__getitem__)
-  found["step"] = found[bound]
-  found["bound"] = bound
-  found["examples_per_second"] = batch_size / found["step"]
-  return found
+  bound = max(result, key=result.__getitem__)
+  result["step"] = result[bound]
+  result["bound"] = bound
+  result["examples_per_second"] = batch_size / result["step"]
+  return result

@@ -1,4 +1,4 @@
-"""Sets a plan as lines of text."""
+"""Formats a plan as text."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ Lines = Iterator[tuple[str, str]]
 
 _ROWS = {
     "parameters": "parameters",
-    "optimizer": "optimizer slots",
+    "optimizer": "optimizer state",
     "memory": "objective memory",
     "input": "input batch",
     "other": "key, metrics, padding",
@@ -20,7 +20,7 @@ _ROWS = {
 }
 _RESOURCES = {
     "compute": "compute, at least",
-    "memory": "memory, if no product stays on the chip",
+    "memory": "memory, if nothing stays in cache",
     "communication": "communication",
     "host": "inputs from the host",
     "step": "the longest of these",
@@ -28,7 +28,7 @@ _RESOURCES = {
 
 
 def table(plan: Mapping[str, Any]) -> str:
-  """Sets a plan as text: a heading for each part, then aligned rows.
+  """Formats a plan as text: a heading for each part, then aligned rows.
 
   Args:
     plan: what `plan.plan` returns.
@@ -40,14 +40,14 @@ def table(plan: Mapping[str, Any]) -> str:
       ("bytes per device", _memory(plan)),
       ("floating-point operations", _flops(plan)),
       ("collectives per device and step", _collectives(plan)),
-      ("time of a step, by peak numbers", _seconds(plan)),
+      ("time of a step, by peak rates", _seconds(plan)),
   ):
     rows = list(lines)
     if rows:
       width = max(len(name) for name, _ in rows)
-      room = max(len(value) for _, value in rows)
+      value_width = max(len(value) for _, value in rows)
       parts.append("\n".join(
-          [heading] + [f"  {n:<{width}}  {v:>{room}}" for n, v in rows]
+          [heading] + [f"  {n:<{width}}  {v:>{value_width}}" for n, v in rows]
       ))
   parts += [f"note: {note}" for note in plan.get("notes", ())]
   if plan.get("fit"):
@@ -58,38 +58,40 @@ def table(plan: Mapping[str, Any]) -> str:
 def _parameters(plan: Mapping[str, Any]) -> Lines:
   for tower, count in plan["parameters"].items():
     yield tower, f"{count:,}"
-  slots = plan["optimizer_bytes"]
+  optimizer_bytes = plan["optimizer_bytes"]
   yield "trainable", f"{plan['trainable']:,}"
-  yield "optimizer, all devices together", amount(slots, "B", 1024)
+  yield "optimizer state, all devices together", amount(
+      optimizer_bytes, "B", 1024)
   each = plan["optimizer_bytes_per_parameter"]
-  yield "bytes a trainable parameter", f"{each:.2f}"
+  yield "bytes per trainable parameter", f"{each:.2f}"
 
 
 def _stages(plan: Mapping[str, Any]) -> Lines:
   for number, stage in enumerate(plan.get("stages", ()), 1):
-    slots = amount(stage["optimizer_bytes"], "B", 1024)
+    state = amount(stage["optimizer_bytes"], "B", 1024)
     yield f"{number}: {stage['steps']:,} steps of {stage['batch_size']:,}", (
-        f"{stage['trainable']:,} train, with slots of {slots}")
+        f"{stage['trainable']:,} trainable, optimizer state of {state}")
 
 
 def _memory(plan: Mapping[str, Any]) -> Lines:
-  found = plan.get("bytes_per_device")
-  if found is None:
+  bytes_per_device = plan.get("bytes_per_device")
+  if bytes_per_device is None:
     return
   for name, label in _ROWS.items():
-    yield label, amount(found[name], "B", 1024)
+    yield label, amount(bytes_per_device[name], "B", 1024)
   mesh = " x ".join(f"{k} {v}" for k, v in plan["mesh"].items())
   yield "devices", f"{plan['devices']} ({mesh})"
 
 
 def _flops(plan: Mapping[str, Any]) -> Lines:
-  found = plan.get("flops")
-  if found is None:
+  counts = plan.get("flops")
+  if counts is None:
     return
-  for view, count in found["forward"].items():
-    yield f"forward of one {view}", amount(count, "", 1000)
-  yield "example", amount(found["per_example"], "", 1000)
-  yield f"step of {plan['batch_size']:,}", amount(found["per_step"], "", 1000)
+  for view, count in counts["forward"].items():
+    yield f"forward pass of one {view}", amount(count, "", 1000)
+  yield "training step, per example", amount(counts["per_example"], "", 1000)
+  yield f"training step of {plan['batch_size']:,} examples", amount(
+      counts["per_step"], "", 1000)
 
 
 def _collectives(plan: Mapping[str, Any]) -> Lines:
@@ -98,17 +100,17 @@ def _collectives(plan: Mapping[str, Any]) -> Lines:
 
 
 def _seconds(plan: Mapping[str, Any]) -> Lines:
-  found = plan.get("seconds")
-  if not found:
+  seconds = plan.get("seconds")
+  if not seconds:
     return
   for name, label in _RESOURCES.items():
-    yield label, f"{amount(found[name], 's', 1000)}"
-  yield "bound by", found["bound"]
-  yield "examples a second, by this", f"{found['examples_per_second']:,.0f}"
+    yield label, f"{amount(seconds[name], 's', 1000)}"
+  yield "bound by", seconds["bound"]
+  yield "examples a second, by this time", f"{seconds['examples_per_second']:,.0f}"
 
 
 def amount(value: float | int, unit: str, base: int) -> str:
-  """A number with a prefix, three digits.
+  """A number with three digits and a unit prefix.
 
   Args:
     value: not negative.

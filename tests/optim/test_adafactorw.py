@@ -1,4 +1,4 @@
-"""AdaFactorW against optax, against NumPy, and in its slots."""
+"""AdaFactorW against optax and NumPy, its optimizer state and its sharding."""
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +78,7 @@ def test_it_factors_from_128_as_optax_does_unless_told():
 @pytest.mark.parametrize("growth", [None, .8])
 @pytest.mark.parametrize("momentum", ["gradient", "update"])
 @pytest.mark.parametrize("clip_rms", [None, .5])
-def test_both_orders_follow_their_equations(momentum, growth, clip_rms):
+def test_adams_and_adafactors_order_follow_their_equations(momentum, growth, clip_rms):
   b1, b2 = .9, .8
   shapes = {"w": (5, 4), "b": (3,)}
   grads = draws(shapes, 12)
@@ -127,7 +127,7 @@ def test_unfactored_in_adams_order_it_is_adamw():
 
 @pytest.mark.parametrize("clip_rms", [None, .3])
 @pytest.mark.parametrize("momentum", ["gradient", "update"])
-def test_layers_of_a_stack_do_not_know_each_other(momentum, clip_rms):
+def test_layers_of_a_stack_are_updated_independently(momentum, clip_rms):
   settings = dict(PLAIN, momentum=momentum, clip_rms=clip_rms, min_dim_size_to_factor=4)
   # more layers than columns: an axis of layers is never one of the two
   grads = draws({"blocks/kernel": (9, 5, 4)}, 5)
@@ -154,7 +154,7 @@ def test_a_gradient_of_zeros_moves_nothing():
     assert all(not np.any(u) for u in updates.values())
 
 
-def test_slots_take_two_bytes_a_weight_and_four_a_row_and_column():
+def test_optimizer_state_takes_two_bytes_a_weight_and_four_a_row_and_column():
   n, m = 256, 640
   shapes = jax.eval_shape(
       optim.adafactorw(steps=1).tx.init,
@@ -164,7 +164,7 @@ def test_slots_take_two_bytes_a_weight_and_four_a_row_and_column():
 
 
 @pytest.mark.parametrize("momentum", ["gradient", "update"])
-def test_a_mean_in_bfloat16_costs_less_than_a_hundredth(momentum):
+def test_a_first_moment_in_bfloat16_changes_updates_by_less_than_one_percent(momentum):
   grads, params = draws(SHAPES, 30), ones(SHAPES)
   settings = dict(PLAIN, momentum=momentum, min_dim_size_to_factor=10)
   exact, _ = walk(optim.adafactorw(**settings).tx, grads, params)
@@ -178,7 +178,7 @@ def test_a_mean_in_bfloat16_costs_less_than_a_hundredth(momentum):
   assert 0 < error < .01  # 2^-9 a rounding
 
 
-def test_slots_come_back_from_a_checkpoint_bit_by_bit(tmp_path):
+def test_optimizer_state_is_restored_bit_for_bit(tmp_path):
   params = ones(SHAPES)
   tx = optim.adafactorw(steps=10, min_dim_size_to_factor=10, ema_decay=.9).tx
   _, opt_state = walk(tx, draws(SHAPES, 2), params)
@@ -198,7 +198,7 @@ def test_slots_come_back_from_a_checkpoint_bit_by_bit(tmp_path):
     assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
-def test_slots_are_placed_like_their_weights():
+def test_optimizer_state_is_sharded_like_the_weights():
   axes = (
       ("image/blocks/kernel", ("layers", "embed", "mlp")),
       ("image/bias", ("mlp",)),
@@ -228,7 +228,7 @@ def test_slots_are_placed_like_their_weights():
   assert specs[f"{slots}nu/full/objective/log_scale"] == ()
 
 
-def test_split_over_devices_it_steps_as_on_one():
+def test_sharded_updates_equal_those_of_one_device():
   axes = (("kernel", ("embed", "mlp")),)
   where = layout.Layout(layout.mesh(data=2, fsdp=2, model=2), axes)
   tx = optim.adafactorw(steps=9, min_dim_size_to_factor=8, peak=.1, ema_decay=.9).tx

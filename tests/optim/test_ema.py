@@ -1,4 +1,4 @@
-"""The average of weights against its sum, and who sees it."""
+"""The EMA of the parameters against its sum, and that evaluations use it."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ def train_state(opt_state, params):
 
 
 @pytest.mark.parametrize("decay", [.5, .9, .9999])
-def test_it_is_the_weighted_mean_of_the_weights_after_each_update(decay):
+def test_the_ema_is_the_weighted_mean_of_the_parameters_after_each_update(decay):
   seen, state = run(optim.sgd(steps=9, peak=.3, ema_decay=decay), 7)
   weights = decay ** np.arange(6., -1., -1.)
   found = paths.flatten(optim.ema_params(state))
@@ -42,7 +42,7 @@ def test_it_is_the_weighted_mean_of_the_weights_after_each_update(decay):
     np.testing.assert_allclose(leaf, expected, rtol=1e-6)
 
 
-def test_after_one_update_it_is_the_weights():
+def test_after_one_update_the_ema_equals_the_parameters():
   seen, state = run(optim.adamw(steps=9, ema_decay=.9999), 1)
   for a, w in zip(
       jax.tree.leaves(optim.ema_params(state)), jax.tree.leaves(seen[0]),
@@ -52,7 +52,7 @@ def test_after_one_update_it_is_the_weights():
 
 @pytest.mark.parametrize(
     "name", ["adafactorw", "adamw", "lamb", "lars", "lion", "sgd"])
-def test_every_optimizer_keeps_one_and_is_left_as_it_was(name):
+def test_every_optimizer_can_keep_an_ema_without_changing_its_updates(name):
   factory = schema.member(optim, name, optim.Optimizer)
   plain, state = run(factory(steps=9), 3)
   assert optim.ema_params(state) is None
@@ -60,13 +60,13 @@ def test_every_optimizer_keeps_one_and_is_left_as_it_was(name):
   for a, b in zip(
       jax.tree.leaves((plain, state)),
       jax.tree.leaves((with_one, averaged.inner)), strict=True):
-    # fused otherwise by the compiler: bits may differ
+    # the compiler may fuse differently, so bits may differ
     np.testing.assert_allclose(
         np.asarray(a, float), np.asarray(b, float), rtol=1e-6, atol=1e-9)
   assert optim.ema_params(averaged) is not None
 
 
-def test_evaluations_see_averages_and_what_is_frozen():
+def test_evaluations_use_ema_parameters_and_frozen_parameters():
   frozen = {"image": {"stem": jnp.full(3, 7.)}, "objective": {}}
   seen, opt_state = run(optim.sgd(steps=9, peak=.3, ema_decay=.5), 2)
   params = {
@@ -81,13 +81,13 @@ def test_evaluations_see_averages_and_what_is_frozen():
   assert not np.array_equal(found["text"]["bias"], params["text"]["bias"])
 
 
-def test_without_an_average_evaluations_see_the_weights():
+def test_without_an_ema_evaluations_use_the_parameters():
   _, opt_state = run(optim.sgd(steps=9), 1)
   state = train_state(opt_state, START)
   assert optim.evaluation_params(state) is state.params
 
 
-def test_a_stage_that_has_not_stepped_is_judged_by_its_weights():
+def test_before_the_first_update_evaluations_use_the_parameters():
   tx = optim.sgd(steps=9, ema_decay=.5).tx
   new = train_state(tx.init(START), START)
   old = train_state((), jax.tree.map(lambda p: p + 5., START))
@@ -96,7 +96,7 @@ def test_a_stage_that_has_not_stepped_is_judged_by_its_weights():
   assert begun.params["text"]["bias"][0] == 6.
 
 
-def test_a_state_with_an_average_can_be_donated():
+def test_a_state_with_an_ema_can_be_donated():
   tx = optim.sgd(steps=9, ema_decay=.5).tx
   params, state = jax.jit(lambda p: (p, tx.init(p)))(START)
 

@@ -1,4 +1,4 @@
-"""Weights between two checkpoints."""
+"""Interpolation between the parameters of two checkpoints."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +6,7 @@ import numpy as np
 from basic.optim import interpolation
 
 
-def test_each_parameter_is_mixed_by_the_equation():
+def test_each_parameter_is_interpolated_by_the_equation():
   draw = np.random.default_rng(0)
   one, two = draw.normal(size=(2, 3, 4)).astype(np.float32)
   for a in (0.0, 0.3, 1.0):
@@ -16,7 +16,7 @@ def test_each_parameter_is_mixed_by_the_equation():
     np.testing.assert_allclose(found["w"], (1 - a) * one + a * two, rtol=1e-6)
 
 
-def test_parameters_of_one_end_alone_follow_the_end():
+def test_parameters_that_only_one_side_has_are_those_of_the_end():
   start = {"gone": jnp.zeros(2), "other": jnp.zeros(2), "w": jnp.zeros(2)}
   end = {"new": jnp.ones(2), "other": jnp.ones(3), "w": jnp.ones(2)}
   found = interpolation.interpolate(start, end, 0.25)
@@ -26,7 +26,7 @@ def test_parameters_of_one_end_alone_follow_the_end():
   np.testing.assert_array_equal(found["w"], 0.25)
 
 
-def test_small_types_are_mixed_in_wide_ones():
+def test_bfloat16_is_interpolated_in_float32():
   one, two = jnp.full(2, 1.0, jnp.bfloat16), jnp.full(2, 1.0078125, jnp.bfloat16)
   # 1.00390625 lies between two bfloat16 and rounds to the even one, 1.
   found = interpolation.interpolate({"w": one}, {"w": two}, 0.75)["w"]

@@ -134,7 +134,7 @@ def test_sgd_follows_its_equation():
 
 @pytest.mark.parametrize(
     "factory", [optim.adamw, optim.lion, optim.sgd, optim.adafactorw])
-def test_without_gradient_weights_shrink_by_rate_times_decay_alone(factory):
+def test_without_gradient_weights_shrink_by_learning_rate_times_weight_decay(factory):
   optimizer = factory(steps=10, peak=.25, schedule="constant", decay=.5)
   start = tree(0)
   zero = {p: np.zeros(s) for p, s in SHAPES.items()}
@@ -150,7 +150,7 @@ def single_leaves(leaves):
   return {p: np.asarray(x) for p, x in paths.flatten(single(leaves)).items()}
 
 
-def test_no_decay_says_what_does_not_decay():
+def test_no_decay_exempts_paths_from_weight_decay():
   optimizer = optim.adamw(
       steps=10, peak=.5, schedule="constant", decay=.5,
       no_decay=(*optim.NO_DECAY, "text/embedding"))
@@ -161,7 +161,7 @@ def test_no_decay_says_what_does_not_decay():
   assert still == set(SHAPES) - {"image/blocks/mlp/in/kernel"}
 
 
-def test_of_an_objective_the_kernel_of_a_classifier_decays_and_nothing_else():
+def test_of_an_objective_only_a_classifiers_kernel_has_weight_decay():
   params = {"objective": {
       name: jnp.ones(2) for name in ("kernel", "bias", "log_scale", "kernel_b")
   }}
@@ -185,7 +185,7 @@ def test_the_reported_rate_is_the_rate_applied():
 @pytest.mark.parametrize("factory, slots", [
     (optim.adamw, 2), (optim.lion, 1), (optim.sgd, 1), (optim.lamb, 2),
     (optim.lars, 1), (optim.adafactorw, 2)])
-def test_state_repeats_the_parameter_paths(factory, slots):
+def test_optimizer_state_repeats_the_parameter_paths(factory, slots):
   state = factory(steps=10, lr_multipliers=RATES).tx.init(single(tree(0)))
   found = [
       (jax.tree_util.keystr(keys, simple=True, separator="/"), leaf.shape)
@@ -199,7 +199,7 @@ def test_state_repeats_the_parameter_paths(factory, slots):
       if not any(key.endswith(f"/{p}") for p in SHAPES))
 
 
-def test_first_moment_in_bfloat16_stays_so_and_costs_little():
+def test_first_moment_in_bfloat16_stays_so_and_changes_little():
   grads = [tree(n) for n in range(10)]
   settings = dict(steps=20, peak=.01, schedule="constant", decay=0.)
   exact, _ = run(optim.adamw(**settings), grads, tree(99))

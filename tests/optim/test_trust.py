@@ -1,4 +1,4 @@
-"""LAMB and LARS against optax, and what they do to stacks."""
+"""LAMB and LARS against optax, and trust ratios of stacked layers."""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def walk(tx, grads, params):
 
 def start():
   params = tree(99, SHAPES)
-  params["text"]["zero"] = jnp.zeros(2)  # a length of zero: no ratio
+  params["text"]["zero"] = jnp.zeros(2)  # a norm of zero: no trust ratio
   return params
 
 
@@ -44,7 +44,7 @@ def agree(found, expected):
     np.testing.assert_allclose(found[path], expected[path], 2e-6, 1e-6)
 
 
-def test_lamb_is_that_of_optax():
+def test_lamb_equals_that_of_optax():
   grads = [tree(n, SHAPES) for n in range(10)]
   ours = optim.lamb(**CONSTANT, peak=.1, decay=.2, no_decay=())
   agree(
@@ -52,7 +52,7 @@ def test_lamb_is_that_of_optax():
       walk(optax.lamb(.1, weight_decay=.2), grads, start()))
 
 
-def test_lars_is_that_of_optax_with_biases_left_alone():
+def test_lars_equals_that_of_optax_with_biases_exempt():
   grads = [tree(n, SHAPES) for n in range(10)]
   ours = optim.lars(**CONSTANT, peak=.5, decay=.2, trust_coefficient=.1, momentum=.8)
   theirs = optax.lars(
@@ -61,7 +61,7 @@ def test_lars_is_that_of_optax_with_biases_left_alone():
   agree(walk(ours.tx, grads, start()), walk(theirs, grads, start()))
 
 
-def test_what_does_not_decay_moves_under_lamb_as_under_adamw():
+def test_without_weight_decay_lamb_updates_as_adamw_does():
   grads = [tree(n, SHAPES) for n in range(5)]
   settings = dict(CONSTANT, peak=.1, decay=.2, b2=.99, eps=1e-6)
   lamb = walk(optim.lamb(**settings).tx, grads, start())
@@ -71,7 +71,7 @@ def test_what_does_not_decay_moves_under_lamb_as_under_adamw():
 
 
 @pytest.mark.parametrize("factory", [optim.lamb, optim.lars])
-def test_each_layer_of_a_stack_has_its_own_length(factory):
+def test_each_layer_of_a_stack_has_its_own_trust_ratio(factory):
   optimizer = factory(**CONSTANT, peak=.1, decay=.2)
   grads = [tree(n, {"blocks/kernel": (3, 4, 5)}) for n in range(4)]
   params = tree(99, {"blocks/kernel": (3, 4, 5)})
@@ -84,7 +84,7 @@ def test_each_layer_of_a_stack_has_its_own_length(factory):
     np.testing.assert_allclose(stacked[n], alone, rtol=1e-6)  # float32
 
 
-def test_multipliers_are_not_lost_in_the_ratio():
+def test_learning_rate_multipliers_come_after_the_trust_ratio():
   shapes = {"image/kernel": (4, 3)}
   grads, params = [tree(0, shapes)], tree(99, shapes)
   for factory in (optim.lamb, optim.lars):

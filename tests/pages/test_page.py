@@ -1,4 +1,4 @@
-"""The page is whole, offline, and harmless whatever the captions say."""
+"""The page is complete, self-contained and safe whatever the captions are."""
 
 import html.parser
 import math
@@ -76,7 +76,7 @@ def build(**changes):
   return page.page(**{**settings, **changes})
 
 
-def test_the_page_needs_nothing_from_elsewhere():
+def test_the_page_is_self_contained():
   text = build()
   links = Reader(text).links
   assert links
@@ -88,7 +88,7 @@ def test_the_page_needs_nothing_from_elsewhere():
   assert "<script" not in text
 
 
-def test_every_link_inside_the_page_leads_somewhere():
+def test_every_link_inside_the_page_has_a_target():
   found = Reader(build())
   names = {a["id"] for _, a in found.tags if "id" in a}
   assert {x[1:] for x in found.links if x.startswith("#")} <= names
@@ -101,13 +101,13 @@ def test_every_curve_is_drawn_and_labelled():
   labels = [a["aria-label"] for tag, a in found.tags if tag == "svg"]
   for name in (*TRAINING, *RESULTS):
     assert name in found.text
-  # @1 and @5 of one quantity share a plot; one more drawing is the histogram.
+  # @1 and @5 of one metric share a plot; one more plot is the histogram.
   assert len(labels) == len(TRAINING) + len(RESULTS) - 1 + 1
   assert "nats per row by step: loss" in labels
   assert "recall by step: @1, @5" in labels
 
 
-def test_colours_are_the_page_s_own_so_that_dark_pages_work():
+def test_colours_are_css_variables_so_that_dark_mode_works():
   drawing = plots.curves(
       {"a": (np.arange(3), np.arange(3.0))}, unit="u"
   )
@@ -119,7 +119,7 @@ def test_colours_are_the_page_s_own_so_that_dark_pages_work():
 
 @pytest.mark.parametrize("where", ["title", "command", "config", "caption",
                                    "metric", "meta"])
-def test_hostile_strings_stay_text(where):
+def test_html_in_strings_is_escaped(where):
   changes = {
       "title": dict(title=HOSTILE),
       "command": dict(command=HOSTILE),
@@ -135,25 +135,25 @@ def test_hostile_strings_stay_text(where):
   assert [tag for tag, _ in found.tags].count("style") == 1
 
 
-def test_a_page_of_nothing_still_builds():
+def test_a_page_without_metrics_still_builds():
   found = Reader(build(rows=[], samples=None, config={}, command=""))
   assert "No numbers have been written yet." in found.text
-  assert "No samples were given" in found.text
+  assert "built without samples" in found.text
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0.0, -1e9, 1e9])
-def test_a_page_of_extreme_numbers_still_builds(value):
+def test_a_page_with_extreme_numbers_still_builds(value):
   text = Reader(build(rows=rows(2, value), samples=None)).text
-  assert ("Not finite: 2" in text) == (not math.isfinite(value))
+  assert ("2 values are not finite" in text) == (not math.isfinite(value))
 
 
 def test_one_example_of_one_channel_is_enough():
   Reader(build(samples=samples(n=1, channels=1)))
 
 
-def test_samples_that_do_not_belong_together_are_refused():
+def test_samples_of_unequal_number_or_width_are_refused():
   good = samples()
-  with pytest.raises(ValueError, match="as many of each"):
+  with pytest.raises(ValueError, match="same number of each"):
     build(samples=good._replace(captions=["one"]))
   with pytest.raises(ValueError, match="16 wide and text embeddings 4"):
     build(samples=good._replace(text_embeddings=good.text_embeddings[:, :4]))
@@ -162,19 +162,23 @@ def test_samples_that_do_not_belong_together_are_refused():
 def test_the_right_caption_is_marked_and_counted():
   x = np.eye(4, dtype=np.float32)
   images = np.zeros((4, 8, 8, 3), np.uint8)
-  # Image 3 finds the caption of image 0; 1 and 2 share a caption.
+  # Nearest to image 3 is the caption of image 0; 1 and 2 share a caption.
   found = gallery.captions_of_images(
       page.Samples(images, ["a", "b", "b", "c"], x[[0, 1, 1, 0]], x, 5.0)
   )
-  assert "3 of 4 images have their caption first" in found
-  assert "among 3 different captions" in found
+  assert (
+      "For 3 of 4 images their own caption is the nearest of 3 different "
+      "captions."
+  ) in found
   reverse = gallery.images_of_captions(
       page.Samples(images, ["a", "b", "b", "c"], x[[0, 1, 1, 0]], x, 5.0)
   )
-  assert "2 of 3 captions have an image of theirs first" in reverse
+  assert (
+      "For 2 of 3 captions the nearest of 4 images is one of their own."
+  ) in reverse
 
 
-def test_an_own_caption_far_down_is_shown_with_its_rank():
+def test_an_own_caption_of_low_rank_is_shown_with_its_rank():
   x = np.eye(6, dtype=np.float32)
   away = (0.5 * x[1] + 0.4 * x[2] + 0.3 * x[3] + 0.2 * x[4])[None]
   images = np.zeros((6, 8, 8, 3), np.uint8)
@@ -187,21 +191,21 @@ def test_an_own_caption_far_down_is_shown_with_its_rank():
 def test_pairs_with_the_same_caption_are_no_negatives():
   x = np.eye(3, dtype=np.float32)
   text = x[[0, 0, 1]]
-  found = gallery.spread(page.Samples(
+  found = gallery.similarity_histogram(page.Samples(
       np.zeros((3, 8, 8, 3), np.uint8), ["a", "a", "b"], text, text, 1.0
   ))
   assert "<dt>unmatched, mean</dt><dd>0.000</dd>" in found
   assert "<dt>matched above unmatched</dt><dd>100.0%</dd>" in found
 
 
-def test_thumbnails_are_small_and_true():
+def test_thumbnails_are_small_and_keep_their_pixels():
   image = np.zeros((200, 100, 3), np.uint8)
   image[:100] = 255
   uri = plots.png(image, 50)
   assert uri.startswith("data:image/png;base64,") and len(uri) < 1000
 
 
-def test_long_curves_are_shortened_and_keep_their_spikes():
+def test_long_curves_are_binned_and_keep_their_spikes():
   steps, values = np.arange(5000), np.zeros(5000)
   values[2500] = 70.0
   x, mean, low, high = plots._binned(steps, values)
@@ -214,12 +218,12 @@ def test_long_curves_are_shortened_and_keep_their_spikes():
     ("loss", False), ("throughput/examples_per_second", False),
     ("zeroshot@1", True), ("retrieval/test/count", True),
 ])
-def test_results_are_told_from_training(name, is_result):
+def test_evaluation_results_are_distinguished_from_training_metrics(name, is_result):
   found = summary.table([{"step": 1, name: 0.5}])
   assert ("No evaluation" not in found) == is_result
 
 
-def test_cards_show_the_strictest_figure_of_the_last_evaluation():
+def test_cards_show_the_strictest_metric_of_the_last_evaluation():
   written = [
       {"step": 1, "r/to_text@10": 0.9, "r/to_text@1": 0.25, "r/count": 7.0},
       {"step": 2, "r/to_text@10": 0.95, "r/to_text@1": 0.375},
@@ -239,7 +243,7 @@ def test_best_is_the_smallest_rank_and_the_largest_recall():
   assert "<td>80.0% <small>at 2</small></td>" in found
 
 
-def test_a_figure_of_the_same_answers_gets_no_second_card():
+def test_two_metrics_of_the_same_predictions_share_one_card():
   names = ("zeroshot/pairs@1", "zeroshot/pairs/per_class@1",
            "retrieval/scenes/image_to_text@1", "zeroshot/single@1")
   found = summary.cards([{"step": 1, **dict.fromkeys(names, .5)}])

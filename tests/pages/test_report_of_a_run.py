@@ -1,4 +1,4 @@
-"""The report of a run lies in the run's folder."""
+"""The report is written into the folder of the run."""
 
 import pytest
 
@@ -20,6 +20,6 @@ def test_write_puts_the_page_into_the_folder(tmp_path):
   assert "8 examples" in text
 
 
-def test_a_folder_of_no_run_is_refused(tmp_path):
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
   with pytest.raises(FileNotFoundError, match=r"no config\.json"):
     report.write(tmp_path, None)

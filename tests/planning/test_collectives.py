@@ -1,4 +1,4 @@
-"""Collectives read from compiled programs, real and written by hand."""
+"""Collectives counted in compiled programs, real and written by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -58,16 +58,16 @@ def one(line: str) -> dict:
     ("f32[16]{0} all-reduce-start(%p), replica_groups=[1,8]<=[8]",
      "all-reduce", 2 * 64 * 7 / 8),
 ])
-def test_a_line_sends_what_its_ring_sends(line, kind, sent):
+def test_collectives_send_what_ring_algorithms_send(line, kind, sent):
   assert one(line) == {kind: collectives.Traffic(1, pytest.approx(sent))}
 
 
-def test_nothing_is_sent_to_oneself_and_an_end_is_not_a_start():
+def test_a_group_of_one_device_sends_nothing_and_done_is_not_counted():
   assert one("f32[4]{0} all-reduce(%p), replica_groups=[8,1]<=[8]") == {}
   assert one("f32[4]{0} all-gather-done(%s)") == {}
 
 
-def test_loops_in_loops_multiply():
+def test_trip_counts_of_nested_loops_multiply():
   told = LOOP.replace(
       "%TRIPS%", ', backend_config={"known_trip_count":{"n":"5"}}'
   )
@@ -76,13 +76,13 @@ def test_loops_in_loops_multiply():
   assert (found.bytes, found.unbounded) == (15 * 16, 0)
 
 
-def test_a_loop_of_unknown_length_is_named():
+def test_a_loop_of_unknown_trip_count_is_reported():
   found = collectives.read(LOOP.replace("%TRIPS%", ""), 2)
   assert found.kinds["collective-permute"].count == 3
   assert found.unbounded == 1
 
 
-def test_a_loop_that_counts_to_a_constant_is_as_long_as_that():
+def test_a_trip_count_is_read_from_a_constant_bound():
   counted = LOOP.replace("%TRIPS%", "").replace(
       "  ROOT %lt", "  %n = s32[]{:T(128)} constant(7)\n  ROOT %lt"
   )
@@ -90,7 +90,7 @@ def test_a_loop_that_counts_to_a_constant_is_as_long_as_that():
   assert (found.kinds["collective-permute"].count, found.unbounded) == (21, 0)
 
 
-def test_a_sum_of_which_each_device_keeps_a_part_sends_half():
+def test_an_all_reduce_whose_shards_are_kept_is_a_reduce_scatter():
   text = """%all-reduce-scatter.1 (p: f32[8]) -> f32[2] {
   %r = f32[8]{0} all-reduce(%p), replica_groups={{0,1,2,3}}, to_apply=%add
   ROOT %s = f32[2]{0} dynamic-slice(%r, %i), dynamic_slice_sizes={2}
@@ -103,7 +103,7 @@ ENTRY %main (p: f32[8]) -> f32[2] {
   assert collectives.read(text, 4).kinds == {"reduce-scatter": (1, 32 * 3 / 4)}
 
 
-def test_a_ring_passes_its_columns_once_around():
+def test_the_ring_loss_sends_its_columns_once_around():
   where = layout.Layout(layout.mesh())
   rows, width, devices = 64, 8, where.mesh.size
   side = jax.ShapeDtypeStruct((rows, width), jnp.float32, sharding=where.rows)

@@ -1,4 +1,4 @@
-"""What fits, in how many chunks, and how it is said."""
+"""Whether a step fits in memory, with how many chunks, and the sentence."""
 
 import pytest
 
@@ -38,17 +38,17 @@ def test_few_of_many_counts_are_compiled():
   assert len(asked) <= 6
 
 
-def test_chunks_leave_every_device_whole_rows():
+def test_numbers_of_chunks_divide_the_rows_of_a_device():
   assert fit.counts(96, 8) == [1, 2, 3, 4, 6, 12]
 
 
-def test_a_refusal_says_what_would_fit():
+def test_the_sentence_says_how_many_chunks_would_fit():
   found, _ = ask(80, fixed=13, activations=80)
   assert fit.sentence(found) == "needs 93 GiB, has 80; 2 chunks would fit"
   assert found.largest_chunk == 32
 
 
-def test_a_refusal_says_that_nothing_fits():
+def test_the_sentence_says_that_no_number_of_chunks_fits():
   found, _ = ask(9)
   assert fit.sentence(found).startswith(
       "needs 110 GiB, has 9; no number of chunks fits, the most still need "
@@ -56,21 +56,24 @@ def test_a_refusal_says_that_nothing_fits():
   )
 
 
-def test_what_fits_says_with_how_little_it_would():
+def test_the_sentence_says_how_few_chunks_are_enough():
   found, _ = ask(80, fixed=10, activations=90, chunks=8)
   assert fit.sentence(found) == (
-      "fits: needs 21 GiB, has 80; 2 chunks of 32 rows would do"
+      "fits: needs 21 GiB, has 80; 2 chunks of 32 rows are enough"
   )
 
 
 @pytest.mark.parametrize(("text", "bytes"), [
     ("80GiB", 80 * GIB), ("80 GB", 80 * 10**9), ("1.5kib", 1536), ("7", 7),
 ])
-def test_a_size_is_read(text, bytes):
+def test_a_memory_size_is_parsed(text, bytes):
   assert fit.size(text) == bytes
 
 
-@pytest.mark.parametrize("text", ["80 gallons", "GiB", "", "1.2.3GiB"])
-def test_a_size_that_is_none_is_refused(text):
+@pytest.mark.parametrize(
+    "text", ["80 gallons", "3apples", "GiB", "", "1.2.3GiB", "-5GiB", "0", "0GiB",
+             "9" * 400],
+    ids=lambda text: text[:10])
+def test_an_invalid_memory_size_is_refused(text):
   with pytest.raises(ValueError, match="takes a size such as '80GiB'"):
     fit.size(text)

@@ -1,4 +1,4 @@
-"""Work counted from shapes, against closed forms."""
+"""Floating-point operations counted from jaxprs, against closed forms."""
 
 import jax
 import jax.numpy as jnp
@@ -48,14 +48,14 @@ def test_a_vision_transformer_costs_its_closed_form(depth, remat):
   assert found.flops == 2 * (stem + depth * (12 * d * d * n + 2 * n * n * d))
 
 
-def test_a_loop_counts_as_often_as_it_runs():
+def test_a_loop_counts_once_an_iteration():
   def power(x):
     return jax.lax.fori_loop(0, 7, lambda _, y: y @ x, x)
 
   assert flops.count(power, floats(4, 4)).flops == 7 * 2 * 4**3
 
 
-def test_a_loop_without_a_known_length_is_named():
+def test_a_loop_of_unknown_length_is_reported():
   def grow(x):
     return jax.lax.while_loop(lambda y: y.sum() < 9, lambda y: y @ x, x)
 
@@ -63,14 +63,14 @@ def test_a_loop_without_a_known_length_is_named():
   assert (found.flops, found.unbounded) == (2 * 4**3, 1)
 
 
-def test_the_dearer_branch_counts():
+def test_the_most_expensive_branch_counts():
   def either(x):
     return jax.lax.cond(x.sum() > 0, lambda y: y @ y @ y, lambda y: y @ y, x)
 
   assert flops.count(either, floats(4, 4)).flops == 2 * 2 * 4**3
 
 
-def test_recomputation_counts():
+def test_rematerialisation_counts():
   def layer(w, x):
     return jnp.tanh(x @ w).sum()
 
@@ -80,14 +80,14 @@ def test_recomputation_counts():
   ).flops
   product = 2 * 4 * 8 * 8
   assert kept == 2 * product
-  assert again == 2 * product  # Recomputed once, and never needed before.
+  assert again == 2 * product  # Only the recomputation, since the value itself is unused.
   two = jax.checkpoint(lambda w, x: jnp.tanh(jnp.tanh(x @ w) @ w))
   with_value = jax.value_and_grad(lambda w, x: two(w, x).sum())
   found = flops.count(with_value, floats(8, 8), floats(4, 8)).flops
-  assert found == (2 + 2 + 3) * product  # forward, again, backward
+  assert found == (2 + 2 + 3) * product  # forward, recomputation, backward
 
 
-def test_a_product_that_nobody_reads_is_not_counted():
+def test_an_unused_product_is_not_counted():
   assert flops.count(lambda x: (x @ x, x + 1)[1], floats(4, 4)).flops == 0
 
 
@@ -110,7 +110,7 @@ def convolve(kernel, x, stride=1, padding="SAME", groups=1):
   )
 
 
-def test_a_convolution_costs_its_kernel_at_every_place():
+def test_a_convolution_costs_its_kernel_at_every_position():
   found = flops.count(convolve, floats(3, 3, 5, 7), floats(2, 8, 8, 5))
   assert found.flops == 2 * 2 * 8 * 8 * 9 * 5 * 7
 
@@ -134,11 +134,11 @@ def test_a_strided_convolution_costs_three_times_itself_with_its_gradients(
   forward = flops.count(loss, kernel, x).flops
   assert forward == 2 * 3 * 4 * 4 * 4 * (6 // groups) * 6
   both = flops.count(jax.value_and_grad(loss, (0, 1)), kernel, x).flops
-  # Of an input's gradient, the holes between its rows cost nothing.
+  # In the gradient of the input, dilation zeros cost nothing.
   assert both == 3 * forward
 
 
-def test_exact_products_are_those_that_may_not_round():
+def test_exact_products_are_float32_at_highest_precision_and_float64():
   def product(dtype, precision):
     return flops.count(
         lambda x: jax.lax.dot(x, x, precision=precision),
@@ -151,7 +151,7 @@ def test_exact_products_are_those_that_may_not_round():
   assert product(jnp.bfloat16, highest).exact == 0
 
 
-def test_bytes_are_those_of_factors_and_results():
+def test_bytes_are_those_of_operands_and_results():
   found = flops.count(jnp.dot, floats(4, 8), floats(8, 16))
   assert found.moved == 4 * (4 * 8 + 8 * 16 + 4 * 16)
 
@@ -164,7 +164,7 @@ def test_devices_share_the_pairs_of_a_loss(method):
 
   gradient_of = jax.grad(loss, (0, 1))
   alone = flops.count(gradient_of, floats(32, 8), floats(32, 8)).flops
-  assert alone == 4 * 2 * 32 * 32 * 8  # forward, again, and one a side
+  assert alone == 4 * 2 * 32 * 32 * 8  # forward, recomputation, and one for each side
   with layout.Layout(layout.mesh()).context():
     shared = flops.count(gradient_of, floats(32, 8), floats(32, 8)).flops
   assert shared == alone
@@ -196,10 +196,10 @@ def work(make, **settings):
 
 def test_a_cached_step_costs_at_most_a_forward_pass_more():
   ratio = work(gradient.cached, chunks=4) / work(gradient.direct)
-  assert 1.25 < ratio < 1.36  # 4/3 of the towers, once the loss
+  assert 1.25 < ratio < 1.36  # 4/3 for the towers, 1 for the loss
 
 
-def test_a_frozen_tower_in_chunks_costs_what_it_costs_at_once():
+def test_a_frozen_tower_costs_the_same_in_chunks_and_at_once():
   cached = work(
       gradient.cached, chunks={"image": 4, "text": 1}, frozen=("image/.*",)
   )
