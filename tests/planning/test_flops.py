@@ -80,7 +80,7 @@ def test_rematerialisation_counts():
   ).flops
   product = 2 * 4 * 8 * 8
   assert kept == 2 * product
-  assert again == 2 * product  # Only the recomputation, since the value itself is unused.
+  assert again == 2 * product  # The recomputation; the value is unused.
   two = jax.checkpoint(lambda w, x: jnp.tanh(jnp.tanh(x @ w) @ w))
   with_value = jax.value_and_grad(lambda w, x: two(w, x).sum())
   found = flops.count(with_value, floats(8, 8), floats(4, 8)).flops
