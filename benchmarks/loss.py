@@ -1,9 +1,8 @@
 """python benchmarks/loss.py --small    the contrastive loss alone
 
 Value and gradient of the symmetric softmax loss, with respect to unnormalised
-embeddings and the scale. Contenders: ours (tiles), ours with the fused kernel
-(where there is a GPU), dense JAX, and dense torch with autograd, which is what
-CLIP trainers write.
+embeddings and the scale. Contenders: ours (tiled), ours with the fused kernel
+(on a GPU), dense JAX, and dense torch with autograd, as in most CLIP trainers.
 """
 
 import argparse
@@ -43,7 +42,7 @@ def fused(rows, width, dtype):
   import jax
 
   if jax.default_backend() != "gpu":
-    sys.exit("fused: interpreted without a GPU, which says nothing of its speed")
+    sys.exit("fused: needs a GPU; in interpret mode its time means nothing")
   return ours(rows, width, dtype, kernel="pallas")
 
 
@@ -136,7 +135,7 @@ def main():
         "--rows", str(count), "--width", str(options.width), "--dtype",
         options.dtype,
     ]
-    # The square of 65,536 in float32 is 16 GiB, several times over.
+    # At 65,536 rows each float32 matrix of a dense loss is 16 GiB.
     names = ["ours", "fused"] if count > 40_000 else list(CONTENDERS)
     found[count] = rounds.compare(__file__, names, arguments, options.rounds)
     print(rounds.table(

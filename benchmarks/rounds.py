@@ -1,8 +1,9 @@
 """Interleaved rounds of contenders, each in a process of its own.
 
-A contender is a function that prepares and returns a callable; `serve` answers
-one line a round with its seconds, and its peak memory at the end. `compare`
-starts all of them and lets them run in turn.
+A contender is a function that returns a callable, one call of which is a round.
+`serve` runs it in its process: it answers a line of input with the seconds of a
+round and, at the end, with the peak memory. `compare` starts all contenders and
+runs their rounds in turn.
 """
 
 import json
@@ -17,13 +18,14 @@ from typing import Any
 
 
 def serve(prepare: Callable[[], Callable[[], None]], peak: Callable[[], int]):
-  """Runs in a contender's process: one round for every line of input.
+  """Runs in the process of a contender: one round for every line of input.
 
-  Memory is what the rounds took above the idle process with its libraries.
+  Memory is the peak during the rounds minus that of the idle process with its
+  libraries loaded.
   """
   idle = peak()
   once = prepare()
-  once()  # Compiles, and touches all memory.
+  once()  # Compiles, and allocates all memory.
   print(json.dumps({"ready": True}), flush=True)
   for line in sys.stdin:
     if line.strip() == "stop":
@@ -35,7 +37,7 @@ def serve(prepare: Callable[[], Callable[[], None]], peak: Callable[[], int]):
 
 
 def libraries(name: str) -> Callable[[], int]:
-  """Loads what a contender needs and returns what measures its memory."""
+  """Imports the library of a contender; returns a function for its peak memory."""
   if name != "torch":
     import jax
 
@@ -55,26 +57,27 @@ def resident() -> int:
 
 
 def on_device() -> int:
-  """Peak bytes on JAX's first device; of the process where it has no count."""
+  """Peak bytes on the first device, or of the process if JAX does not know."""
   import jax
 
-  found = jax.devices()[0].memory_stats()
-  return found["peak_bytes_in_use"] if found else resident()
+  stats = jax.devices()[0].memory_stats()
+  return stats["peak_bytes_in_use"] if stats else resident()
 
 
 def compare(
     script: str, contenders: Sequence[str], arguments: Sequence[str], rounds: int
 ) -> dict[str, Any]:
-  """Lets contenders run in turn.
+  """Runs contenders in interleaved rounds.
 
   Args:
-    script: program that serves one with `--contender NAME`.
+    script: program that serves a contender with `--contender NAME`.
     contenders: names; the first is ours.
     arguments: passed to each.
-    rounds: of which the medians are taken.
+    rounds: number of rounds.
 
   Returns:
-    By contender: seconds (median, all), peak_bytes, and ratios to ours.
+    For each contender: seconds (median) and all_seconds, peak_bytes, and ratios
+    to ours.
   """
   running = {}
   for name in contenders:
@@ -86,25 +89,25 @@ def compare(
       running[name] = process
     else:
       process.wait()
-      print(f"{name}: left out, it did not start", file=sys.stderr)
+      print(f"{name}: skipped, since it did not start", file=sys.stderr)
   seconds: dict[str, list[float]] = {name: [] for name in running}
   for _ in range(rounds):
     for name, process in running.items():
       seconds[name].append(_ask(process, "run")["seconds"])
-  found = {}
+  results = {}
   for name, process in running.items():
     peak = _ask(process, "stop")["peak_bytes"]
     process.wait()
-    found[name] = dict(
+    results[name] = dict(
         seconds=statistics.median(seconds[name]), all_seconds=seconds[name],
         peak_bytes=peak,
     )
   ours = contenders[0]
-  for name, row in found.items():
+  for name, row in results.items():
     pairs = zip(seconds[name], seconds[ours], strict=True)
     row["time_ratio"] = statistics.median(a / b for a, b in pairs)
-    row["memory_ratio"] = row["peak_bytes"] / found[ours]["peak_bytes"]
-  return found
+    row["memory_ratio"] = row["peak_bytes"] / results[ours]["peak_bytes"]
+  return results
 
 
 def _ask(process: subprocess.Popen, word: str) -> dict[str, Any]:
@@ -113,14 +116,14 @@ def _ask(process: subprocess.Popen, word: str) -> dict[str, Any]:
   return json.loads(process.stdout.readline())
 
 
-def table(title: str, found: Mapping[str, Any]) -> str:
+def table(title: str, results: Mapping[str, Any]) -> str:
   """Rows of contenders: seconds, peak memory and ratios to ours."""
   lines = [
       title, "",
-      "| contender | seconds | x ours | peak GiB | x ours |",
+      "| contender | seconds | relative to ours | peak GiB | relative to ours |",
       "|---|---|---|---|---|",
   ]
-  for name, row in found.items():
+  for name, row in results.items():
     lines.append(
         f"| {name} | {row['seconds']:.3f} | {row['time_ratio']:.2f} | "
         f"{row['peak_bytes'] / 2**30:.2f} | {row['memory_ratio']:.2f} |"
@@ -129,7 +132,7 @@ def table(title: str, found: Mapping[str, Any]) -> str:
 
 
 def machine() -> dict[str, Any]:
-  """What the figures were measured on."""
+  """Hardware and versions with which the figures were measured."""
   import importlib.metadata
 
   import jax

@@ -1,9 +1,9 @@
-"""python benchmarks/step.py --small    value and gradient of two whole towers
+"""python benchmarks/step.py --small    value and gradient of two towers with loss
 
-Contenders: ours (cached, chunks by stride, loss in tiles), direct (one batch,
-loss in tiles), two-pass (gradient caching as first published: blocks of rows,
-both towers twice, dense loss) and dense (one batch, dense loss). The last two
-are stated baselines, written here from their papers.
+Contenders: ours (cached gradient, strided chunks, tiled loss), direct (no chunks,
+tiled loss), two-pass (gradient caching as first published: contiguous chunks,
+both towers twice, dense loss) and dense (no chunks, dense loss). The last two
+are baselines, written here from their papers.
 """
 
 import argparse
@@ -25,8 +25,8 @@ FULL = dict(
 )
 
 
-def towers(how):
-  """(encode, parameters, batch) of a setting."""
+def towers(setup):
+  """(encode, objective, parameters, batch) of a setup."""
   import jax
 
   from basic.encoders import text_transformer, vit
@@ -35,16 +35,16 @@ def towers(how):
 
   net = model.model(
       {
-          "image": vit.vit(**how["image"]),
-          "text": text_transformer.text_transformer(**how["text"]),
+          "image": vit.vit(**setup["image"]),
+          "text": text_transformer.text_transformer(**setup["text"]),
       },
-      width=how["width"],
+      width=setup["width"],
   )
   a, b = jax.random.split(jax.random.key(0))
-  size, rows = how["size"], how["rows"]
+  size, rows = setup["size"], setup["rows"]
   batch = {
       "image": jax.random.randint(a, (rows, size, size, 3), 0, 256, "uint8"),
-      "text": jax.random.randint(b, (rows, how["text"]["length"]), 1, 999),
+      "text": jax.random.randint(b, (rows, setup["text"]["length"]), 1, 999),
   }
   objective = softmax.softmax()
   params = jax.jit(net.init)(jax.random.key(1), batch)
@@ -59,24 +59,24 @@ def runner(gradient, params, batch):
   return lambda: jax.block_until_ready(compiled(params, batch))
 
 
-def ours(how):
+def ours(setup):
   from basic import gradient
 
-  encode, objective, params, batch = towers(how)
-  way = gradient.cached(encode, objective, chunks=how["chunks"])
-  return runner(lambda p, b: way(p, (), b, None), params, batch)
+  encode, objective, params, batch = towers(setup)
+  grad = gradient.cached(encode, objective, chunks=setup["chunks"])
+  return runner(lambda p, b: grad(p, (), b, None), params, batch)
 
 
-def direct(how):
+def direct(setup):
   from basic import gradient
 
-  encode, objective, params, batch = towers(how)
-  way = gradient.direct(encode, objective)
-  return runner(lambda p, b: way(p, (), b, None), params, batch)
+  encode, objective, params, batch = towers(setup)
+  grad = gradient.direct(encode, objective)
+  return runner(lambda p, b: grad(p, (), b, None), params, batch)
 
 
 def dense_loss(x, y, log_scale):
-  """The symmetric softmax loss with its matrix."""
+  """The symmetric softmax loss with the whole logit matrix."""
   import jax
   import jax.numpy as jnp
 
@@ -89,10 +89,10 @@ def dense_loss(x, y, log_scale):
   return (jnp.mean(rows) + jnp.mean(cols)) / 2
 
 
-def dense(how):
+def dense(setup):
   import jax
 
-  encode, _, params, batch = towers(how)
+  encode, _, params, batch = towers(setup)
 
   def loss(params, batch):
     z = encode(params, batch).views
@@ -103,16 +103,16 @@ def dense(how):
   return runner(jax.value_and_grad(loss), params, batch)
 
 
-def two_pass(how):
+def two_pass(setup):
   """Gao et al., 2021, section 3: cache embeddings, then their gradients."""
   import jax
   import jax.numpy as jnp
 
-  encode, _, params, batch = towers(how)
+  encode, _, params, batch = towers(setup)
 
   def blocks(tree):
     return jax.tree.map(
-        lambda a: a.reshape(how["chunks"], -1, *a.shape[1:]), tree
+        lambda a: a.reshape(setup["chunks"], -1, *a.shape[1:]), tree
     )
 
   def embed(params, part):
@@ -156,26 +156,26 @@ def main():
   parser.add_argument("--json", type=pathlib.Path)
   parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
   options = parser.parse_args()
-  how = dict(FULL if options.full else SMALL)
-  how["rows"] = options.rows or how["rows"]
-  how["chunks"] = options.chunks or how["chunks"]
+  setup = dict(FULL if options.full else SMALL)
+  setup["rows"] = options.rows or setup["rows"]
+  setup["chunks"] = options.chunks or setup["chunks"]
   if options.contender:
     rounds.serve(
-        lambda: CONTENDERS[options.contender](how),
+        lambda: CONTENDERS[options.contender](setup),
         rounds.libraries(options.contender),
     )
     return
   arguments = ["--full"] if options.full else ["--small"]
-  arguments += ["--rows", str(how["rows"]), "--chunks", str(how["chunks"])]
-  found = rounds.compare(
+  arguments += ["--rows", str(setup["rows"]), "--chunks", str(setup["chunks"])]
+  results = rounds.compare(
       __file__, list(CONTENDERS), arguments, options.rounds
   )
   print(rounds.table(
-      f"step, {how['rows']} rows, {how['chunks']} chunks", found
+      f"step, {setup['rows']} rows, {setup['chunks']} chunks", results
   ))
   if options.json:
     options.json.write_text(json.dumps(
-        dict(machine=rounds.machine(), step=found), indent=2
+        dict(machine=rounds.machine(), step=results), indent=2
     ))
 
 

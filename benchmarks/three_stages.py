@@ -1,13 +1,13 @@
-"""python benchmarks/three_stages.py --seeds 5    three stages, and none
+"""python benchmarks/three_stages.py --seeds 5    three stages against scratch
 
-Trains configs/basic_toy.py and its control from scratch once a seed, one after
-the other, and prints zero-shot top-1 after stage 2, after stage 3 and of the
-control: means, with the standard deviation over seeds.
+Trains configs/basic_toy.py and its control from scratch for each seed, and prints
+zero-shot top-1 accuracy after stage 2, after stage 3 and of the control: mean and
+standard deviation over seeds.
 
-The control has as many steps as cost what the stages cost, by the operations
-that `python -m basic.plan` counts: stage 1 has no text tower, and stage 2 no
-backward pass through the image tower. Evaluations and data are not counted.
-A run that is in the folder is not trained again; one that was stopped goes on.
+The control has as many steps as give the FLOPs of all stages, as counted by
+`python -m basic.plan`: stage 1 has no text tower, and stage 2 no backward pass
+through the image tower. Evaluation and data loading are not counted. Finished
+runs in the folder are not repeated, and interrupted ones are resumed.
 """
 
 import argparse
@@ -28,7 +28,7 @@ SETS = ("single", "pairs", "seen_pairs")
 
 
 def read(start):
-  """The toy's configuration: of its stages, or from "scratch"."""
+  """The configuration with stages, or that of the control, "scratch"."""
   spec = importlib.util.spec_from_file_location("basic_toy", CONFIG)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
@@ -36,7 +36,7 @@ def read(start):
 
 
 def costs(config):
-  """(steps, floating-point operations of a step) of every stage."""
+  """(steps, FLOPs of a step) of every stage."""
   found = []
   for stage in draft.drafts(config):
     with stage.program.layout.context():
@@ -46,7 +46,7 @@ def costs(config):
 
 
 def equal_steps(stages, scratch):
-  """Steps of the control that cost what all stages cost, to the next."""
+  """Steps of the control with the FLOPs of all stages, rounded."""
   return round(sum(n * cost for n, cost in stages) / scratch[0][1])
 
 
@@ -54,7 +54,7 @@ def train(start, seed, steps, workdir):
   """One run in a process of its own; returns its seconds."""
   began = time.perf_counter()
   changes = [f"--config.seed={seed}"]
-  if start:  # The stages say their own.
+  if start:  # With stages, each has its own number of steps.
     changes.append(f"--config.steps={steps}")
   subprocess.run(
       [
@@ -67,8 +67,8 @@ def train(start, seed, steps, workdir):
   return time.perf_counter() - began
 
 
-def judged(workdir, step):
-  """Zero-shot top-1 by set, of an evaluation at a step."""
+def accuracies(workdir, step):
+  """Zero-shot top-1 accuracy by set, evaluated at a step."""
   names = {name: f"zeroshot/{name}@1" for name in SETS}
   return next(
       {name: row[key] for name, key in names.items()}
@@ -77,13 +77,13 @@ def judged(workdir, step):
 
 
 def evaluations(workdir, step):
-  """What was recorded at a step, as one row: evaluations may be several."""
+  """All metrics recorded at a step, merged into one row."""
   rows = [row for row in recorder.read(workdir) if row["step"] == step]
   return [{key: x for row in rows for key, x in row.items()}]
 
 
-def seed_of(seed, folder, ends, scratch_steps):
-  """Both runs of one seed: accuracies by moment, and seconds."""
+def run_seed(seed, folder, ends, scratch_steps):
+  """Both runs of one seed: accuracies and seconds."""
   three, scratch = folder / f"stages_{seed}", folder / f"scratch_{seed}"
   seconds = {
       "stages": train("", seed, None, three),
@@ -91,9 +91,9 @@ def seed_of(seed, folder, ends, scratch_steps):
   }
   return {
       "seed": seed, "seconds": seconds,
-      "stage 2": judged(three, ends[1]),
-      "stage 3": judged(three, ends[2]),
-      "scratch": judged(scratch, scratch_steps),
+      "stage 2": accuracies(three, ends[1]),
+      "stage 3": accuracies(three, ends[2]),
+      "scratch": accuracies(scratch, scratch_steps),
   }
 
 
@@ -104,8 +104,8 @@ def summary(runs):
     found[moment] = {}
     for name in SETS:
       values = [run[moment][name] for run in runs]
-      spread = statistics.stdev(values) if len(values) > 1 else 0.0
-      found[moment][name] = {"mean": statistics.mean(values), "stdev": spread}
+      deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+      found[moment][name] = {"mean": statistics.mean(values), "stdev": deviation}
   return found
 
 
@@ -128,7 +128,7 @@ def measure(seeds, folder):
   stages, scratch = costs(read("")), costs(read("scratch"))
   steps = equal_steps(stages, scratch)
   ends = [sum(n for n, _ in stages[:k + 1]) for k in range(len(stages))]
-  runs = [seed_of(seed, folder, ends, steps) for seed in range(seeds)]
+  runs = [run_seed(seed, folder, ends, steps) for seed in range(seeds)]
   return {
       "accuracy": summary(runs),
       "flops": {

@@ -1,11 +1,11 @@
-"""python benchmarks/vit_b16.py --full    one GPU, batch 65,536, exact
+"""python benchmarks/vit_b16.py --full    exact batch of 65,536 on one GPU
 
 A ViT-B/16 and a 12 x 512 text tower, bfloat16, cached gradient, AdamW: whole
 training steps on random input. Prints examples/s, model FLOP utilisation, peak
-memory, and the loss alone against the floor of its matrix products.
+memory, and the time of the loss relative to that of its matrix products.
 
-Model FLOPs count the direct step: 3 forward passes of both towers, and the loss
-in 3 products of the square. Recomputation is work, not model FLOPs.
+Model FLOPs are those of the direct step: 3 times the forward pass of both towers,
+and 3 matrix products for the loss. Recomputation does not count.
 """
 
 import argparse
@@ -42,53 +42,53 @@ def transformer_flops(tokens, width, depth):
   return depth * 2 * (12 * width**2 * tokens + 2 * tokens**2 * width)
 
 
-def model_flops(how):
-  """FLOPs of one exact step of `rows` examples, nothing computed twice."""
-  image, text = how["image"], how["text"]
+def model_flops(setup):
+  """FLOPs of one step of `rows` examples without recomputation."""
+  image, text = setup["image"], setup["text"]
   width, depth, patch = (
       (768, 12, 16) if "variant" in image
       else (image["width"], image["depth"], image["patch"])
   )
-  tokens = (how["size"] // patch) ** 2
+  tokens = (setup["size"] // patch) ** 2
   towers = transformer_flops(tokens, width, depth)
   towers += 2 * tokens * width * 3 * patch**2
   towers += transformer_flops(text["length"], text["width"], text["depth"])
-  return 3 * how["rows"] * towers + 3 * 2 * how["rows"] ** 2 * how["width"]
+  return 3 * setup["rows"] * towers + 3 * 2 * setup["rows"] ** 2 * setup["width"]
 
 
 def seconds(once, count):
   once()
-  found = []
+  times = []
   for _ in range(count):
     start = time.perf_counter()
     once()
-    found.append(time.perf_counter() - start)
-  return statistics.median(found)
+    times.append(time.perf_counter() - start)
+  return statistics.median(times)
 
 
-def training(how):
-  """A compiled step, as a function of nothing that keeps its state."""
+def training(setup):
+  """A compiled training step, as a function without arguments."""
   net = model.model(
       {
-          "image": vit.vit(**how["image"]),
-          "text": text_transformer.text_transformer(**how["text"]),
+          "image": vit.vit(**setup["image"]),
+          "text": text_transformer.text_transformer(**setup["text"]),
       },
-      width=how["width"],
+      width=setup["width"],
   )
   objective = softmax.softmax(dtype="bfloat16")
   tx = optim.adamw(steps=1_000, peak=1e-4).tx
-  rows, size = how["rows"], how["size"]
+  rows, size = setup["rows"], setup["size"]
   batch = {
       "image": jax.random.randint(
           jax.random.key(0), (rows, size, size, 3), 0, 256, "uint8"
       ),
       "text": jax.random.randint(
-          jax.random.key(1), (rows, how["text"]["length"]), 1, 999
+          jax.random.key(1), (rows, setup["text"]["length"]), 1, 999
       ),
   }
   holder = [jax.jit(step.fresh(net, objective, tx))(jax.random.key(2), batch)]
-  way = gradient.cached(net.encode, objective, chunks=how["chunks"])
-  update = jax.jit(step.update(way, tx), donate_argnums=0)
+  grad = gradient.cached(net.encode, objective, chunks=setup["chunks"])
+  update = jax.jit(step.update(grad, tx), donate_argnums=0)
 
   def once():
     holder[0], metrics = update(holder[0], batch)
@@ -97,9 +97,9 @@ def training(how):
   return once
 
 
-def loss_alone(how):
-  """The loss on unit embeddings, and its four products alone."""
-  rows, width = how["rows"], how["width"]
+def loss_alone(setup):
+  """The loss on unit embeddings, and a matrix product to compare with."""
+  rows, width = setup["rows"], setup["width"]
   x, y = (
       jax.random.normal(jax.random.key(k), (rows, width), jnp.bfloat16)
       / width**0.5 for k in (1, 2)
@@ -139,22 +139,22 @@ def main():
                       help="bfloat16 FLOP/s of the chip; default: H100, H200")
   parser.add_argument("--json", type=pathlib.Path)
   options = parser.parse_args()
-  how = dict(FULL if options.full else SMALL)
-  how["rows"] = options.rows or how["rows"]
-  how["chunks"] = options.chunks or how["chunks"]
-  loss, product, side = loss_alone(how)
+  setup = dict(FULL if options.full else SMALL)
+  setup["rows"] = options.rows or setup["rows"]
+  setup["chunks"] = options.chunks or setup["chunks"]
+  loss, product, side = loss_alone(setup)
   product_rate = 2 * side**3 / seconds(product, 10)
-  loss_rate = 4 * 2 * how["rows"] ** 2 * how["width"] / seconds(loss, 5)
-  took = seconds(training(how), options.steps)
-  found = dict(
-      machine=rounds.machine(), rows=how["rows"], chunks=how["chunks"],
-      step_seconds=took, examples_per_second=how["rows"] / took,
-      model_flop_utilisation=model_flops(how) / took / options.peak_flops,
+  loss_rate = 4 * 2 * setup["rows"] ** 2 * setup["width"] / seconds(loss, 5)
+  took = seconds(training(setup), options.steps)
+  results = dict(
+      machine=rounds.machine(), rows=setup["rows"], chunks=setup["chunks"],
+      step_seconds=took, examples_per_second=setup["rows"] / took,
+      model_flop_utilisation=model_flops(setup) / took / options.peak_flops,
       peak_gib=rounds.on_device() / 2**30,
       product_tflops=product_rate / 1e12,
       loss_share_of_product_rate=loss_rate / product_rate,
   )
-  text = json.dumps(found, indent=2)
+  text = json.dumps(results, indent=2)
   print(text)
   if options.json:
     options.json.write_text(text)

@@ -2,25 +2,26 @@
 
 BASIC-L: CoAtNet-7 and a text tower of 12 layers of width 2048, in the three
 stages of Pham et al., 2021 (https://arxiv.org/abs/2111.10050): the image tower
-learns classes; a text tower is taught by the locked image tower; both learn on,
-slowly, at a contrastive batch of 65,536.
+is pretrained on classification; a text tower is trained against the locked image
+tower; both are fine-tuned at a low learning rate, with a batch size of 65,536.
 
 The paper's data is not public: JFT-5B, images with several labels each, and
-ALIGN, 1.7 billion images with the texts beside them; stages 2 and 3 read both,
-labels as captions. Here ImageNet stands in for the one and LAION-400M for the
-other, prepared by TFDS as array_record. Change `source` to what you have, and
-`classes` with it; a labelled source trains the text tower with, say,
+ALIGN, 1.7 billion image-text pairs; stages 2 and 3 use both, with labels turned
+into captions. Here ImageNet replaces the former and LAION-400M the latter, both
+prepared by TFDS as array_record. Set `source` to the data that you have, and
+`classes` with it; to train the text tower on a labelled source, add
 captions=dict(templates=("a photo of {}",)).
 
-Known: towers, batch of stage 3, optimizer by name, order of the stages, size of
-the vocabulary, by way of the parameters. From memory, to be tuned: steps,
-rates, decay, batches of stages 1 and 2, resolution, heads. Unknown: width of
-the embedding (here that of the image tower, with a projection of text alone),
-start of the temperature (CoCa's), noise (ALIGN's crops and mirroring), from
-which size second moments are factored (that of big_vision).
+Known from the paper: towers, batch size of stage 3, optimizer, order of stages,
+vocabulary size (by way of the parameter counts). Guesses, to be tuned: steps,
+learning rates, weight decay, batch sizes of stages 1 and 2, resolution, heads.
+Not stated: embedding width (here that of the image tower, with a projection of
+the text alone), initial temperature (here CoCa's), augmentation (ALIGN's crops
+and flips), smallest factored dimension of second moments (big_vision's).
 
 The mesh is for 512 devices of 32 GiB (`python -m basic.plan --config
-configs/basic_l.py --memory 32GiB` says what they hold); --config.mesh changes it.
+configs/basic_l.py --memory 32GiB` shows what they hold). Use --config.mesh for
+another one.
 """
 
 from ml_collections import ConfigDict

@@ -1,15 +1,16 @@
 """python -m basic.train --config configs/basic_toy.py --workdir runs/basic_toy
 
 BASIC's three stages on handwritten digits, on two CPU cores in minutes: the
-image tower learns to name ordered pairs of digits; a text tower is taught by
-the locked image tower; both learn on together, slowly.
+image tower is pretrained to classify ordered pairs of digits; a text tower is
+trained against the locked image tower; both are fine-tuned at a low learning
+rate.
 
 `configs/basic_toy.py:scratch` is the control: the same towers, data and
-optimizer from random weights, contrastively from the first step on, for as many
-steps as cost what the three stages cost by the operations of `basic.plan`.
-`benchmarks/three_stages.py` compares the two over seeds. Mind that the labels
-of stage 1 are more data, and nearer to what is judged than scenes with captions
-are, as JFT's labels are to ImageNet; held-out pairs are in neither.
+optimizer, contrastive from random initialisation, for as many steps as give the
+FLOPs of the three stages, as counted by `basic.plan`.
+`benchmarks/three_stages.py` compares the two over seeds. Note that the labels of
+stage 1 are additional data, and closer to the evaluation than captioned scenes,
+as JFT's labels are to ImageNet. Held-out pairs are in neither.
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +24,7 @@ STAGES = (
     dict(steps=400, frozen=("image/.*",), optimizer=dict(schedule="cosine")),
     dict(steps=200, optimizer=dict(peak=1e-3)),
 )
-# 400 steps of 4.02 GF, 400 of 3.13 and 200 of 5.79, at 5.79 GF a step.
+# 400 steps of 4.02 GFLOP, 400 of 3.13 and 200 of 5.79; 5.79 GFLOP a step.
 SCRATCH_STEPS = 694
 
 

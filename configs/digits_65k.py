@@ -1,8 +1,9 @@
 """python -m basic.train --config configs/digits_65k.py --workdir runs/digits_65k
 
-A contrastive batch of 65,536, exact, on two CPU cores: small towers on scenes
-of handwritten digits, the batch growing in three stages of one run. Each chunk
-holds 1,024 rows whatever the batch, and the loss never holds its matrix.
+An exact contrastive batch of 65,536 on two CPU cores: small towers on scenes of
+handwritten digits, with the batch size growing in three stages of one run. Each
+chunk has 1,024 rows whatever the batch size, and the similarity matrix is never
+in memory.
 """
 
 from ml_collections import ConfigDict

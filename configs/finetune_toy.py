@@ -1,18 +1,18 @@
 """python -m basic.train --config configs/finetune_toy.py --workdir runs/finetune_toy
 
-Adaptation without forgetting, on handwritten digits: two towers learn scenes of
-digits by contrast; then the image tower learns single digits by their labels,
-the text tower locked. What it gains there it loses on pairs, which the second
-stage never shows. Between the two lie weights that have most of both:
+Robust fine-tuning on handwritten digits: two towers are pretrained contrastively
+on scenes of digits; then the image tower is fine-tuned on labelled single digits,
+with the text tower locked. That improves single digits and degrades pairs, which
+are not in the second stage. Interpolated weights keep most of both:
 
     python -m basic.interpolate --workdir runs/finetune_toy --start 800
 
-A run may begin from weights of others instead (`weights=...`), and then has its
-second stage alone: they are kept as step 0, and the line begins at `--start 0`.
-The labels are said in words, so fine-tuning is the same contrast as pretraining,
-as in Goyal et al., Finetune like you pretrain, 2022
-(https://arxiv.org/abs/2212.00638); the line between the weights is that of
-Wortsman et al., 2021 (https://arxiv.org/abs/2109.01903).
+To fine-tune weights of another project (`weights=...`), use the second stage
+alone: they are saved as step 0, so interpolate with `--start 0`. Labels are
+turned into captions, so that the loss of fine-tuning is that of pretraining, as
+in Goyal et al., Finetune like you pretrain, 2022
+(https://arxiv.org/abs/2212.00638). The interpolation is that of Wortsman et al.,
+2021 (https://arxiv.org/abs/2109.01903).
 """
 
 from ml_collections import ConfigDict
