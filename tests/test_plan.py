@@ -172,7 +172,7 @@ def test_the_plan_of_a_stage_with_stored_embeddings_counts_embeddings_as_input()
 
 @pytest.mark.parametrize("stage", [1, 7, -2])
 def test_a_stage_out_of_range_is_refused(stage):
-  with pytest.raises(ValueError, match=f"stage is {stage}, and there are 1; "):
+  with pytest.raises(ValueError, match=f"stage is {stage}, and the run has 1, "):
     draft.draft(CASES["direct"], stage=stage)
 
 

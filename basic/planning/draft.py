@@ -56,8 +56,8 @@ def draft(
   stages = build.stage_configs(settings.complete(config))
   if not -len(stages) <= stage < len(stages):
     raise ValueError(
-        f"stage is {stage}, and there are {len(stages)}; it takes 0 to "
-        f"{len(stages) - 1}, or -1 for the last."
+        f"stage is {stage}, and the run has {len(stages)}, numbered from 0; give "
+        f"at most {len(stages) - 1}, or -1 for the last."
     )
   chosen = stages[stage]
   batch, assumed = inputs.inputs(chosen, image)

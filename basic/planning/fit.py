@@ -125,7 +125,7 @@ def sentence(fit: Fit) -> str:
     least = (
         "" if fit.fewest_chunks is None
         else f"; {_chunks(fit.fewest_chunks)} of {fit.largest_chunk} rows "
-        "are enough"
+        f"{'is' if fit.fewest_chunks == 1 else 'are'} enough"
     )
     return f"fits: needs {_number(fit.needs)} GiB, has {has}{least}"
   refused = f"needs {_number(fit.needs)} GiB, has {has}; "

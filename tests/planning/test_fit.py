@@ -61,6 +61,8 @@ def test_the_sentence_says_how_few_chunks_are_enough():
   assert fit.sentence(found) == (
       "fits: needs 21 GiB, has 80; 2 chunks of 32 rows are enough"
   )
+  found, _ = ask(200)
+  assert fit.sentence(found).endswith("1 chunk of 64 rows is enough")
 
 
 @pytest.mark.parametrize(("text", "bytes"), [
