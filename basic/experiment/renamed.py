@@ -63,7 +63,7 @@ def renew(
 
 
 def warn(sentences: Iterable[str]) -> None:
-  """Shows each sentence once, as a FutureWarning."""
+  """Shows each sentence as a FutureWarning, which Python shows once."""
   for sentence in sentences:
     warnings.warn(sentence, FutureWarning, stacklevel=2)
 
