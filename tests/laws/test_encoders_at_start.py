@@ -59,7 +59,8 @@ SCALES = (
     (".*kernel", lecun),
     # Dai et al., CoAtNet, 2021; as in Swin and T5's descendants.
     (".*/attention/positions", lambda table, axes: 0.02),
-    ("(pool/)?(positions|token|probe)|vocabulary", embedding),
+    ("(pool/)?(positions|probe)|pool/token|vocabulary", embedding),
+    ("token", 0.0),  # Dosovitskiy et al., as their code has it
     ("(.*/)?(scale|variance)", 1.0),
     ("(.*/)?(bias|mean)", 0.0),
 )
@@ -88,6 +89,7 @@ def check_scale(path, leaf, axes):
   square = np.square(np.asarray(leaf, np.float64) / sigma)
   # The mean of n squares of a standard normal has variance 2 / n; truncated
   # and uniform draws have less. Six standard deviations.
+  assert square.mean() > 0, f"{path} {leaf.shape} is zero"
   assert abs(square.mean() - 1) < 6 * math.sqrt(2 / leaf.size), (
       f"{path} {leaf.shape} has RMS {math.sqrt(square.mean())} of {sigma}"
   )
