@@ -54,10 +54,11 @@ def run(way, tx, sizes, count=2, **settings):
 def test_without_factors_steps_are_those_of_the_sum(chunks, sizes):
   found, metrics = run("in_slots", WHOLE, sizes, chunks=chunks)
   expected, theirs = run("cached", WHOLE, sizes, chunks=chunks)
-  # float32, sums in another order, and a root of squares near zero
-  assert toys.far(found.params, expected.params) < 1e-5
-  assert toys.far(found.opt_state[1].mu, expected.opt_state[1].mu) < 1e-5
-  assert metrics["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
+  # Sums of 64 rows in another order, in both passes and both steps.
+  limit = checks.rounding(4 * ROWS)
+  assert toys.far(found.params, expected.params) < limit
+  assert toys.far(found.opt_state[1].mu, expected.opt_state[1].mu) < limit
+  assert metrics["loss"] == pytest.approx(theirs["loss"], rel=limit)
   assert "gradient_norm" in theirs and "gradient_norm" not in metrics
 
 
@@ -117,7 +118,8 @@ def test_rows_and_columns_are_the_estimate_from_chunks_and_copies():
           ours, expected, rtol=0, atol=1e-4 * scale.max())  # float32
     mean = paths.flatten(slots.mu)[f"image/{path}"]
     np.testing.assert_allclose(
-        mean, .1 * c.sum(0), rtol=0, atol=1e-6 * np.abs(mean).max())
+        mean, .1 * c.sum(0), rtol=0,
+        atol=checks.rounding(ROWS, size=np.abs(mean).max()))
 
 
 def test_factored_steps_stay_near_those_of_the_sum():
