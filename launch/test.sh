@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every test, on the CPU, two at a time:
+# Checks the style, then runs every test, on the CPU, two at a time:
 #
 #   bash launch/test.sh [--without parity] [arguments of pytest]
 #
@@ -23,4 +23,6 @@ prepare $extras
 # Collectives between virtual devices dead-lock on jax 0.10.2 when its thread
 # pool, as large as the machine has cores, has no room for all of them.
 export JAX_PLATFORMS=cpu NPROC="${NPROC:-16}"
+"$python" -m ruff check --quiet . ||
+  fail "ruff found what is said above; much of it, \`ruff check --fix\` mends."
 exec "$python" -m pytest -n 2 "$@"

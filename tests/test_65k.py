@@ -46,6 +46,8 @@ def test_its_chunks_give_the_loss_and_gradient_of_the_whole_batch(
       for name, how in ways.items()
   }
   (loss, norm), (expected, length) = found["cached"], found["direct"]
-  assert loss == pytest.approx(expected, rel=1e-6)
-  assert norm == pytest.approx(length, rel=1e-5)
+  # Blocks of a sum are of 1,024 terms at most; features have 48.
+  limit = checks.rounding(min(rows, 1_024) + 48)
+  assert loss == pytest.approx(expected, rel=limit)
+  assert norm == pytest.approx(length, rel=limit)
   print(f"{rows} rows: cached {loss:.7f}, direct {expected:.7f}")

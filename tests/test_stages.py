@@ -2,6 +2,7 @@
 
 import pathlib
 
+import checks
 import jax
 import numpy as np
 import pytest
@@ -91,7 +92,8 @@ def test_unfreezing_changes_no_loss(whole, tmp_path):
     for stage, begun in ((stages[1], state), (stages[2], after)):
       begun = jax.tree.map(jax.numpy.copy, begun)  # A step donates its state.
       losses.append(float(stage.update(begun, batch)[1]["loss"]))
-  np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
+  # Logits of 8 features, losses of 16 columns over 16 rows.
+  np.testing.assert_allclose(*losses, rtol=checks.rounding(40))
 
 
 @pytest.mark.parametrize("moment", [

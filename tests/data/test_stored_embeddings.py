@@ -2,6 +2,7 @@
 
 import pickle
 
+import checks
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +35,8 @@ def test_training_on_stored_embeddings_is_training_on_images(tmp_path):
       for name in ("plain", "stored")
   ]
   assert len(losses[0]) == 4
-  np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)
+  # Logits of 8 features, losses of 16 columns over 16 rows, after 4 steps.
+  np.testing.assert_allclose(losses[1], losses[0], rtol=checks.rounding(4 * 40))
   plain, kept = (tiny.parameters(tmp_path / n) for n in ("plain", "stored"))
   for path, leaf in plain.items():
     np.testing.assert_allclose(kept[path], leaf, rtol=1e-4, atol=1e-6)

@@ -1,7 +1,9 @@
 """What foreign towers need of ours: activations, entry norm, padding, eos."""
 
+import functools
 import math
 
+import checks
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,9 +48,12 @@ def encode(ids=IDS, **settings):
 
 def test_eos_pools_at_its_first_place():
   found = encode(pool="eos", eos=9, padding="read", causal=True)
-  np.testing.assert_array_equal(found.pooled[0], found.tokens[0, 4])
+  # A compiler may compute the last norm twice, in different ways.
+  same = functools.partial(
+      np.testing.assert_allclose, rtol=0, atol=checks.rounding(32))
+  same(found.pooled[0], found.tokens[0, 4])
   # None there: the first token, as an argmax over nothing says.
-  np.testing.assert_array_equal(found.pooled[1], found.tokens[1, 0])
+  same(found.pooled[1], found.tokens[1, 0])
 
 
 def test_padding_that_is_read_is_seen():
@@ -58,7 +63,8 @@ def test_padding_that_is_read_is_seen():
   np.testing.assert_allclose(*hidden, rtol=1e-5, atol=1e-6)
   assert not np.allclose(*seen, atol=1e-3)
   read = encode(padding="read", pool="last")
-  np.testing.assert_array_equal(read.pooled, read.tokens[:, -1])
+  np.testing.assert_allclose(
+      read.pooled, read.tokens[:, -1], rtol=0, atol=checks.rounding(32))
   assert read.mask.all()
 
 

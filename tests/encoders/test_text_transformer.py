@@ -3,6 +3,7 @@
 import functools
 import math
 
+import checks
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,7 +103,11 @@ def test_the_tower_is_its_equations(pool, causal):
 def test_empty_text_is_finite_and_as_empty_at_any_length(pool):
   found = encode(EMPTY, pool).pooled
   assert np.isfinite(found).all()
-  np.testing.assert_allclose(found, encode(EMPTY[:, :2], pool).pooled, rtol=1e-6)
+  # Sums of up to 32 hidden units in two blocks; features are of order one.
+  np.testing.assert_allclose(
+      found, encode(EMPTY[:, :2], pool).pooled, rtol=0,
+      atol=checks.rounding(128),
+  )
 
 
 def test_a_causal_token_does_not_see_what_follows():

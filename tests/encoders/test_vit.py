@@ -118,6 +118,47 @@ def test_the_convolutional_stem_gives_one_token_a_patch(patch):
   assert len(halvings) == math.log2(patch)
 
 
+def convolve(x, p, stride):
+  """A 3 x 3 convolution by loops; zeros follow the last pixels, if any."""
+  before = 1 if stride == 1 else 0
+  x = np.pad(x, ((before, 1), (before, 1), (0, 0)))
+  rows, columns = (range(0, side - 2, stride) for side in x.shape[:2])
+  return p["bias"] + np.array([
+      [np.tensordot(x[i : i + 3, j : j + 3], p["kernel"], 3) for j in columns]
+      for i in rows
+  ])
+
+
+def layer_norm(x, p):
+  centred = x - x.mean(-1, keepdims=True)
+  x = centred / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+  return x * p["scale"] + p["bias"]
+
+
+def gelu(x):
+  return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def test_the_convolutional_stem_is_its_equations():
+  stem = vit.Stem(16, 4, "float32")
+  params = jax.tree.map(
+      lambda leaf: jnp.asarray(np.random.default_rng(leaf.size).normal(
+          size=leaf.shape), jnp.float32),
+      jax.eval_shape(stem.init, jax.random.key(0), images()),
+  )
+  found = jit(stem.apply)(params, images())
+  p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)["params"]
+  for row, x in enumerate(np.asarray(images(), np.float64)):
+    for n in (1, 2):
+      x = gelu(layer_norm(convolve(x, p[f"convolution{n}"], 2), p[f"norm{n}"]))
+    # float32, sums of 27, 72 and 16 terms of order one after each other, with
+    # a division by their spread between.
+    np.testing.assert_allclose(
+        found[row], x @ p["out"]["kernel"][0, 0] + p["out"]["bias"],
+        rtol=1e-4, atol=1e-4,
+    )
+
+
 def test_the_convolutional_stem_looks_beyond_its_patch():
   encoder = build(stem="convolution", keep_tokens=True)
   params = hollow(draw(encoder))

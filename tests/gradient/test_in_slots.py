@@ -1,4 +1,4 @@
-"""A gradient that is summed chunk by chunk in the slots of the optimizer."""
+"""A gradient that is summed chunk by chunk in the optimizer state."""
 
 import checks
 import jax
@@ -12,7 +12,7 @@ from basic.objectives import softmax
 from basic.ops import factored
 from basic.sharding import layout
 
-ROWS, CHUNKS, COPIES = 64, 4, 4
+ROWS, CHUNKS, REPLICAS = 64, 4, 4
 MODEL = toys.two_towers(dropout=.2)
 OBJECTIVE = softmax.softmax(scale=10.)
 SETTINGS = dict(
@@ -47,25 +47,26 @@ def run(way, tx, sizes, count=2, **settings):
 
 
 @pytest.mark.parametrize("chunks, sizes", [
-    (CHUNKS, dict(data=COPIES)),
+    (CHUNKS, dict(data=REPLICAS)),
     ({"image": 4, "text": 1}, dict(data=2)),
     (1, dict(data=2, fsdp=2)),
 ], ids=["chunks", "of one view", "split parameters"])
 def test_without_factors_steps_are_those_of_the_sum(chunks, sizes):
   found, metrics = run("in_slots", WHOLE, sizes, chunks=chunks)
   expected, theirs = run("cached", WHOLE, sizes, chunks=chunks)
-  # float32, sums in another order, and a root of squares near zero
-  assert toys.far(found.params, expected.params) < 1e-5
-  assert toys.far(found.opt_state[1].mu, expected.opt_state[1].mu) < 1e-5
-  assert metrics["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
+  # Sums of 64 rows in another order, in both passes and both steps.
+  limit = checks.rounding(4 * ROWS)
+  assert toys.far(found.params, expected.params) < limit
+  assert toys.far(found.opt_state[1].mu, expected.opt_state[1].mu) < limit
+  assert metrics["loss"] == pytest.approx(theirs["loss"], rel=limit)
   assert "gradient_norm" in theirs and "gradient_norm" not in metrics
 
 
 def parts_of(state, batch):
-  """The image tower's gradient by chunk and copy, [chunk copy ...] by path.
+  """The image tower's gradient by chunk and replica, [chunk replica ...] by path.
 
-  One row at a time, from the definition: rows lie in blocks on the copies, and
-  chunk c of a copy holds every CHUNKS-th of its rows, from the c-th.
+  One row at a time, from the definition: rows lie in blocks on the replicas,
+  and chunk c of a replica holds every CHUNKS-th of its rows, from the c-th.
   """
   rng = jax.random.fold_in(state.rng, state.step)
   of_rows, _ = jax.random.split(rng)
@@ -89,27 +90,27 @@ def parts_of(state, batch):
   found = {}
   for row in range(ROWS):
     mine = pull(batch["image"][row], keys[row], bars[row])
-    copy, within = divmod(row, ROWS // COPIES)
+    replica, within = divmod(row, ROWS // REPLICAS)
     for path, leaf in paths.flatten(mine).items():
-      shape = (CHUNKS, COPIES, *leaf.shape)
+      shape = (CHUNKS, REPLICAS, *leaf.shape)
       sums = found.setdefault(path, np.zeros(shape))
-      sums[within % CHUNKS, copy] += np.asarray(leaf, np.float64)
+      sums[within % CHUNKS, replica] += np.asarray(leaf, np.float64)
   return found
 
 
-def test_rows_and_columns_are_the_estimate_from_chunks_and_copies():
+def test_rows_and_columns_are_the_estimate_from_chunks_and_replicas():
   state, _ = begin(FACTORED, place(data=1))
   parts = parts_of(state, toys.batch(ROWS))
-  found, _ = run("in_slots", FACTORED, dict(data=COPIES), 1, chunks=CHUNKS)
+  found, _ = run("in_slots", FACTORED, dict(data=REPLICAS), 1, chunks=CHUNKS)
   slots = found.opt_state[1]
   for path, part in parts.items():
     c = part.sum(1)
-    spread = ((part**2).sum(1) - c**2 / COPIES) * COPIES / (COPIES - 1)
+    spread = ((part**2).sum(1) - c**2 / REPLICAS) * REPLICAS / (REPLICAS - 1)
     square = (CHUNKS * c**2 - (CHUNKS - 1) * spread).sum(0)
     shape = square.shape
     rows, columns = factored.axes(shape, 8)
     for kept, axis in ((slots.nu.rows, columns), (slots.nu.columns, rows)):
-      # The first step's memory is 0: what is kept is what was found.
+      # The first decay rate is 0: the state is the estimate of the first step.
       expected = square.mean(axis, keepdims=True)
       ours = paths.flatten(kept)[f"image/{path}"]
       scale = (part**2).sum((0, 1)).mean(axis)
@@ -117,14 +118,15 @@ def test_rows_and_columns_are_the_estimate_from_chunks_and_copies():
           ours, expected, rtol=0, atol=1e-4 * scale.max())  # float32
     mean = paths.flatten(slots.mu)[f"image/{path}"]
     np.testing.assert_allclose(
-        mean, .1 * c.sum(0), rtol=0, atol=1e-6 * np.abs(mean).max())
+        mean, .1 * c.sum(0), rtol=0,
+        atol=checks.rounding(ROWS, size=np.abs(mean).max()))
 
 
 def test_factored_steps_stay_near_those_of_the_sum():
   # The toys' text kernel has columns whose gradients all but vanish after the
-  # first steps: a floor that forgets them divides what m remembers by nothing.
-  found, _ = run("in_slots", FACTORED, dict(data=COPIES), 8, chunks=CHUNKS)
-  expected, _ = run("cached", FACTORED, dict(data=COPIES), 8, chunks=CHUNKS)
+  # first steps: a floor that forgets them divides the first moment by nothing.
+  found, _ = run("in_slots", FACTORED, dict(data=REPLICAS), 8, chunks=CHUNKS)
+  expected, _ = run("cached", FACTORED, dict(data=REPLICAS), 8, chunks=CHUNKS)
   start = paths.flatten(begin(FACTORED, place(data=1))[0].params)
   ours, theirs = map(paths.flatten, (found.params, expected.params))
   for path, before in start.items():
@@ -176,7 +178,7 @@ def test_slots_that_need_the_sum_are_refused(settings):
     optim.adafactorw(steps=5, accumulate="slots", **settings)
 
 
-def test_chunks_on_one_copy_are_refused():
+def test_chunks_on_one_replica_are_refused():
   for sizes in (dict(data=1), dict(data=2, fsdp=2)):
     refused("1 replica shows no variance", FACTORED, sizes=sizes)
 

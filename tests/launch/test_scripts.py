@@ -30,6 +30,9 @@ case "$*" in
     echo "$*" >>"$RECORD"
     echo "pip says something at the end"
     exit "${{PIP_STATUS:-0}}" ;;
+  "-m ruff "*)
+    echo "$*" >>"$RECORD"
+    exit "${{RUFF_STATUS:-0}}" ;;
   "-m "*)
     echo "$*" >>"$RECORD"
     echo "platforms=${{JAX_PLATFORMS-unset}} nproc=${{NPROC-unset}}" >>"$RECORD" ;;
@@ -189,6 +192,18 @@ def test_a_second_run_installs_nothing(checkout, tmp_path, record):
     ]
   assert (checkout / ".venv-3.13").exists()
   assert not (checkout / ".venv").exists()
+
+
+def test_style_is_checked_first_and_a_fault_ends_the_run(
+    checkout, tmp_path, record
+):
+  settings = dict(PYTHON=interpreter(tmp_path, "3.11"), RECORD=record)
+  done = run(checkout / "launch/test.sh", **settings, RUFF_STATUS=1)
+  assert done.returncode == 1
+  assert "ruff check --fix" in done.stderr
+  assert asked(record)[-1] == "-m ruff check --quiet ."
+  run(checkout / "launch/test.sh", **settings)
+  assert asked(record)[:2] == ["-m ruff check --quiet .", "-m pytest -n 2"]
 
 
 @pytest.mark.parametrize(

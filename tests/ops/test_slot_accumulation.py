@@ -2,6 +2,7 @@
 
 import functools
 
+import checks
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -213,7 +214,8 @@ def test_steps_from_slots_become_those_from_a_buffer(double):
       lambda: jax.lax.scan(plain, tx.init(weight), None, steps))()
   slots, found = jax.jit(lambda: walk(1.))()
   mean = np.asarray(optax.tree.get(state, "mu")["w"], np.float64)
-  assert toys.far(slots[0], mean) <= 1e-6  # the oracle's mean is in float32
+  # The oracle's mean is in float32, of ten steps in effect.
+  assert toys.far(slots[0], mean) <= checks.rounding(20)
   errors = [toys.far(found[n], expected[n]) for n in (0, 24, 99, 399)]
   # from .40 to .18: the floor is above the square of some rows of this batch
   assert max(errors) < .5 and errors[3] < .25

@@ -2,6 +2,7 @@
 
 import re
 
+import checks
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,8 +142,10 @@ def test_without_gradient_weights_shrink_by_learning_rate_times_weight_decay(fac
   (after,), _ = run(optimizer, [zero], start)
   for p, x in single_leaves(start).items():
     kept = 1 - .25 * .5 if p in DECAYED else 1.
-    # 0.125 is a power of two, so only the subtraction rounds: one ulp
-    np.testing.assert_allclose(after[p], x * np.float32(kept), rtol=1.2e-7)
+    # Products by powers of two are exact; the subtraction rounds, and once more
+    # where the compiler does not fuse it.
+    np.testing.assert_allclose(
+        after[p], x * np.float32(kept), rtol=checks.rounding(2))
     assert p in DECAYED or np.array_equal(after[p], x)
 
 
