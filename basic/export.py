@@ -142,7 +142,7 @@ def _stablehlo(stage, params, workdir, folder) -> None:
   about: dict[str, Any] = {"views": sorted(encode.views)}
   for name, view in encode.views.items():
     function = _tower(view, params[view.tower])
-    shape = stage.shapes[view.leaf]
+    shape = stage.shapes[view.field]
     exported = portable(function, shape)
     (folder / f"{name}.stablehlo").write_bytes(exported)
     about[name] = {

@@ -58,7 +58,7 @@ DOORS = (
             *(f"jax.lax.{name}" for name in COLLECTIVES),
         ),
         ("ops/pairwise/similarity", "sharding"),
-        "only all-pairs operations, and sums over copies, talk between devices",
+        "only all-pairs operations, and sums over replicas, talk between devices",
     ),
     Door(
         (

@@ -90,7 +90,7 @@ def classification(
   def loss(params, embedded, rng):
     del rng  # Nothing is drawn.
     logits = _logits(params, embedded.views[view].pooled, dtype)
-    marks = _marks(embedded.leaf(label), kind, classes).astype(logits.dtype)
+    marks = _marks(embedded.field(label), kind, classes).astype(logits.dtype)
     target = (1 - smoothing) * jnp.sum(marks * logits, -1)
     if kind == "softmax":
       spread = smoothing * jnp.mean(logits, -1)

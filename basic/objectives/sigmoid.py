@@ -74,7 +74,7 @@ def sigmoid(
     del rng  # Nothing is drawn.
     x, y = (normalize.unit(embedded.views[v].pooled) for v in views)
     t, c = jnp.exp(params["log_scale"]), params["bias"]
-    tags = {} if same is None else reductions.labels(embedded.leaf(same))
+    tags = {} if same is None else reductions.labels(embedded.field(same))
     rows = similarity.softplus_sums(
         x, y, t, c, row_tags=tags, col_tags=tags,
         positive=None if same is None else _twins,

@@ -87,7 +87,7 @@ def softmax(
     del rng  # Nothing is drawn.
     x, y = (normalize.unit(embedded.views[v].pooled) for v in views)
     t = temperature.scale_of(params["log_scale"], max_scale)
-    same = None if distinct is None else embedded.leaf(distinct)
+    same = None if distinct is None else embedded.field(distinct)
     tags = {} if same is None else reductions.labels(same)
     row, col = similarity.lse(
         x, y, t, row_tags=tags, col_tags=tags,

@@ -132,7 +132,7 @@ def _with(slot, part, contribution, path, b1, b2, least):
     return Slot(mean, total=slot.total + c)
   squares = factored.means(c**2, axes)
   parts = contribution.total(factored.means(part**2, axes))
-  counts = {"chunks": contribution.chunks, "replicas": contribution.copies}
+  counts = {"chunks": contribution.chunks, "replicas": contribution.replicas}
   return Slot(
       mean,
       tuple(
