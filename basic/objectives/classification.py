@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from basic import types
+from basic.ops import precision
 
 
 def classification(
@@ -107,7 +108,7 @@ def _logits(
     params: types.Params, x: Float[Array, "b d"], dtype: str
 ) -> Float[Array, "b k"]:
   """<x_i, w_k> + c_k, in float32 (float64 where x is)."""
-  exact = jnp.promote_types(x.dtype, jnp.float32)
+  exact = precision.accumulator(x.dtype)
   factor = exact if exact == jnp.float64 else jnp.dtype(dtype)
   products = jnp.matmul(
       x.astype(factor), params["kernel"].astype(factor),

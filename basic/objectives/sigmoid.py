@@ -86,4 +86,4 @@ def sigmoid(
 
 
 def _twins(rows, cols):
-  return reductions.agree(rows, cols) | reductions.diagonal(rows, cols)
+  return reductions.same_labels(rows, cols) | reductions.diagonal(rows, cols)

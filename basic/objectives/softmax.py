@@ -91,7 +91,7 @@ def softmax(
     tags = {} if same is None else reductions.labels(same)
     row, col = similarity.lse(
         x, y, t, row_tags=tags, col_tags=tags,
-        weight=None if same is None else reductions.no_twins,
+        weight=None if same is None else reductions.no_duplicates,
         dtype=dtype, method=method, tile=tile, kernel=kernel,
     )
     match = t * jnp.sum(x * y, -1)

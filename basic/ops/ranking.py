@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from basic.ops import precision
+
 
 @functools.partial(jax.jit, static_argnames="block")
 def ranks(
@@ -77,7 +79,7 @@ def _best_positive(x, groups, tiles, total):
         jnp.where(wins, score, carry[0]), jnp.where(wins, number, carry[1])
     ), None
 
-  nothing = jnp.full(len(x), -jnp.inf, _precision(x))
+  nothing = jnp.full(len(x), -jnp.inf, precision.accumulator(x.dtype))
   unset = jnp.full(len(x), total, jnp.int32)
   return jax.lax.scan(better, (nothing, unset), tiles)[0]
 
@@ -100,17 +102,12 @@ def _count_before(x, groups, score, index, tiles, total):
   return jax.lax.scan(count, jnp.zeros(len(x), jnp.int32), tiles)[0]
 
 
-def _precision(x):
-  """float64 where x is, float32 otherwise."""
-  return jnp.promote_types(x.dtype, jnp.float32)
-
-
 def _scores(x, y):
   """One tile of inner products; no rounding to the device's short floats."""
   return jnp.einsum(
       "id,jd->ij", x, y,
       precision=jax.lax.Precision.HIGHEST,
-      preferred_element_type=_precision(x),
+      preferred_element_type=precision.accumulator(x.dtype),
   )
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from basic import paths, types
-from basic.ops import factored, slot_accumulation
+from basic.ops import factored, precision, slot_accumulation
 from basic.optim import _chain, _factored
 
 
@@ -94,7 +94,7 @@ def added(
   floor_rows, floor_columns, _ = map(paths.flatten, old.floors)
 
   def start(path, mean):
-    mean = mean.astype(jnp.promote_types(mean.dtype, jnp.float32))
+    mean = precision.at_least_float32(mean)
     if path in full:
       return Slot(mean, total=jnp.zeros_like(mean))
     return Slot(

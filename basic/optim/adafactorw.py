@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from basic import types
+from basic.ops import precision
 from basic.optim import _average, _chain, _contributions, _factored, schedules
 
 Momentum: TypeAlias = Literal["gradient", "update"]
@@ -168,7 +169,7 @@ def _direction(
     )
 
   def squared(old, grads, new):
-    squares = jax.tree.map(lambda g: _wide(g) ** 2 + eps, grads)
+    squares = jax.tree.map(lambda g: precision.at_least_float32(g) ** 2 + eps, grads)
     return jax.tree.map(
         lambda v, x: (1 - new).astype(x.dtype) * v + new.astype(x.dtype) * x,
         old, _factored.statistics(squares, least),
@@ -192,13 +193,15 @@ def _direction(
       (mu, nu, floors), seen = in_slots(grads, state, new)
     else:
       nu, floors = squared(state.nu, grads, new), ()
-      mu, seen = mean(state.mu, jax.tree.map(_wide, grads)), nu
+      mu, seen = mean(state.mu, jax.tree.map(precision.at_least_float32, grads)), nu
     scale = _factored.inverse_root(seen, mu, least)
     if momentum == "gradient":
       corrected = optax.tree.bias_correction(mu, b1, count)
       updates = _limited(jax.tree.map(jnp.multiply, corrected, scale), clip_rms)
     else:
-      normalised = jax.tree.map(lambda g, s: _wide(g) * s, grads, scale)
+      normalised = jax.tree.map(
+          lambda g, s: precision.at_least_float32(g) * s, grads, scale
+      )
       updates = mu = mean(state.mu, _limited(normalised, clip_rms))
     mu = jax.tree.map(lambda m: m.astype(mu_dtype), mu)
     return updates, State(count, mu, nu, floors)
@@ -226,7 +229,3 @@ def _limited(updates, limit):
 def _rms(path, u):
   axes = _chain.layer_axes(path, u.ndim)
   return jnp.sqrt(jnp.mean(jnp.square(u), axes, keepdims=True))
-
-
-def _wide(g):
-  return g.astype(jnp.promote_types(g.dtype, jnp.float32))

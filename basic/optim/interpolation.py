@@ -1,9 +1,9 @@
 """Weights between two checkpoints, as WiSE-FT ensembles them."""
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from basic import paths, types
+from basic.ops import precision
 
 
 def interpolate(
@@ -38,7 +38,7 @@ def interpolate(
     here = known.get(path)
     if here is None or here.shape != there.shape:
       return there
-    wide = jnp.promote_types(there.dtype, jnp.float32)
+    wide = precision.accumulator(there.dtype)
     found = (1 - mix) * here.astype(wide) + mix * there.astype(wide)
     return found.astype(there.dtype)
 
