@@ -95,6 +95,28 @@ def model(
   return types.Model(init, encode, _axes(towers, widths, bias))
 
 
+def axes(model: types.Model, objective: types.Objective) -> types.AxisTable:
+  """The axis table of a whole train state, for `sharding.layout.Layout`.
+
+  Args:
+    model: whose rows name paths below "params".
+    objective: whose rows name paths below "params/objective", or, if they begin
+      with "memory", paths of the memory.
+
+  Returns:
+    The rows of both.
+  """
+  return (*model.axes, *(
+      (pattern, names) if _is_memory(pattern)
+      else (f"objective/(?:{pattern})", names)
+      for pattern, names in objective.axes
+  ))
+
+
+def _is_memory(pattern: str) -> bool:
+  return pattern == "memory" or pattern.startswith("memory/")
+
+
 def as_signal(inputs: Any) -> Any:
   """uint8 pixels as float32 in [-1, 1]; everything else as it is."""
   if inputs.dtype != jnp.uint8:

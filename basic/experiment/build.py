@@ -167,12 +167,12 @@ def program(
       for name in ("image", "text") if config[name] is not None
   }
   tree = model.model(towers, views=config["views"], **config["projection"])
+  objective = schema.make("objectives", config["objective"])
   where = layout.Layout(
-      mesh, (*tree.axes, *layout.OBJECTIVE), _waiting(config, tree.encode)
+      mesh, model.axes(tree, objective), _waiting(config, tree.encode)
   )
   where.check_batch(config["batch_size"])
   where.check_waiting(config["batch_size"])
-  objective = schema.make("objectives", config["objective"])
   optimizer = _called(optim, config["optimizer"], steps=steps)
   frozen = config["frozen"]
   kept = config["stored"]
