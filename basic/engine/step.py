@@ -41,7 +41,7 @@ def fresh(
     embedded = jax.eval_shape(model.encode, params, rows)
     phi, memory = objective.init(objective_key, embedded)
     params = dict(sorted({**params, "objective": phi}.items()))
-    _check_frozen(frozen, params)
+    _check_patterns("frozen", frozen, list(paths.flatten(params)))
     trainable, _ = paths.split(params, frozen)
     return types.TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -52,10 +52,6 @@ def fresh(
     )
 
   return init
-
-
-def _check_frozen(frozen, params):
-  _check_patterns("frozen", frozen, list(paths.flatten(params)))
 
 
 def _check_patterns(setting, patterns, known):
