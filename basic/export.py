@@ -142,7 +142,7 @@ def _stablehlo(stage, params, workdir, folder) -> None:
   about: dict[str, Any] = {"views": sorted(encode.views)}
   for name, view in encode.views.items():
     function = _tower(view, params[view.tower])
-    shape = stage.shapes[view.leaf]
+    shape = stage.shapes[view.field]
     exported = portable(function, shape)
     (folder / f"{name}.stablehlo").write_bytes(exported)
     about[name] = {
@@ -152,7 +152,7 @@ def _stablehlo(stage, params, workdir, folder) -> None:
     about[leaf].update(preprocessing(stage))
   if leaf := _leaf(stage.config, "text"):
     about[leaf].update(_spelling(workdir, folder))
-  about.update(_logits(params["objective"]))
+  about.update(_logits(program.objective, params["objective"]))
   (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
@@ -166,15 +166,18 @@ def _spelling(workdir: pathlib.Path, folder: pathlib.Path) -> dict[str, Any]:
   return {"tokenizer": file, "kind": "sentencepiece", "eos": tokenizer.EOS}
 
 
-def _logits(phi: types.Params) -> dict[str, float]:
-  """What makes logits of products of embeddings: scale z_i . z_j + bias."""
-  if "log_scale" in phi:
-    return {
-        "scale": float(np.exp(phi["log_scale"])),
-        "bias": float(phi.get("bias", 0.0)),
-    }
-  logging.warning("no logits without pairs; left out: %s", sorted(phi))
-  return {}
+def _logits(
+    objective: types.Objective, params: types.Params
+) -> dict[str, float]:
+  """Scale and bias of the logits: scale z_i . z_j + bias."""
+  if objective.logits is None:
+    logging.warning(
+        "the objective has no logits of pairs, so about.json has none; its "
+        "parameters are left out: %s", sorted(params)
+    )
+    return {}
+  scale, bias = objective.logits(params)
+  return {"scale": float(scale), "bias": float(bias)}
 
 
 def _tower(view: types.View, params: types.Params) -> Callable[[Any], Any]:

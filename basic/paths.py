@@ -1,8 +1,9 @@
-"""Parameter paths, and the patterns that name them.
+"""Parameter paths, and the patterns that match them.
 
 A path is the keys of a nested dict joined by "/": "image/blocks/mlp/in/kernel".
-A pattern is a regular expression that must match the whole path. The same
-patterns place parameters, decay them, set their rates and freeze them.
+A pattern is a regular expression that must match the whole path. Such patterns
+select parameters everywhere: for sharding, weight decay, learning rate
+multipliers and freezing.
 """
 
 import re
@@ -11,23 +12,23 @@ from typing import Any
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Lists the leaves of a nested dict by path, in the order of the dict.
+  """Maps the path of every leaf of a nested dict to the leaf, in its order.
 
   Example:
     >>> flatten({"a": {"b": 1, "c": 2}})
     {'a/b': 1, 'a/c': 2}
   """
-  found = {}
+  leaves = {}
   for key, value in tree.items():
     if isinstance(value, Mapping):
-      found.update(flatten(value, f"{prefix}{key}/"))
+      leaves.update(flatten(value, f"{prefix}{key}/"))
     else:
-      found[f"{prefix}{key}"] = value
-  return found
+      leaves[f"{prefix}{key}"] = value
+  return leaves
 
 
 def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
-  """The inverse of `flatten`; empty branches are gone.
+  """The inverse of `flatten`, without empty branches.
 
   Example:
     >>> unflatten({"a/b": 1, "a/c": 2})
@@ -46,26 +47,39 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
 def any_of(patterns: Iterable[str]) -> Callable[[str], bool]:
   """Whether one of the patterns matches a whole path.
 
+  Raises:
+    ValueError: if a pattern is not a regular expression.
+
   Example:
     >>> any_of(("image/.*",))("image/stem/kernel")
     True
   """
-  compiled = [re.compile(pattern) for pattern in patterns]
+  compiled = [_compile(pattern) for pattern in patterns]
   return lambda path: any(p.fullmatch(path) for p in compiled)
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+  try:
+    return re.compile(pattern)
+  except re.error as error:
+    raise ValueError(
+        f"the pattern {pattern!r} is not a regular expression: {error}. To "
+        "match every path below image, write 'image/.*'."
+    ) from error
 
 
 def split(
     tree: Mapping[str, Any], frozen: Iterable[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Parts a tree into what trains and what the patterns freeze.
+  """Splits parameters into trainable and frozen ones.
 
   Args:
     tree: nested dict.
     frozen: patterns; a path that one of them matches is frozen.
 
   Returns:
-    (trainable, frozen), nested dicts without empty branches. `merge` joins
-    them again.
+    (trainable, frozen), nested dicts without empty branches; `merge` is the
+    inverse.
   """
   is_frozen = any_of(frozen)
   leaves = flatten(tree)
@@ -76,9 +90,9 @@ def split(
 
 
 def merge(*trees: Mapping[str, Any]) -> dict[str, Any]:
-  """Joins nested dicts whose paths do not meet.
+  """Joins nested dicts with different paths.
 
-  Keys come out sorted, the order in which JAX walks a dict.
+  Keys are sorted, which is the order in which JAX traverses a dict.
   """
   leaves: dict[str, Any] = {}
   for tree in trees:

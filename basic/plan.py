@@ -114,7 +114,7 @@ def _forward(made):
   """Of one example's forward pass, by view, though it be done once and kept."""
   found = {}
   for name, view in made.program.model.encode.views.items():
-    leaf = made.shapes[view.leaf]
+    leaf = made.shapes[view.field]
     row = jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype)
     found[name] = flops.count(
         lambda params, row, view=view: view.apply(params, row, None),

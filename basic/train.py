@@ -47,6 +47,8 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike) -> pathlib.Path
   config = settings.complete(config)
   manifest.check(workdir, config, upgrade=settings.upgraded)
   stages = build.run(config, workdir)
+  if not (pathlib.Path(workdir) / "config.json").exists():
+    build.check_stages(stages)  # Of a new run: others have passed boundaries.
   with stages[0].layout.context():
     for stage in stages:
       rehearse(stage)
@@ -78,7 +80,8 @@ def enter(stage: build.Stage, state: types.TrainState) -> types.TrainState:
   if stage.start == 0 or int(state.step) > stage.start:
     return state
   return step.carry(
-      state, stage.fresh(), optimizer=stage.rate_start < stage.start
+      state, stage.fresh(), optimizer=stage.rate_start < stage.start,
+      fresh=stage.config["fresh"],
   )
 
 

@@ -1,13 +1,14 @@
-"""The nouns: what the parts of a contrastive run hand to each other.
+"""The shared types: what the parts of a contrastive training run exchange.
 
 Contrastive pretraining is one equation in two lines,
 
-    Z = encode(theta, batch)      row by row: example i sees only example i
-    L = objective(phi, Z)         all pairs: i depends on j only through Z
+    Z = encode(theta, batch)      row by row: row i depends on example i alone
+    L = objective(phi, Z)         over all pairs: rows interact only through Z
 
-and the types below are that cut. An objective never sees a pixel; an encoder
-never sees another row. Shape letters: b batch, n tokens, t text length,
-d width, i image rows, j text rows, h w c image, l layers.
+and the types below are the two halves and what passes between them. An
+objective never sees a pixel; an encoder never sees another row. Shape letters:
+b batch, n tokens, t text length, d width, i image rows, j text rows,
+h w c image, l layers.
 """
 
 import dataclasses
@@ -17,29 +18,32 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 import jax
 from jaxtyping import Array, Bool, Float, Key
 
-# A batch: every leaf has a leading axis b. "image" [b h w c] is uint8, or
-# float in [-1, 1]; "text" [b t] holds int32 ids and 0 pads; "label" [b], ...
+# A batch: named fields, each with a leading axis b. "image" [b h w c] is uint8,
+# or float in [-1, 1]; "text" [b t] int32 token ids, 0 for padding; "label" [b].
 Batch: TypeAlias = Mapping[str, Any]
-Inputs: TypeAlias = Any  # one leaf of a batch: what one encoder reads
+Inputs: TypeAlias = Any  # one field of a batch: the input of one encoder
 Example: TypeAlias = Mapping[str, Any]  # one row before batching, NumPy or str
 Params: TypeAlias = Mapping[str, Any]  # nested dict of arrays
 Memory: TypeAlias = Any  # queues, moving averages; () for most objectives
 Metrics: TypeAlias = Mapping[str, Any]  # flat: "retrieval/test/text_to_image@1"
 
-# Placement: rows of (pattern on the whole parameter path, names of its axes).
+# Logical axes, for sharding: rows of (pattern that matches a whole parameter
+# path, one name for each axis of the array). The first row that matches counts.
 AxisTable: TypeAlias = tuple[tuple[str, tuple[str, ...]], ...]
 
-# One key per example, so that noise follows the example and not the chunk.
+# One PRNG key per example: dropout and other noise depend on the example, not
+# on the chunk or the device that it is processed in.
 RowKeys: TypeAlias = Key[Array, "b"]
 
 
 class Features(NamedTuple):
-  """What an encoder makes of a batch.
+  """The output of an encoder for a batch.
 
   Attributes:
-    pooled: one vector an example, not normalised.
-    tokens: one vector a token; None unless the encoder was asked to keep them.
-    mask: True where a token is real; None where all are.
+    pooled: one vector per example, not normalised.
+    tokens: one vector per token; None unless the encoder is configured to
+      return them.
+    mask: True for real tokens, False for padding; None if there is no padding.
   """
 
   pooled: Float[Array, "b d"]
@@ -48,23 +52,23 @@ class Features(NamedTuple):
 
 
 class Embedded(NamedTuple):
-  """All that an objective may see.
+  """Everything that an objective may see: the embeddings of a whole batch.
 
   Attributes:
-    views: features by view name: "image" and "text", or six crops, or ...
-    side: what of the batch is not encoded and belongs to a row: labels, ids.
+    views: features by view name: "image" and "text", or the crops of an image.
+    side: the fields of the batch that no encoder reads: labels, ids.
   """
 
   views: Mapping[str, Features]
   side: Mapping[str, Any]
 
-  def leaf(self, name: str) -> Any:
-    """What `side` knows under a name; ValueError if there is no such leaf."""
+  def field(self, name: str) -> Any:
+    """A field of `side` by name; ValueError if the batch has no such field."""
     if name not in self.side:
       raise ValueError(
-          f"the objective reads {name!r} of the batch, which has "
-          f"{sorted(self.side)} beside what is encoded; name one of these, or "
-          "give the examples of the source that leaf."
+          f"the objective reads the field {name!r} of the batch, which has "
+          f"{sorted(self.side)} beside the fields that are encoded; name one "
+          "of these, or add that field to the examples of the source."
       )
     return self.side[name]
 
@@ -74,9 +78,11 @@ class Encoder(NamedTuple):
 
   Attributes:
     init: (key, inputs) -> params. Works under `jax.eval_shape`.
-    apply: (params, inputs, keys) -> Features, where `keys` is one key a row,
-      `Key[b]`, or None. No key, no noise.
-    axes: parameter path -> names of its axes; every path matches one row.
+    apply: (params, inputs, keys) -> Features, where `keys` is one key per row,
+      `Key[b]`, or None. Without keys there is no noise: no dropout, no
+      stochastic depth.
+    axes: the logical axes of its parameters, by paths below the encoder; every
+      parameter matches a row.
   """
 
   init: Callable[[Any, Inputs], Params]
@@ -85,27 +91,28 @@ class Encoder(NamedTuple):
 
 
 class View(NamedTuple):
-  """One way to look at a batch: an encoder over one of its leaves.
+  """An encoder applied to one field of a batch.
 
   Attributes:
-    tower: the entry of the parameters that it reads; views may share one.
-    leaf: the entry of the batch that it reads.
-    apply: (params of the tower, that leaf, keys or None) -> Features.
+    tower: the entry of the parameters that it uses; views may share a tower.
+    field: the field of the batch that it encodes.
+    apply: (params of the tower, that field, keys or None) -> Features.
   """
 
   tower: str
-  leaf: str
+  field: str
   apply: Callable[[Params, Inputs, Any], Features]
 
 
 class Encode(NamedTuple):
-  """All views of a batch, row by row; call it as `encode(params, batch, keys)`.
+  """Encodes all views of a batch: `encode(params, batch, keys)` -> Embedded.
 
-  A batch that lacks a view's leaf has no such view: prompts alone make text.
+  A view whose field is missing from the batch is left out: a batch of prompts
+  has text embeddings only.
 
   Attributes:
-    views: by name. A gradient may walk them one at a time.
-    side: batch -> the leaves that belong to rows and are not encoded.
+    views: by name. A gradient may encode them one at a time.
+    side: batch -> the fields that no view encodes.
   """
 
   views: Mapping[str, View]
@@ -113,20 +120,20 @@ class Encode(NamedTuple):
 
   def __call__(self, params: Params, batch: Batch, keys: Any = None) -> Embedded:
     features = {
-        name: view.apply(params[view.tower], batch[view.leaf], keys)
+        name: view.apply(params[view.tower], batch[view.field], keys)
         for name, view in self.views.items()
-        if view.leaf in batch
+        if view.field in batch
     }
     return Embedded(features, self.side(batch))
 
 
 class Model(NamedTuple):
-  """Towers and what they make of a batch.
+  """All towers together: encoders, their projections, and the views.
 
   Attributes:
     init: (key, batch or its shapes) -> {tower: params}.
-    encode: the views of a batch.
-    axes: the axis table of all towers, paths prefixed by the tower's name.
+    encode: from a batch to its embeddings.
+    axes: the logical axes of all towers, paths prefixed by the tower's name.
   """
 
   init: Callable[[Any, Batch], Params]
@@ -134,13 +141,33 @@ class Model(NamedTuple):
   axes: AxisTable
 
 
+class Logits(NamedTuple):
+  """How an objective turns cosine similarities into logits of pairs.
+
+      s_ij = scale <x_i, y_j> + bias,    |x_i| = |y_j| = 1
+
+  Attributes:
+    scale: the inverse temperature as the loss uses it, `Float[""]`.
+    bias: added to every logit, `Float[""]`; 0 if the objective has none.
+  """
+
+  scale: Any
+  bias: Any = 0.0
+
+
 class Objective(NamedTuple):
-  """A pair of pure functions: a loss over all pairs, and what it learns.
+  """A pair of pure functions: a loss over all pairs, and its parameters.
 
   Attributes:
     init: (key, Embedded of ShapeDtypeStructs) -> (params, memory).
     apply: (params, memory, embedded, key or None) ->
       (loss `Float[""]` in nats per row, (memory, metrics)).
+    axes: the logical axes of its parameters, and of its memory under paths that
+      begin with "memory": ("kernel", ("embed", "vocab")), ("memory/queue",
+      ("slots", "rows", "projected")). Every array of either matches a row;
+      scalars need none, since there is nothing to split.
+    logits: params -> Logits, for whoever scores pairs after training; None if
+      the loss does not compare pairs of normalised embeddings.
   """
 
   init: Callable[[Any, Embedded], tuple[Params, Memory]]
@@ -148,17 +175,24 @@ class Objective(NamedTuple):
       [Params, Memory, Embedded, Any],
       tuple[Any, tuple[Memory, Metrics]],
   ]
+  axes: AxisTable = ()
+  logits: Callable[[Params], Logits] | None = None
 
 
 def stateless(
     init: Callable[[Any, Embedded], Params],
     loss: Callable[[Params, Embedded, Any], tuple[Any, Metrics]],
+    *,
+    axes: AxisTable = (),
+    logits: Callable[[Params], Logits] | None = None,
 ) -> Objective:
-  """Lifts a loss that remembers nothing into an `Objective`.
+  """Makes an `Objective` of a loss that keeps no memory between steps.
 
   Args:
     init: (key, shapes) -> params.
     loss: (params, embedded, key or None) -> (value, metrics).
+    axes: as in `Objective`.
+    logits: as in `Objective`.
 
   Returns:
     An objective whose memory is ().
@@ -168,23 +202,25 @@ def stateless(
     value, metrics = loss(params, embedded, rng)
     return value, (memory, metrics)
 
-  return Objective(lambda rng, shapes: (init(rng, shapes), ()), apply)
+  return Objective(
+      lambda rng, shapes: (init(rng, shapes), ()), apply, axes, logits
+  )
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """Everything that a step changes, and the key that it does not.
+  """The state of training: what a step updates, and the PRNG key of the run.
 
   Attributes:
     step: steps taken so far, int32 scalar.
     params: {"image": ..., "text": ..., "objective": ...}.
-    opt_state: optax state over the trainable part of `params`.
-    memory: what the objective remembers.
-    rng: constant; each step folds in `step`.
+    opt_state: optax state for the trainable part of `params`.
+    memory: of the objective: queues, moving averages; () if it has none.
+    rng: the same in every step; each step folds in `step`.
   """
 
-  # Not annotated as arrays: JAX rebuilds the class around shapes and shardings.
+  # Not annotated as arrays: JAX also builds this class of shapes and shardings.
   step: Any
   params: Params
   opt_state: Any
@@ -192,9 +228,9 @@ class TrainState:
   rng: Any
 
 
-# (params, memory, batch, rng) -> ((value, (memory, metrics)), grads): the shape
-# of `jax.value_and_grad(has_aux=True)`. `grads` holds the trainable paths only;
-# it may be `Contributions`, which not every optimizer takes.
+# (params, memory, batch, rng) -> ((value, (memory, metrics)), grads), as from
+# `jax.value_and_grad(has_aux=True)`. `grads` has the trainable paths only; it
+# may be `Contributions`, which not every optimizer accepts.
 Gradient: TypeAlias = Callable[
     [Params, Memory, Batch, Any],
     tuple[tuple[Any, tuple[Memory, Metrics]], Any],
@@ -202,32 +238,33 @@ Gradient: TypeAlias = Callable[
 
 
 class Contribution(NamedTuple):
-  """What one chunk of a batch adds to a gradient.
+  """The contribution of one chunk of a batch to the gradient.
 
   Attributes:
-    part: nested dict by path; of the chunk's gradient, what the rows of this
-      copy of the parameters add. The contribution is `total(part)`.
-    total: tree of arrays -> their sum over the copies.
-    number: of the chunk, from 0.
-    chunks: how many there are, alike but for chance in their rows.
-    copies: how many parts a contribution has.
+    part: nested dict by path: the gradient of the chunk's loss from the rows of
+      this replica alone. The contribution is `total(part)`.
+    total: tree of arrays -> their sum over the replicas.
+    number: index of the chunk, from 0.
+    chunks: number of chunks. They are equal in distribution: each has rows of
+      the batch at random.
+    replicas: number of replicas, and so of parts of a contribution.
   """
 
   part: Params
   total: Callable[[Any], Any]
   number: Any
   chunks: int
-  copies: int
+  replicas: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Contributions:
-  """A gradient whose chunks nobody has added up, for an optimizer that will.
+  """A gradient not summed over chunks, for an optimizer that accumulates itself.
 
   Attributes:
-    fold: (add, slots by path) -> slots with every contribution in them, where
-      `add(slots of some paths, contribution to these) -> slots`. It may be
-      called in a loop that the compiler sees once.
+    fold: (add, optimizer state by parameter path) -> that state after every
+      contribution, where `add(state of some paths, contribution to these) ->
+      state`. `add` may be traced once, as the body of a loop.
   """
 
   fold: Callable[
@@ -239,7 +276,7 @@ class Contributions:
 
 @runtime_checkable
 class Source(Protocol):
-  """Examples by number, nothing more.
+  """A dataset with random access: a length, and examples by index.
 
   An example is a dict: "image" uint8 [h w c], "text" str or tuple of str,
   "label" int, ... A source that cannot read an example raises `Unreadable`.
@@ -251,10 +288,11 @@ class Source(Protocol):
 
 
 class Unreadable(ValueError):
-  """An example that cannot be used: counted by `reason` and replaced.
+  """An example that cannot be read: skipped, replaced, and counted by `reason`.
 
   Attributes:
-    reason: two or three words to count by, such as "truncated image".
+    reason: two or three words, such as "truncated image"; examples with the
+      same reason are counted together.
   """
 
   def __init__(self, reason: str, detail: str = ""):
@@ -264,10 +302,10 @@ class Unreadable(ValueError):
 
 @runtime_checkable
 class Evaluator(Protocol):
-  """Judges an encoder; given what it needs, it opens nothing.
+  """Computes metrics of an encoder. It is given its data and opens no files.
 
-  Called with `encode(batch) -> Embedded` (parameters bound, no noise), with
-  batches and a mask that is False on rows that only fill the last batch.
+  Called with `encode(batch) -> Embedded` (parameters bound, no noise) and with
+  (batch, mask) pairs; the mask is False for rows that pad the last batch.
   """
 
   def __call__(
@@ -280,6 +318,6 @@ class Evaluator(Protocol):
 __all__ = [
     "AxisTable", "Batch", "Contribution", "Contributions", "Embedded", "Encode",
     "Encoder", "Evaluator", "Example", "Features", "Gradient", "Inputs",
-    "Memory", "Metrics", "Model", "Objective", "Params", "RowKeys", "Source",
-    "TrainState", "Unreadable", "View", "stateless",
+    "Logits", "Memory", "Metrics", "Model", "Objective", "Params", "RowKeys",
+    "Source", "TrainState", "Unreadable", "View", "stateless",
 ]

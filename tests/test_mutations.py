@@ -13,7 +13,7 @@ import pytest
 from basic import gradient, types
 from basic.gradient import _passes, _rows
 from basic.objectives import sigmoid, softmax
-from basic.ops.pairwise import reductions, similarity, tiles
+from basic.ops.pairwise import distributed, reductions, similarity, tiles
 
 
 def softly(**settings):
@@ -36,7 +36,7 @@ def dies(law, *args):
 @pytest.mark.parametrize("method", ["gather", "ring"])
 def test_a_missing_sum_over_devices_breaks_placement(monkeypatch, method):
   alone = singly()
-  monkeypatch.setattr(similarity, "_total", lambda how, sums: sums)
+  monkeypatch.setattr(distributed, "_total", lambda plan, sums: sums)
   dies(checks.placement_law, alone, singly(method=method))
 
 

@@ -1,5 +1,6 @@
 """The three stages of BASIC as one run: classes, a text tower, both."""
 
+import dataclasses
 import pathlib
 
 import checks
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 import tiny
 
-from basic import train
+from basic import paths, train
 from basic.experiment import build, restore, settings
+from basic.ops import position_embeddings
 from basic.pages import report
 
 ENDS = (4, 8, 12)
@@ -69,7 +71,7 @@ def test_evaluations_begin_with_the_text_tower(whole):
   assert judged == [8, 12]
 
 
-def test_a_locked_tower_has_no_slots(whole):
+def test_a_locked_tower_has_no_optimizer_state(whole):
   _, state = restore.load(whole, ENDS[1])
   slots = [
       jax.tree_util.keystr(path)
@@ -94,6 +96,69 @@ def test_unfreezing_changes_no_loss(whole, tmp_path):
       losses.append(float(stage.update(begun, batch)[1]["loss"]))
   # Logits of 8 features, losses of 16 columns over 16 rows.
   np.testing.assert_allclose(*losses, rtol=checks.rounding(40))
+
+
+def resized(*stages):
+  """An image tower with learned positions, whose images change their size."""
+  return settings.complete(tiny.config(
+      image=dict(name="vit", width=8, depth=1, heads=2, patch=8),
+      optimizer=dict(name="adamw", peak=1e-2, warmup=2, average=0.9),
+      augment=dict(size=16), evals=None, stages=stages,
+  ))
+
+
+def test_a_change_of_resolution_keeps_what_was_learned(tmp_path):
+  stages = build.run(
+      resized(dict(steps=1), dict(steps=1, augment=dict(size=24))), tmp_path
+  )
+  build.check_stages(stages)
+  with stages[0].layout.context():
+    old = dataclasses.replace(stages[0].fresh(), step=jax.numpy.int32(1))
+    new = train.enter(stages[1], old)
+  before, after = (paths.flatten(s.params) for s in (old, new))
+  where = "image/encoder/positions"
+  assert (before[where].shape, after[where].shape) == ((2, 2, 8), (3, 3, 8))
+  for path, leaf in after.items():
+    expected = before[path]
+    if path == where:
+      expected = position_embeddings.resize(expected, 3, 3)
+    # float32: the same sums, compiled with and without a jit around them.
+    np.testing.assert_allclose(leaf, expected, rtol=1e-6, atol=1e-8, err_msg=path)
+
+
+@pytest.mark.parametrize(("changes", "sentence"), [
+    (dict(image=dict(width=16)), r"stages\[1\]: this stage cannot go on .*"
+                                 r"image/encoder/.*: .*8\] before, .*16\] in"),
+    (dict(image=dict(name="toy")), "image/encoder/positions: only the stage befo"),
+    (dict(fresh=("images/.*",)), r"stages\[1\]: .*'images/\.\*' of fresh matches"),
+    (dict(fresh=("(",)), r"stages\[1\]: .*'\(' is not a regular expression"),
+])
+def test_what_a_stage_would_lose_is_refused_before_the_first_step(
+    tmp_path, changes, sentence
+):
+  whole = resized(dict(steps=1), dict(steps=1, **changes))
+  with pytest.raises(ValueError, match=f"(?s){sentence}"):
+    train.train(whole, tmp_path)
+  assert not (tmp_path / "config.json").exists()
+
+
+def test_what_a_stage_says_may_start_anew(tmp_path):
+  changes = dict(image=dict(width=16), fresh=("image/(encoder|projection)/.*",))
+  whole = resized(dict(steps=1), dict(steps=1, **changes))
+  stages = build.run(whole, tmp_path)
+  build.check_stages(stages)
+  with stages[0].layout.context():
+    old = dataclasses.replace(stages[0].fresh(), step=jax.numpy.int32(1))
+    new = train.enter(stages[1], old)
+  assert new.params["image"]["encoder"]["positions"].shape == (2, 2, 16)
+  jax.tree.map(
+      np.testing.assert_array_equal, new.params["text"], old.params["text"]
+  )
+
+
+def test_the_first_stage_has_nothing_to_start_anew():
+  with pytest.raises(ValueError, match="the first stage has fresh"):
+    resized(dict(steps=1, fresh=("image/.*",)), dict(steps=1))
 
 
 @pytest.mark.parametrize("moment", [

@@ -46,7 +46,7 @@ def encode(inner: types.Encode, leaves: Collection[str]) -> types.Encode:
     return types.Features(inputs)
 
   views = {
-      name: view._replace(apply=given) if view.leaf in leaves else view
+      name: view._replace(apply=given) if view.field in leaves else view
       for name, view in inner.views.items()
   }
   return types.Encode(views, inner.side)

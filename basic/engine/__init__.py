@@ -1,1 +1,1 @@
-"""What a run computes and saves: towers, one step, checkpoints."""
+"""The training computation: towers, one step, stages, checkpoints."""

@@ -23,33 +23,33 @@ def model(
     only: tuple[str, ...] | None = None,
     views: Mapping[str, str] | None = None,
 ) -> types.Model:
-  """Joins encoders into one function from a batch to embeddings.
+  """Combines encoders into one function from a batch to embeddings.
 
-      pooled = encoder(inputs) W (+ b),   one W a tower, no W without `width`.
+      pooled = encoder(inputs) W (+ b),   one W per tower, none without `width`.
 
   Args:
     towers: encoder by name: {"image": vit(...), "text": ...}.
-    width: d, the width that all towers are projected to; None leaves each
-      tower's own width and learns no projection.
+    width: d, the width that all towers are projected to; None: no projection,
+      each tower keeps its own width.
     bias: whether projections have a bias.
-    only: the towers that are projected, where the others have that width of
-      their own; None: all.
-    views: leaf of the batch -> tower that reads it, and so also the names of
-      the views; None: each tower reads the leaf of its own name. Several views
-      may share a tower: {"crop_a": "image", "crop_b": "image"}.
+    only: the towers that are projected, if the other encoders have that width
+      already; None: all.
+    views: field of the batch -> tower that encodes it. Views are named after
+      their fields. None: each tower encodes the field of its own name. Several
+      views may share a tower: {"crop_a": "image", "crop_b": "image"}.
 
   Returns:
     A model; `init(key, batch)` takes arrays or ShapeDtypeStructs of a batch.
 
   Raises:
-    ValueError: if a view or `only` names a tower that does not exist, or no
-      view reads one.
+    ValueError: if a view or `only` names a tower that does not exist, or a tower
+      has no view.
   """
   views = dict(views or {name: name for name in towers})
-  for leaf, tower in views.items():
+  for field, tower in views.items():
     if tower not in towers:
       raise ValueError(
-          f"view {leaf!r} names the tower {tower!r}; there are {sorted(towers)}."
+          f"view {field!r} names the tower {tower!r}; there are {sorted(towers)}."
       )
   for tower in towers:
     if tower not in views.values():
@@ -80,19 +80,42 @@ def model(
   def init(rng, batch):
     return {
         tower: _init_tower(
-            jax.random.fold_in(rng, n), towers[tower], batch[leaf],
+            jax.random.fold_in(rng, n), towers[tower], batch[field],
             widths[tower], bias,
         )
-        for n, (tower, leaf) in enumerate(_first_leaf(views).items())
+        for n, (tower, field) in enumerate(_first_fields(views).items())
     }
 
   def side(batch):
-    return {name: leaf for name, leaf in batch.items() if name not in views}
+    return {name: x for name, x in batch.items() if name not in views}
 
   encode = types.Encode(
-      {leaf: types.View(t, leaf, apply(t)) for leaf, t in views.items()}, side
+      {field: types.View(t, field, apply(t)) for field, t in views.items()},
+      side,
   )
   return types.Model(init, encode, _axes(towers, widths, bias))
+
+
+def axes(model: types.Model, objective: types.Objective) -> types.AxisTable:
+  """The axis table of a whole train state, for `sharding.layout.Layout`.
+
+  Args:
+    model: whose rows name paths below "params".
+    objective: whose rows name paths below "params/objective", or, if they begin
+      with "memory", paths of the memory.
+
+  Returns:
+    The rows of both.
+  """
+  return (*model.axes, *(
+      (pattern, names) if _is_memory(pattern)
+      else (f"objective/(?:{pattern})", names)
+      for pattern, names in objective.axes
+  ))
+
+
+def _is_memory(pattern: str) -> bool:
+  return pattern == "memory" or pattern.startswith("memory/")
 
 
 def as_signal(inputs: Any) -> Any:
@@ -102,16 +125,16 @@ def as_signal(inputs: Any) -> Any:
   return inputs.astype(jnp.float32) / 127.5 - 1.0
 
 
-def _first_leaf(views: Mapping[str, str]) -> dict[str, str]:
-  """Tower -> the first leaf that it reads, towers in alphabetical order."""
+def _first_fields(views: Mapping[str, str]) -> dict[str, str]:
+  """Tower -> the first field that it encodes, towers in alphabetical order."""
   first: dict[str, str] = {}
-  for leaf, tower in views.items():
-    first.setdefault(tower, leaf)
+  for field, tower in views.items():
+    first.setdefault(tower, field)
   return dict(sorted(first.items()))
 
 
 def _init_tower(rng, encoder, inputs, width, bias):
-  # One row is enough to know the parameters, whatever the batch.
+  # The shapes of the parameters do not depend on the number of rows.
   row = jnp.zeros((1, *inputs.shape[1:]), inputs.dtype)
   params = encoder.init(rng, as_signal(row))
   if width is None:

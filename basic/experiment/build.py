@@ -5,6 +5,7 @@ nothing is on a device until `Stage.fresh` is called.
 """
 
 import functools
+import itertools
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -125,10 +126,31 @@ def stage_configs(config: Settings) -> list[dict[str, Any]]:
   if not config["stages"]:
     return [dict(config)]
   base = {**config, "stages": ()}
-  return [
-      settings.complete(settings.changed(base, changes))
-      for changes in config["stages"]
-  ]
+  stages = []
+  for changes in config["stages"]:
+    own, changes = settings.split_stage(changes)
+    whole = settings.complete(settings.changed(base, changes))
+    stages.append({**whole, **own})
+  return stages
+
+
+def check_stages(stages: list[Stage]) -> None:
+  """Refuses stages that would lose what the stage before them learned.
+
+  Args:
+    stages: of a run, in order.
+
+  Raises:
+    ValueError: as `engine.step.check_carry`, with the number of the stage.
+  """
+  for n, (before, after) in enumerate(itertools.pairwise(stages), 1):
+    try:
+      step.check_carry(
+          jax.eval_shape(before.fresh), jax.eval_shape(after.fresh),
+          fresh=after.config["fresh"],
+      )
+    except ValueError as error:
+      raise ValueError(f"stages[{n}]: {error}") from error
 
 
 def _span(configs: list[Settings], n: int) -> tuple[int, int]:
@@ -167,12 +189,12 @@ def program(
       for name in ("image", "text") if config[name] is not None
   }
   tree = model.model(towers, views=config["views"], **config["projection"])
+  objective = schema.make("objectives", config["objective"])
   where = layout.Layout(
-      mesh, (*tree.axes, *layout.OBJECTIVE), _waiting(config, tree.encode)
+      mesh, model.axes(tree, objective), _waiting(config, tree.encode)
   )
   where.check_batch(config["batch_size"])
   where.check_waiting(config["batch_size"])
-  objective = schema.make("objectives", config["objective"])
   optimizer = _called(optim, config["optimizer"], steps=steps)
   frozen = config["frozen"]
   kept = config["stored"]

@@ -106,7 +106,7 @@ def evaluation(
       classes=getattr(source, "classes", ()), batch_size=size,
   )
   encode = encoding(
-      tree, where, {view.leaf for view in tree.encode.views.values()}
+      tree, where, {view.field for view in tree.encode.views.values()}
   )
 
   def batches(limit):

@@ -10,7 +10,7 @@ import numpy as np
 from basic import paths, types
 from basic.data import vocabulary
 from basic.experiment import schema
-from basic.ops import position_embeddings
+from basic.ops import learned_positions
 
 # Sizes show in the shapes of parameters, and are compared there.
 _SIZES = (
@@ -78,7 +78,7 @@ def begin(
       len(theirs), how["path"], len(rest), rest,
   )
   params = {
-      path: _placed(theirs[path], leaf) if path in theirs else leaf
+      path: _placed(path, theirs[path], leaf) if path in theirs else leaf
       for path, leaf in ours.items()
   }
   return types.TrainState(
@@ -154,14 +154,13 @@ def _other_shapes(ours, theirs) -> list[str]:
 
 
 def _fits(path: str, theirs: Any, ours: Any) -> bool:
-  """Whether it has our shape, or is a grid of places of our width."""
-  grid = path.endswith("/positions") and theirs.ndim == ours.ndim == 3
-  return theirs.shape == ours.shape or (
-      grid and theirs.shape[2] == ours.shape[2])
+  """Whether it has our shape, or can be resized to it."""
+  return theirs.shape == ours.shape or learned_positions.fits(
+      path, theirs.shape, ours.shape)
 
 
-def _placed(theirs: np.ndarray, ours: jax.Array) -> jax.Array:
-  """Their parameter in the shape, type and place of ours."""
+def _placed(path: str, theirs: np.ndarray, ours: jax.Array) -> jax.Array:
+  """Their parameter with the shape, dtype and sharding of ours."""
   if theirs.shape != ours.shape:
-    theirs = position_embeddings.resize(jax.numpy.asarray(theirs), *ours.shape[:2])
+    theirs = learned_positions.resize(path, jax.numpy.asarray(theirs), ours)
   return jax.device_put(np.asarray(theirs, ours.dtype), ours.sharding)

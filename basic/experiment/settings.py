@@ -68,8 +68,28 @@ def experiment(
       `evaluation` below.
     weights: what step 0 begins from: `name` of a format in weights/, and
       `initial` below.
-    stages: what each stage changes of all this, in order.
+    stages: what each stage changes of all this, in order, and settings of its
+      own (`stage` below). A stage that changes the optimizer or what is frozen
+      starts optimizer state, EMA parameters and learning rate schedule anew.
   """
+
+
+def stage(*, fresh: tuple[str, ...] = ()) -> None:
+  """Settings that only a stage has, beside what it changes.
+
+  Args:
+    fresh: patterns of parameter paths that start anew instead of going on from
+      the stage before (engine/step.py, `check_carry`).
+  """
+
+
+def split_stage(changes: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
+  """(complete settings of `stage`, what the stage changes of the experiment)."""
+  own = {k: v for k, v in changes.items() if schema.takes(stage, k)}
+  return (
+      schema.complete("stages", stage, own),
+      {k: v for k, v in changes.items() if k not in own},
+  )
 
 
 def vocabulary(*, captions: int = 10_000, model: str | None = None) -> None:
@@ -185,7 +205,13 @@ def complete(config: Settings) -> dict[str, Any]:
         **schema.complete("weights", initial, full["weights"]),
     }
   # Each stage is checked as the whole experiment that it makes.
-  for changes in full["stages"]:
+  for n, stage_settings in enumerate(full["stages"]):
+    own, changes = split_stage(stage_settings)
+    if n == 0 and own["fresh"]:
+      raise ValueError(
+          "the first stage has fresh, and nothing goes on into it: all of its "
+          "parameters are fresh. Set it in the stage that changes them."
+      )
     if shared := [key for key in OF_RUN if key in changes]:
       raise ValueError(
           f"a stage cannot change {shared}: all stages of a run share them; set "

@@ -1,8 +1,10 @@
-"""Ways to the same gradient of an objective over all pairs of a batch.
+"""Strategies for the gradient of an objective over all pairs of a batch.
 
-One way a file. Every factory returns a `types.Gradient`: `direct` is ordinary
-reverse mode, `cached` keeps the activations of a chunk of rows at a time, and
-`in_slots` does so too and hands each chunk's contribution to the optimizer.
+One strategy per file, all with the same result. Every factory returns a
+`types.Gradient`: `direct` is ordinary reverse mode; `cached` recomputes
+activations, so that only those of one chunk of rows are in memory; `in_slots`
+does that too, and hands each chunk's contribution to the optimizer instead of
+summing them.
 """
 
 from basic.gradient._rows import row_keys, waiting

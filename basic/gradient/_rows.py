@@ -1,4 +1,4 @@
-"""What belongs to rows: their keys, and the chunks that they are cut into."""
+"""What goes with the rows of a batch: PRNG keys, and how chunks are cut."""
 
 import functools
 from collections.abc import Mapping
@@ -13,22 +13,22 @@ from basic.sharding import host_rows
 
 
 def keys(batch, rng):
-  """(one key a row, the objective's key); None, None for no noise."""
+  """(one key per row, the objective's key); (None, None) without noise."""
   if rng is None:
     return None, None
-  of_rows, of_objective = jax.random.split(rng)
-  return row_keys(of_rows, next(iter(batch.values())).shape[0]), of_objective
+  for_rows, for_objective = jax.random.split(rng)
+  return row_keys(for_rows, next(iter(batch.values())).shape[0]), for_objective
 
 
 def row_keys(rng: Key[Array, ""], rows: int) -> Key[Array, "b"]:
-  """One key a row, a function of the key and the global row index alone."""
+  """One key per row, which depends on the key and the global row index only."""
   return jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(rows))
 
 
 def counts(
     chunks: int | Mapping[str, int], views: Mapping[str, types.View]
 ) -> dict[str, int]:
-  """Into how many chunks each view is cut; 1 where nothing is said."""
+  """Number of chunks of each view; 1 for views that `chunks` leaves out."""
   if isinstance(chunks, int):
     chunks = dict.fromkeys(views, chunks)
   for name, count in chunks.items():
@@ -42,59 +42,64 @@ def counts(
 def waiting(
     chunks: int | Mapping[str, int], views: Mapping[str, types.View]
 ) -> dict[str, int]:
-  """Leaves that wait on the host with inputs="host" -> their chunks.
+  """Fields that stay in host memory with inputs="host" -> number of chunks.
 
   Args:
-    chunks: as `cached` takes them.
+    chunks: as for `cached`.
     views: by name.
 
   Returns:
-    Those of views that are encoded in more than one chunk.
+    The fields of views that are encoded in more than one chunk.
   """
-  found = counts(chunks, views)
+  number = counts(chunks, views)
   return {
-      view.leaf: found[name] for name, view in views.items() if found[name] > 1
+      view.field: number[name]
+      for name, view in views.items() if number[name] > 1
   }
 
 
-def check_place(leaf, found, inputs, count):
-  """Refuses a leaf that waits elsewhere than was said, or in other chunks."""
-  chunks = found.chunks if isinstance(found, host_rows.HostRows) else None
-  wanted = count if inputs == "host" and count > 1 else None
-  if chunks != wanted:
-
-    def said(chunks):
-      return f"on the {'device' if chunks is None else f'host in {chunks} chunks'}"
-
+def check_memory(field, value, inputs, count):
+  """Refuses a field in another memory, or in other chunks, than configured."""
+  chunks = value.chunks if isinstance(value, host_rows.HostRows) else None
+  expected = count if inputs == "host" and count > 1 else None
+  if chunks != expected:
     raise ValueError(
-        f"{leaf!r} waits {said(chunks)}, and inputs={inputs!r} with {count} "
-        f"chunks expects it {said(wanted)}; `Layout.shard` puts it there."
+        f"{field!r} is {_memory(chunks)}, and inputs={inputs!r} with {count} "
+        f"chunks expects it {_memory(expected)}; `Layout.shard` puts it there."
     )
 
 
-def chunks(rows: tuple[Any, Any], count: int) -> tuple[Any, Any]:
-  """Rows as a loop takes them: a chunk of the inputs is cut when it is used.
+def _memory(chunks):
+  return "on the device" if chunks is None else f"on the host in {chunks} chunks"
 
-  Laid out one after the other, chunks would be a copy of the batch.
+
+def chunks(rows: tuple[Any, Any], count: int) -> tuple[Any, Any]:
+  """Rows in the form that a loop over chunks takes.
+
+  A loop over the inputs themselves, stacked by chunk, would need a copy of the
+  batch. It runs over the chunks' indices instead, and cuts each chunk's inputs
+  when it uses them.
 
   Args:
-    rows: (inputs [b ...], one key a row or None); inputs may be `HostRows`.
-    count: of chunks.
+    rows: (inputs [b ...], one key per row or None); inputs may be `HostRows`.
+    count: number of chunks.
 
   Returns:
-    (what the loop gets -> (inputs, keys) of a chunk, what it goes over).
+    (fetch, xs): the loop runs over `xs`, and `fetch(one of xs)` is the (inputs,
+    keys) of that chunk.
   """
-  inputs, row_keys = rows
+  inputs, keys_of_rows = rows
   if isinstance(inputs, host_rows.HostRows):
     cut, numbers = inputs.chunk, host_rows.numbers(count)
   else:
     _check_count(inputs, count)
     cut = functools.partial(_cut, inputs, count)
     numbers = jnp.arange(count)
-  return lambda one: (cut(one[0]), one[1]), (numbers, chunk(row_keys, count))
+  return lambda one: (cut(one[0]), one[1]), (numbers, chunk(keys_of_rows, count))
 
 
 def _cut(a, count, number):
+  """Rows number::count, as in `chunk`."""
   a = a.reshape(-1, count, *a.shape[1:])
   return jax.lax.dynamic_index_in_dim(a, number, 1, keepdims=False)
 
@@ -108,9 +113,10 @@ def _check_count(a, count):
 
 
 def chunk(tree: Any, count: int) -> Any:
-  """Every leaf [b ...] as [count b/count ...], chunk c holding rows c::count.
+  """Every array [b ...] as [count b/count ...]; chunk c has rows c::count.
 
-  By stride, not by block: a batch sharded over devices stays where it is.
+  By stride and not by block: where a batch is sharded over devices in blocks,
+  each chunk has rows of every device, and no row has to move.
   """
 
   def cut(a):
@@ -121,7 +127,7 @@ def chunk(tree: Any, count: int) -> Any:
 
 
 def unchunk(tree: Any) -> Any:
-  """The inverse of `chunk`: every leaf [count b/count ...] as [b ...]."""
+  """The inverse of `chunk`: every array [count b/count ...] as [b ...]."""
   return jax.tree.map(
       lambda a: jnp.swapaxes(a, 0, 1).reshape(-1, *a.shape[2:]), tree
   )

@@ -1,14 +1,14 @@
-"""The gradient of a whole batch in the memory of a chunk of its rows.
+"""The gradient of a whole batch, with the activations of one chunk in memory.
 
     Z    = encode(theta, batch)               chunk by chunk, nothing kept
     L, g = value_and_grad(objective)(phi, Z)  once, over all pairs
     dL/dtheta = sum_c (dZ_c/dtheta)^T g_c     chunk by chunk, encoded again
 
-Where devices hold copies of the parameters, each adds up its own chunks, and
-their sums are added once a step. The batch is read twice, a chunk at a time, so
-it need not lie on the devices: it may wait in the memory of their hosts.
+Where parameters are replicated, each replica sums over its own chunks, with one
+all-reduce per step. The batch is read twice, a chunk at a time, so it need not
+be in device memory: it may stay in the memory of the hosts.
 
-It is exact because rows are independent (types.py) and because noise belongs to
+It is exact because rows are independent (types.py) and because noise depends on
 the row: row i draws from the key `fold_in(rng, i)` whichever chunk it is in.
 
 References:
@@ -37,39 +37,39 @@ def cached(
     inputs: Literal["device", "host"] = "device",
     frozen: Iterable[str] = (),
 ) -> types.Gradient:
-  """Differentiates chunk by chunk; the same numbers in a chunk's memory.
+  """Differentiates chunk by chunk (gradient caching); same values as `direct`.
 
-  Costs one more forward pass of what is not kept: 4/3 of `direct` at most. A
-  view whose tower is frozen has no second pass; a view of one chunk keeps its
-  activations and has none either.
+  It costs one more forward pass, of the chunks whose activations are not kept:
+  at most 4/3 of the FLOPs of `direct`. A view whose tower is frozen has no
+  second pass; a view of one chunk keeps its activations and has none either.
 
-  With inputs="host" devices hold a chunk of the inputs, not the batch: of
-  65,536 images of 224 x 224 pixels they save 9.9 GB. They cross to the device
-  twice a step in place of once, the second time where a tower trains. That pays
-  where the memory allows a larger batch or fewer devices, as long as encoding a chunk
-  takes longer than bringing it: an image of 150 kB takes 6 us at 25 GB/s, and a
-  forward pass of a ViT-B/16 over it 90 us at 400 TFLOP/s. These are estimates:
-  it was not measured on an accelerator.
+  With inputs="host" the devices hold one chunk of the inputs instead of the
+  batch, which saves 9.9 GB of device memory for 65,536 images of 224 x 224. The
+  inputs of a tower that trains are then transferred twice per step instead of
+  once. That pays if the saved memory allows a larger batch or fewer devices, and
+  if encoding a chunk takes longer than its transfer: an image of 150 kB takes
+  6 us at 25 GB/s, its forward pass in a ViT-B/16 90 us at 400 TFLOP/s. These are
+  estimates; it was not measured on an accelerator.
 
   Args:
     encode: rows of a batch -> embeddings.
     objective: embeddings -> loss.
-    chunks: into how many chunks a batch is cut, for all views or by view.
-    keep_bytes: what activations may take beyond the chunk that is worked on,
-      over all devices, shared evenly by the views that train. The last chunks
-      keep theirs from the first pass as far as this goes.
-    inputs: where what is encoded in several chunks waits for its turn: on the
-      devices, or, as `HostRows`, in the memory of their hosts. What is encoded
-      in one, and what the objective reads, is on the devices in either case.
+    chunks: number of chunks, for all views or by view.
+    keep_bytes: memory for activations besides those of the chunk in progress,
+      over all devices, shared evenly by the views that train. Within it, the
+      last chunks keep their activations from the first pass.
+    inputs: where the fields that are encoded in several chunks are kept: in
+      device memory, or, as `HostRows`, in the memory of the hosts. All other
+      fields are in device memory either way.
     frozen: patterns of parameter paths that are constants.
 
   Returns:
-    A gradient, as `direct`.
+    A gradient, as from `direct`.
 
   Raises:
     ValueError: if `chunks` names no view, is less than 1, or does not divide
-      the batch; if `keep_bytes` is negative; if a leaf waits elsewhere than
-      `inputs` says, or in other chunks.
+      the batch; if `keep_bytes` is negative; if a field is in another memory
+      than `inputs` says, or in other chunks.
   """
   frozen = tuple(frozen)
   counts = _rows.counts(chunks, encode.views)
@@ -77,31 +77,32 @@ def cached(
     raise ValueError(f"keep_bytes is {keep_bytes}; it takes 0 or more.")
 
   def gradient(params, memory, batch, rng):
-    keys, noise = _rows.keys(batch, rng)
+    keys, objective_key = _rows.keys(batch, rng)
     trainable, constant = paths.split(params, frozen)
     features, pullbacks = {}, {}
     training = [v for v in encode.views.values() if v.tower in trainable]
     budget = keep_bytes // max(len(training), 1)
     for name, view in encode.views.items():
-      if view.leaf not in batch:
+      if view.field not in batch:
         continue
-      _rows.check_place(view.leaf, batch[view.leaf], inputs, counts[name])
-      rows = (batch[view.leaf], keys)
+      _rows.check_memory(view.field, batch[view.field], inputs, counts[name])
+      rows = (batch[view.field], keys)
       features[name], pullbacks[name] = _passes.encode_view(
           view, counts[name], trainable.get(view.tower, {}),
           constant.get(view.tower, {}), rows, budget,
       )
 
-    found, (of_objective, of_features) = _passes.differentiate(
-        encode, objective, trainable, constant, memory, batch, features, noise
+    value_and_aux, (objective_grads, cotangents) = _passes.differentiate(
+        encode, objective, trainable, constant, memory, batch, features,
+        objective_key,
     )
-    grads = {"objective": of_objective} if of_objective else {}
+    grads = {"objective": objective_grads} if objective_grads else {}
     for name, view in encode.views.items():
       if name in features and view.tower in trainable:
-        part = pullbacks[name](of_features[name])
-        if view.tower in grads:  # Two views of one tower: their sum.
-          part = jax.tree.map(jnp.add, grads[view.tower], part)
-        grads[view.tower] = part
-    return found, dict(sorted(grads.items()))
+        tower_grads = pullbacks[name](cotangents[name])
+        if view.tower in grads:  # Several views of one tower: their sum.
+          tower_grads = jax.tree.map(jnp.add, grads[view.tower], tower_grads)
+        grads[view.tower] = tower_grads
+    return value_and_aux, dict(sorted(grads.items()))
 
   return gradient

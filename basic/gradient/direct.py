@@ -1,4 +1,4 @@
-"""The gradient of a whole batch at once: ordinary reverse mode."""
+"""The gradient of a whole batch at once, by ordinary reverse mode."""
 
 from collections.abc import Iterable
 
@@ -23,18 +23,21 @@ def direct(
 
   Returns:
     A gradient (params, memory, batch, rng) -> ((value, (memory, metrics)),
-    grads); `grads` holds the paths that are not frozen. `rng` None: no noise.
+    grads); `grads` has the paths that are not frozen. Without `rng` there is no
+    noise.
   """
   frozen = tuple(frozen)
 
   def gradient(params, memory, batch, rng):
-    keys, noise = _rows.keys(batch, rng)
+    keys, objective_key = _rows.keys(batch, rng)
     trainable, constant = paths.split(params, frozen)
 
     def loss(trainable):
       params = paths.merge(trainable, constant)
-      z = encode(params, batch, keys)
-      return objective.apply(params["objective"], memory, z, noise)
+      embedded = encode(params, batch, keys)
+      return objective.apply(
+          params["objective"], memory, embedded, objective_key
+      )
 
     return jax.value_and_grad(loss, has_aux=True)(trainable)
 

@@ -1,8 +1,9 @@
-"""A gradient that goes to the optimizer's slots chunk by chunk.
+"""Gradient accumulation in the optimizer state, chunk by chunk.
 
-As `cached`, but what a chunk adds to the gradient is not summed in a buffer as
-large as the weights: the optimizer takes it as it comes (types.Contributions),
-along with how much the copies of the parameters differ in it.
+As `cached`, but the contributions of the chunks are not summed in a buffer as
+large as the parameters: the optimizer adds each of them to its moments as it
+comes (types.Contributions), and estimates the second moment from how much they
+differ between the replicas of the parameters.
 
 References:
   Pham et al., Combined Scaling for Zero-shot Transfer Learning, 2021, section
@@ -27,113 +28,119 @@ def in_slots(
     chunks: int | Mapping[str, int],
     frozen: Iterable[str] = (),
 ) -> types.Gradient:
-  """Differentiates chunk by chunk and lets the optimizer add the chunks up.
+  """Differentiates chunk by chunk and lets the optimizer accumulate.
 
-  For `adafactorw` with `accumulate="slots"`: its mean is exact, its mean squares
-  are estimates (ops/slot_accumulation.py). Saves the buffer that `cached` sums
-  in, 4 bytes a weight, of which a mean in float32 takes 2 again; costs a sum
-  over devices for every chunk instead of one for all.
+  For `adafactorw` with `accumulate="slots"`, whose optimizer state (its "slots")
+  takes the contributions: the first moment is exact, the factored second moment
+  an estimate (ops/slot_accumulation.py). It saves the buffer in which `cached`
+  sums, 4 bytes per parameter, of which a first moment in float32 takes 2 again;
+  it costs an all-reduce per chunk instead of one per step.
 
-  Several chunks need copies of the parameters that differ in their rows: a mesh
-  of two devices or more along `data`, and none along other axes.
+  Several chunks need several replicas of the parameters with rows of their own:
+  a mesh of two devices or more along `data`, and one along other axes.
 
   Args:
     encode: rows of a batch -> embeddings.
     objective: embeddings -> loss.
-    chunks: into how many chunks a batch is cut, for all views or by view.
+    chunks: number of chunks, for all views or by view.
     frozen: patterns of parameter paths that are constants.
 
   Returns:
-    A gradient, as `direct`, whose `grads` are `types.Contributions`.
+    A gradient, as from `direct`, whose `grads` are `types.Contributions`.
 
   Raises:
     ValueError: if `chunks` names no view, is less than 1, or does not divide
-      the rows of every copy; if a tower that trains has no view of the batch,
-      or several; and from the optimizer, if there are several chunks, one copy
-      and a weight that is factored.
+      the rows of every replica; if a tower that trains has no view of the
+      batch, or several; and from the optimizer, if there are several chunks, one
+      replica and a parameter with a factored second moment.
   """
   frozen = tuple(frozen)
   counts = _rows.counts(chunks, encode.views)
 
   def gradient(params, memory, batch, rng):
-    keys, noise = _rows.keys(batch, rng)
+    keys, objective_key = _rows.keys(batch, rng)
     trainable, constant = paths.split(params, frozen)
-    views = {n: v for n, v in encode.views.items() if v.leaf in batch}
+    views = {n: v for n, v in encode.views.items() if v.field in batch}
     _check_towers(trainable, [v.tower for v in views.values()])
     _check_rows(next(iter(batch.values())).shape[0], max(counts.values()))
     features = {}
     for name, view in views.items():
-      rows = (batch[view.leaf], keys)
+      rows = (batch[view.field], keys)
       features[name], _ = _passes.encode_view(
           view, counts[name], {}, params[view.tower], rows
       )
-    found, (of_objective, of_features) = _passes.differentiate(
-        encode, objective, trainable, constant, memory, batch, features, noise
+    value_and_aux, (objective_grads, cotangents) = _passes.differentiate(
+        encode, objective, trainable, constant, memory, batch, features,
+        objective_key,
     )
 
-    def fold(add, slots):
-      slots = dict(slots)
-      if of_objective:
-        whole = types.Contribution({"objective": of_objective}, lambda x: x, 0, 1, 1)
-        slots |= add(slots, whole)
+    def fold(add, state):
+      state = dict(state)
+      if objective_grads:  # Of all pairs at once: one chunk, already summed.
+        state |= add(state, types.Contribution(
+            {"objective": objective_grads}, lambda x: x, 0, 1, 1
+        ))
       for name, view in views.items():
         if view.tower in trainable:
-          rows = batch[view.leaf], keys, of_features[name]
-          walk = _walk(view, counts[name], add)
-          mine = {p: s for p, s in slots.items() if _of(view.tower, p)}
-          towers = trainable[view.tower], constant.get(view.tower, {})
-          slots |= row_sharding.by_copy(walk)((mine, *towers), rows)
-      return slots
+          rows = batch[view.field], keys, cotangents[name]
+          add_chunks = _add_chunks(view, counts[name], add)
+          tower_state = {
+              path: s for path, s in state.items()
+              if path.startswith(f"{view.tower}/")
+          }
+          params = trainable[view.tower], constant.get(view.tower, {})
+          state |= row_sharding.reduce_by_replica(add_chunks)(
+              (tower_state, *params), rows
+          )
+      return state
 
-    return found, types.Contributions(fold)
+    return value_and_aux, types.Contributions(fold)
 
   return gradient
 
 
-def _walk(view, count, add):
-  """(slots and parameters, rows, copies) -> slots with every chunk in them."""
+def _add_chunks(view, count, add):
+  """((optimizer state, params), rows, replicas) -> state after every chunk."""
 
-  def walk(shared, rows, copies):
-    (slots, trainable, constant), (inputs, keys, bars) = shared, rows
+  def add_chunks(shared, rows, replicas):
+    (state, trainable, constant), (inputs, keys, cotangents) = shared, rows
     fetch, chunks = _rows.chunks((inputs, keys), count)
 
-    def one(slots, given):
-      number, chunk, bar = given
-      rows = fetch(chunk)
+    def add_chunk(state, x):
+      number, chunk, cotangent = x
+      rows_of_chunk = fetch(chunk)
       _, pullback = jax.vjp(
-          lambda t: view.apply(paths.merge(t, constant), *rows), trainable
+          lambda t: view.apply(paths.merge(t, constant), *rows_of_chunk),
+          trainable,
       )
-      part = {view.tower: pullback(bar)[0]}
-      return add(slots, types.Contribution(
-          part, copies.total, number, count, copies.count
+      part = {view.tower: pullback(cotangent)[0]}
+      return add(state, types.Contribution(
+          part, replicas.total, number, count, replicas.count
       )), None
 
-    given = jnp.arange(count), chunks, _rows.chunk(bars, count)
-    return jax.lax.scan(one, slots, given)[0]
+    xs = jnp.arange(count), chunks, _rows.chunk(cotangents, count)
+    return jax.lax.scan(add_chunk, state, xs)[0]
 
-  return walk
-
-
-def _of(tower, path):
-  return path.startswith(f"{tower}/")
+  return add_chunks
 
 
 def _check_towers(trainable, towers):
-  seen = collections.Counter(towers)
-  other = {t: seen[t] for t in trainable if t != "objective" and seen[t] != 1}
+  views = collections.Counter(towers)
+  other = {t: views[t] for t in trainable if t != "objective" and views[t] != 1}
   if other:
     raise ValueError(
-        f"in_slots takes one view of every tower that trains, and found {other}: "
-        "chunks of several are not alike, and slots of none would stand still. "
-        "Freeze what is not seen, or use cached."
+        "in_slots takes exactly one view of every tower that trains, and found "
+        f"{other} views: chunks of several views are not equal in distribution, "
+        "and a tower without a view has no gradient. Freeze towers without a "
+        "view, or use cached."
     )
 
 
 def _check_rows(rows, count):
-  copies = row_sharding.copies()
-  if rows % (copies * count):
+  replicas = row_sharding.replicas()
+  if rows % (replicas * count):
     raise ValueError(
         f"a batch of {rows} does not divide into {count} chunks on each of "
-        f"{copies} copies of the parameters; use a multiple of "
-        f"{copies * count}, or fewer chunks."
+        f"{replicas} replicas of the parameters; use a multiple of "
+        f"{replicas * count}, or fewer chunks."
     )

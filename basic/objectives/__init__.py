@@ -1,1 +1,1 @@
-"""Losses over all pairs of a batch, one to a file; none ever sees a pixel."""
+"""Losses over the embeddings of a batch, one per file; none sees a pixel."""

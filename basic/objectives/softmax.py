@@ -1,4 +1,4 @@
-"""Symmetric InfoNCE: each image picks its text among all, and the reverse."""
+"""Symmetric InfoNCE (CLIP): softmax cross-entropy over rows and over columns."""
 
 import math
 
@@ -23,7 +23,7 @@ def softmax(
     tile: int | None = None,
     kernel: str = "xla",
 ) -> types.Objective:
-  """Trains both views to pick each other out of the whole batch.
+  """Trains each view to identify its pair among all rows of the other.
 
   With unit embeddings x, y, similarities s_ij = t <x_i, y_j>,
 
@@ -31,24 +31,25 @@ def softmax(
         + (1/2b) sum_j (log sum_i exp s_ij - q_j),
 
   where q is s_ii, or with smoothing e its mixture (1 - e) s_ii + e mean_j s_ij.
-  Exact over the global batch; no b x b matrix is held.
+  It is exact over the global batch; no b x b matrix is stored.
 
   Args:
     scale: initial t, the inverse temperature, learned as log t. Positive.
-    max_scale: the largest t that is used. At least `scale`.
-    smoothing: e, the share of the target spread evenly over the batch, in
-      [0, 1). ALIGN uses 0.1.
-    distinct: a leaf of the batch, integers [b] or [b k]. Pairs of different
-      rows that agree in it are not negatives: they leave both sums, and the
-      smoothing. "caption_id" masks captions that repeat within the batch.
+    max_scale: upper bound of t, by clipping. At least `scale`.
+    smoothing: e of label smoothing, in [0, 1). ALIGN uses 0.1.
+    distinct: a field of the batch, integers [b] or [b k]. Different rows with
+      equal values are no negatives of each other: these pairs are left out of
+      both sums and of the smoothing. "caption_id" does so for duplicate captions
+      within the batch.
     views: the two views that are compared: rows, then columns.
-    dtype: type of the factors of the products, "float32" or "bfloat16"; sums
+    dtype: of the factors of the inner products, "float32" or "bfloat16"; sums
       are float32 either way.
-    method: how columns meet rows on a mesh: "auto", "gather" or "ring".
-    tile: side of the square of similarities that is alive at any time. None:
-      1,024 on CPUs, 4,096 elsewhere.
-    kernel: who makes and uses those similarities: "xla", or "pallas", a fused
-      kernel for GPUs in `ops/pairwise/pallas_kernel.py`, whose speed was not measured.
+    method: how rows meet columns on a mesh: "auto", "gather" or "ring"
+      (`ops/pairwise/similarity.py`).
+    tile: logits are computed in squares of this many rows and columns, one in
+      memory at a time. None: 1,024 on CPUs, 4,096 elsewhere.
+    kernel: implementation of a tile: "xla", or "pallas", a fused kernel for GPUs
+      (`ops/pairwise/pallas_kernel.py`), whose speed was not measured.
 
   Returns:
     An objective over `Features.pooled`, which it normalises; value in nats per
@@ -57,7 +58,7 @@ def softmax(
 
   Raises:
     ValueError: if `scale`, `max_scale` or `smoothing` is out of range, or (on
-      use) the batch has no leaf `distinct`, or as `similarity.lse`.
+      use) the batch has no field `distinct`, or as for `similarity.lse`.
 
   References:
     Pham et al., Combined Scaling for Zero-shot Transfer Learning, 2021,
@@ -80,18 +81,18 @@ def softmax(
     raise ValueError(f"smoothing is {smoothing}; softmax() takes [0, 1).")
 
   def init(rng, shapes):
-    del rng, shapes  # One number, whatever the embeddings.
+    del rng, shapes  # One scalar, whatever the shapes of the embeddings.
     return {"log_scale": jnp.asarray(math.log(scale), jnp.float32)}
 
   def loss(params, embedded, rng):
-    del rng  # Nothing is drawn.
+    del rng  # The loss is deterministic.
     x, y = (normalize.unit(embedded.views[v].pooled) for v in views)
     t = temperature.scale_of(params["log_scale"], max_scale)
-    same = None if distinct is None else embedded.leaf(distinct)
+    same = None if distinct is None else embedded.field(distinct)
     tags = {} if same is None else reductions.labels(same)
     row, col = similarity.lse(
         x, y, t, row_tags=tags, col_tags=tags,
-        weight=None if same is None else reductions.no_twins,
+        weight=None if same is None else reductions.no_duplicates,
         dtype=dtype, method=method, tile=tile, kernel=kernel,
     )
     match = t * jnp.sum(x * y, -1)
@@ -108,7 +109,12 @@ def softmax(
         "scale": t, "rows": rows, "columns": columns
     }
 
-  return types.stateless(init, loss)
+  def logits(params):
+    return types.Logits(temperature.scale_of(params["log_scale"], max_scale))
+
+  return types.stateless(
+      init, loss, axes=(("log_scale", ()),), logits=logits
+  )
 
 
 def _mean_similarity(
@@ -117,22 +123,29 @@ def _mean_similarity(
     t: Float[Array, ""],
     same: Int[Array, "b ..."] | None,
 ) -> Float[Array, "b"]:
-  """mean_j t <x_i, y_j> over the columns that row i may see."""
+  """mean_j t <x_i, y_j> over the columns in the sum of row i.
+
+  From sums of the columns: the mean needs no product of all pairs.
+  """
   total, count = jnp.sum(y, 0, keepdims=True), y.shape[0]
   if same is not None:
-    twins, twin_count = _group_sums(y, same)
-    total = total - twins + y  # A row sees itself, but not its twins.
-    count = count - twin_count + 1
+    duplicates, duplicate_count = _group_sums(y, same)
+    total = total - duplicates + y  # The row's own column stays.
+    count = count - duplicate_count + 1
   return t * jnp.sum(x * total, -1) / count
 
 
 def _group_sums(y, same):
-  """Sum of y, and number of rows, over the rows that agree with each row."""
+  """Sum of y, and number of rows, over the rows with the same values as each.
+
+  Sorted, equal rows are neighbours: a group begins where a row differs from the
+  one before. That takes b log b steps, and no comparison of all pairs.
+  """
   same = same.reshape(same.shape[0], -1)
   order = jnp.lexsort(same.T)
-  ranked = same[order]
-  new = jnp.any(ranked[1:] != ranked[:-1], -1)
-  group = jnp.concatenate([jnp.zeros((1,), jnp.int32), jnp.cumsum(new)])
+  ordered = same[order]
+  begins = jnp.any(ordered[1:] != ordered[:-1], -1)
+  group = jnp.concatenate([jnp.zeros((1,), jnp.int32), jnp.cumsum(begins)])
   group = jnp.zeros_like(group).at[order].set(group)
 
   def over_group(a):

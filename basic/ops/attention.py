@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from basic.ops import precision
+
 
 def attend(
     query: Float[Array, "b n k d"],
@@ -43,7 +45,7 @@ def attend(
     >>> attend(x, x, x).shape
     (2, 3, 4, 8)
   """
-  exact = jnp.promote_types(query.dtype, jnp.float32)
+  exact = precision.accumulator(query.dtype)
   logits = jnp.einsum(
       "bnkd,bmkd->bknm", query, key, preferred_element_type=exact
   )

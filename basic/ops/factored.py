@@ -1,4 +1,4 @@
-"""Mean squares of a matrix, kept as a row and a column."""
+"""Factored second moments (Adafactor): the means of rows and of columns."""
 
 import jax
 import jax.numpy as jnp
@@ -8,16 +8,16 @@ from jaxtyping import Array, Float
 def axes(
     shape: tuple[int, ...], least: int, first: int = 0
 ) -> tuple[int, int] | None:
-  """Picks the axes that are a weight's rows and columns.
+  """Chooses the axes of a parameter that are treated as rows and columns.
 
   Args:
-    shape: of the weight.
-    least: the size that both must have. At least 1.
-    first: axes before this one index matrices and are not picked.
+    shape: of the parameter.
+    least: the minimal size of both. At least 1.
+    first: axes before this one index separate matrices and are not chosen.
 
   Returns:
-    (second largest, largest) of the axes, the later where sizes are equal;
-    None if there are no two of that size.
+    (second largest, largest) of the axes, the later of equal ones; None if
+    there are no two of that size.
 
   Example:
     >>> axes((12, 768, 16, 128), 128)
@@ -33,19 +33,18 @@ def axes(
 def means(
     squares: Float[Array, "..."], axes: tuple[int, int]
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-  """Means over the columns, and over the rows.
+  """Means over the columns, and means over the rows.
 
       R_i = mean_j S_ij,    C_j = mean_i S_ij
 
-  Linear in S, so the means of a sum are the sums of the means.
+  They are linear in S: the means of a sum are the sums of the means.
 
   Args:
     squares: S, squares or an estimate of them.
     axes: (rows, columns), from `axes`.
 
   Returns:
-    (R, C), each of the rank of S and of size 1 along the axis it is the mean
-    over.
+    (R, C), each of the rank of S, with size 1 along the axis that is averaged.
   """
   rows, columns = axes
   return (
@@ -57,21 +56,21 @@ def means(
 def inverse_root(
     rows: Float[Array, "..."], columns: Float[Array, "..."], axis: int
 ) -> Float[Array, "..."]:
-  """One over the root of the matrix that a row and a column stand for.
+  """The inverse square root of the matrix that R and C approximate.
 
       V_ij = R_i C_j / mean(R),    returns V_ij^(-1/2)
 
-  V has the rows' and the columns' means that it was made from, is closest to
-  them in generalised Kullback-Leibler divergence, and is S itself if that has
-  rank one.
+  Of all matrices of rank one, V is the closest to S in generalised
+  Kullback-Leibler divergence. It has the same means of rows and columns, and
+  equals S if S has rank one.
 
   Args:
     rows: R. Positive.
     columns: C. Positive.
-    axis: along which R runs.
+    axis: of the rows: the axis that R varies along.
 
   Returns:
-    V^(-1/2), in the shape of the weight.
+    V^(-1/2), in the shape of the parameter.
 
   References:
     Shazeer and Stern, Adafactor, 2018, section 3.
@@ -84,6 +83,6 @@ def inverse_root(
     [[ 4. 16.  1.]
      [16. 64.  4.]]
   """
-  # Roots first: R C, and R / mean(R), of small numbers would vanish.
+  # Roots before products: R C of small numbers would underflow.
   mean = jnp.mean(rows, axis, keepdims=True)
   return jax.lax.rsqrt(rows) * jnp.sqrt(mean) * jax.lax.rsqrt(columns)

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from basic.ops import precision
+
 
 def unit(
     x: Float[Array, "... d"], epsilon: float = 1e-30
@@ -30,7 +32,7 @@ def unit(
     [[0.6 0.8]
      [0.  0. ]]
   """
-  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  x = precision.at_least_float32(x)
   # u does not depend on this scale, so neither does its derivative.
   largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
   is_zero = largest <= epsilon

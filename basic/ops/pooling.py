@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from basic.ops import precision
+
 
 def mean(
     tokens: Float[Array, "b n d"], mask: Bool[Array, "b n"] | None = None
@@ -18,7 +20,7 @@ def mean(
   Returns:
     `Float[b d]`, float32 or better; zeros for a row without real tokens.
   """
-  tokens = tokens.astype(jnp.promote_types(tokens.dtype, jnp.float32))
+  tokens = precision.at_least_float32(tokens)
   if mask is None:
     return tokens.mean(axis=1)
   # `where`, not a product: a NaN behind the mask must not come through.

@@ -1,12 +1,12 @@
-"""Ranks by blocks: the score matrix never exists.
+"""Retrieval ranks without the matrix of scores.
 
-A query's scores are inner products with all items. Both sides are cut into
-blocks, and only one tile of scores is alive at a time, so memory grows with
+A query's scores are its inner products with all items. Both sides are split
+into blocks, and one tile of scores is in memory at a time, so memory grows with
 the number of rows and not with the number of pairs.
 
-Order is total. A higher score comes first; of equal scores, the lower index.
-A score that is NaN comes before all others, so that a broken encoder pushes
-its positives down and cannot look good.
+The order is total: higher scores first, and of equal scores the lower index. A
+score of NaN ranks before all others, so that a broken encoder pushes positives
+down and cannot look good.
 """
 
 import functools
@@ -14,6 +14,8 @@ import functools
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from basic.ops import precision
 
 
 @functools.partial(jax.jit, static_argnames="block")
@@ -25,25 +27,25 @@ def ranks(
     *,
     block: int = 1024,
 ) -> Int[Array, "i"]:
-  """Counts the items that come before each query's best positive.
+  """Counts the items that rank before each query's best positive.
 
-  Item j is a positive of query i where their groups are equal. With p the
-  first of the best-scored positives of i,
+  Item j is a positive of query i if their groups are equal. With p the first of
+  the positives of i with the highest score,
 
       rank_i = #{j : s_ij > s_ip, or s_ij = s_ip and j < p},  s = x @ y.T
 
   so rank 0 is a hit at 1, and rank_i < k a hit at k.
 
   Args:
-    queries: x, one vector a row.
-    items: y, one vector a row.
-    query_group: any integer a query.
-    item_group: any integer an item.
-    block: rows of a tile, on both sides. Positive.
+    queries: x, one vector per row.
+    items: y, one vector per row.
+    query_group: an integer per query.
+    item_group: an integer per item.
+    block: rows and columns of a tile. Positive.
 
   Returns:
-    The rank of each query, int32 in 0..j. It is j, which is never a hit,
-    where a query has no positive or only positives scored NaN.
+    The rank of each query, int32 in 0..j. It is j, which is never a hit, if a
+    query has no positive, or only positives with a score of NaN.
 
   Example:
     >>> x, y = jnp.eye(2), jnp.array([[1.0, 0.0], [0.0, 1.0], [0.5, 2.0]])
@@ -58,12 +60,14 @@ def ranks(
     before = _count_before(*query, score, index, tiles, total)
     return jnp.where(index < total, before, total)
 
-  found = jax.lax.map(rank, (_blocks(queries, block), _blocks(query_group, block)))
-  return found.reshape(-1)[: queries.shape[0]]
+  by_block = jax.lax.map(
+      rank, (_blocks(queries, block), _blocks(query_group, block))
+  )
+  return by_block.reshape(-1)[: queries.shape[0]]
 
 
 def _best_positive(x, groups, tiles, total):
-  """(score, number) of the first of the best positives; (-inf, total) if none."""
+  """(score, index) of the first of the best positives; (-inf, total) if none."""
 
   def better(carry, tile):
     y, item_groups, numbers = tile
@@ -77,13 +81,13 @@ def _best_positive(x, groups, tiles, total):
         jnp.where(wins, score, carry[0]), jnp.where(wins, number, carry[1])
     ), None
 
-  nothing = jnp.full(len(x), -jnp.inf, _precision(x))
+  nothing = jnp.full(len(x), -jnp.inf, precision.accumulator(x.dtype))
   unset = jnp.full(len(x), total, jnp.int32)
   return jax.lax.scan(better, (nothing, unset), tiles)[0]
 
 
 def _count_before(x, groups, score, index, tiles, total):
-  """How many items that are no positives come before (score, index)."""
+  """Number of items, positives excluded, that rank before (score, index)."""
 
   def count(before, tile):
     y, item_groups, numbers = tile
@@ -91,8 +95,8 @@ def _count_before(x, groups, score, index, tiles, total):
     above = ~(scores <= score[:, None])  # and not `>`: NaN is above
     tied = scores == score[:, None]
     earlier = tied & (numbers[None, :] < index[:, None])
-    # No positive precedes the best one. Leaving all of them out keeps that
-    # true even if this pass were to round a score otherwise than the first.
+    # No positive ranks before the best one. They are excluded by their group
+    # and not by their score, which this pass might round differently.
     others = ~_positive(groups, item_groups, numbers, total)
     others &= numbers[None, :] < total
     return before + jnp.sum((above | earlier) & others, axis=1, dtype=jnp.int32), None
@@ -100,34 +104,29 @@ def _count_before(x, groups, score, index, tiles, total):
   return jax.lax.scan(count, jnp.zeros(len(x), jnp.int32), tiles)[0]
 
 
-def _precision(x):
-  """float64 where x is, float32 otherwise."""
-  return jnp.promote_types(x.dtype, jnp.float32)
-
-
 def _scores(x, y):
-  """One tile of inner products; no rounding to the device's short floats."""
+  """One tile of inner products, without TF32 or bfloat16 rounding."""
   return jnp.einsum(
       "id,jd->ij", x, y,
       precision=jax.lax.Precision.HIGHEST,
-      preferred_element_type=_precision(x),
+      preferred_element_type=precision.accumulator(x.dtype),
   )
 
 
 def _positive(query_groups, item_groups, numbers, total):
-  """Where query and item belong together, and the item is not padding."""
+  """Whether query and item have the same group, and the item is no padding."""
   same = query_groups[:, None] == item_groups[None, :]
   return same & (numbers[None, :] < total)
 
 
 def _blocks(x, block):
-  """Cuts rows into [blocks, rows of a block, ...]; zeros fill the last."""
+  """Splits rows into [blocks, rows of a block, ...], padded with zeros."""
   block = min(block, x.shape[0])
   padding = [(0, -x.shape[0] % block)] + [(0, 0)] * (x.ndim - 1)
   return jnp.pad(x, padding).reshape(-1, block, *x.shape[1:])
 
 
 def _numbers(total, block):
-  """Item numbers in blocks; those of the padding are `total` and above."""
+  """Indices of items in blocks; those of padding are `total` and above."""
   block = min(block, total)
   return jnp.arange(total + -total % block, dtype=jnp.int32).reshape(-1, block)

@@ -7,15 +7,15 @@ from jaxtyping import Array, Float
 
 @jax.custom_vjp
 def ceiling(x: Float[Array, ""], limit: Float[Array, ""]) -> Float[Array, ""]:
-  """The smaller of `x` and `limit`, whose gradient can still lead back down.
+  """The smaller of `x` and `limit`, with a gradient that can lead back down.
 
   A plain minimum has no gradient above the limit, so a parameter that crossed
-  it would stay there for ever. Here only the gradient that would push further
-  up is dropped.
+  it would stay there forever. Here only gradients that would push it further up
+  are set to zero.
 
   Args:
     x: a scalar parameter.
-    limit: where it stops; a constant.
+    limit: its upper bound; a constant.
 
   Returns:
     min(x, limit).
@@ -27,9 +27,9 @@ def _ceiling_forward(x, limit):
   return ceiling(x, limit), x >= limit
 
 
-def _ceiling_backward(above, bar):
-  # Descent goes against the gradient: a negative one would raise x further.
-  return jnp.where(above & (bar < 0), 0, bar), None
+def _ceiling_backward(above, cotangent):
+  # Gradient descent raises x further where the gradient is negative.
+  return jnp.where(above & (cotangent < 0), 0, cotangent), None
 
 
 ceiling.defvjp(_ceiling_forward, _ceiling_backward)
@@ -42,7 +42,7 @@ def scale_of(
 
   Args:
     log_scale: the learned parameter log t.
-    max_scale: the largest t; CLIP's 100 keeps float16 logits finite.
+    max_scale: upper bound of t; CLIP uses 100.
 
   Returns:
     t, a scalar.

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from basic import paths, types
-from basic.ops import factored, slot_accumulation
+from basic.ops import factored, precision, slot_accumulation
 from basic.optim import _chain, _factored
 
 
@@ -94,7 +94,7 @@ def accumulate(
   floor_rows, floor_columns, _ = map(paths.flatten, old.floors)
 
   def start(path, mean):
-    mean = mean.astype(jnp.promote_types(mean.dtype, jnp.float32))
+    mean = precision.at_least_float32(mean)
     if path in full:
       return Slot(mean, total=jnp.zeros_like(mean))
     return Slot(
@@ -135,7 +135,7 @@ def _add(slot, part, contribution, path, b1, b2, least):
   squares = factored.means(c**2, axes)
   # Squares of the replicas' parts show the variance that c^2 has too much of.
   part_squares = contribution.total(factored.means(part**2, axes))
-  counts = {"chunks": contribution.chunks, "replicas": contribution.copies}
+  counts = {"chunks": contribution.chunks, "replicas": contribution.replicas}
   return Slot(
       first,
       tuple(

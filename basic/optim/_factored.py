@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from basic import paths
-from basic.ops import factored
+from basic.ops import factored, precision
 from basic.optim import _chain
 
 
@@ -47,7 +47,7 @@ def zeros(params: Any, least: int) -> SecondMoment:
   """Zeros in the shapes of `statistics`, in float32 or wider."""
   wide = jax.tree.map(
       lambda p: jax.ShapeDtypeStruct(
-          p.shape, jnp.promote_types(p.dtype, jnp.float32)
+          p.shape, precision.accumulator(p.dtype)
       ),
       params,
   )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from basic import types
+from basic.ops import precision
 from basic.optim import _chain, _contributions, _ema, _factored, schedules
 
 Momentum: TypeAlias = Literal["gradient", "update"]
@@ -167,7 +168,9 @@ def _scale_by_factored_adam(
     )
 
   def second_moment(old, grads, weight):
-    squares = jax.tree.map(lambda g: _at_least_float32(g) ** 2 + eps, grads)
+    squares = jax.tree.map(
+        lambda g: precision.at_least_float32(g) ** 2 + eps, grads
+    )
     return jax.tree.map(
         lambda v, x: (1 - weight).astype(x.dtype) * v + weight.astype(x.dtype) * x,
         old, _factored.statistics(squares, least),
@@ -191,7 +194,7 @@ def _scale_by_factored_adam(
       (mu, nu, floors), positive = from_chunks(grads, state, weight)
     else:
       nu, floors = second_moment(state.nu, grads, weight), ()
-      mu = first_moment(state.mu, jax.tree.map(_at_least_float32, grads))
+      mu = first_moment(state.mu, jax.tree.map(precision.at_least_float32, grads))
       positive = nu
     scale = _factored.inverse_root(positive, mu, least)
     if momentum == "gradient":
@@ -199,7 +202,7 @@ def _scale_by_factored_adam(
       updates = _clip_rms(jax.tree.map(jnp.multiply, corrected, scale), clip_rms)
     else:
       normalised = jax.tree.map(
-          lambda g, s: _at_least_float32(g) * s, grads, scale
+          lambda g, s: precision.at_least_float32(g) * s, grads, scale
       )
       updates = mu = first_moment(state.mu, _clip_rms(normalised, clip_rms))
     mu = jax.tree.map(lambda m: m.astype(mu_dtype), mu)
@@ -228,7 +231,3 @@ def _clip_rms(updates, limit):
 def _rms(path, u):
   axes = _chain.layer_axes(path, u.ndim)
   return jnp.sqrt(jnp.mean(jnp.square(u), axes, keepdims=True))
-
-
-def _at_least_float32(g):
-  return g.astype(jnp.promote_types(g.dtype, jnp.float32))

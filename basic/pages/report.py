@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from basic import types
-from basic.experiment import build
+from basic.experiment import build, schema
 from basic.ops import normalize
 from basic.pages import page
 from basic.recording import journal, manifest
@@ -74,13 +74,14 @@ def samples(
   ):
     shown = evaluation.samples(params, count)
     if {"image", "text"} <= set(shown.views):
-      log_scale = params["objective"].get("log_scale", 0.0)
+      objective = schema.make("objectives", stage.config["objective"])
+      logits = objective.logits and objective.logits(params["objective"])
       return page.Samples(
           images=shown.images,
           captions=shown.captions,
           image_embeddings=_unit(shown.views["image"]),
           text_embeddings=_unit(shown.views["text"]),
-          scale=float(np.exp(log_scale)),
+          scale=float(logits.scale) if logits else 1.0,
       )
   return None
 

@@ -159,7 +159,7 @@ def brought(
   """
   trainable, _ = paths.split(state.params, tuple(frozen))
   passes = {
-      view.leaf: 2 if view.tower in trainable else 1
+      view.field: 2 if view.tower in trainable else 1
       for view in program.model.encode.views.values()
   }
   return sum(

@@ -1,1 +1,1 @@
-"""Which device holds what, and how rows stay where they are."""
+"""Sharding: the mesh, the placement of arrays, and where rows are kept."""

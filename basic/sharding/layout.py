@@ -1,11 +1,13 @@
-"""Where arrays live: the mesh, and from parameter paths to shardings.
+"""Placement: the mesh, and from parameter paths to shardings.
 
-Three mesh axes. Each carries what its name says, and nothing else is decided
-anywhere else:
+There are three mesh axes, and `RULES` maps the logical axes of arrays to them:
 
-    data    rows of the batch; parameters are copied along it
+    data    rows of the batch; parameters are replicated along it
     fsdp    rows of the batch; parameters are split along their `embed` axis
     model   parameters are split along `mlp`, `heads` and `vocab`
+
+Memory of an objective that has rows, such as a queue, is split along `rows` as
+a batch is: over `data` and `fsdp`.
 """
 
 import collections
@@ -28,14 +30,14 @@ from basic.sharding import host_rows, row_sharding
 
 AXES = ("data", "fsdp", "model")
 ROWS = row_sharding.ROWS
-# What JAX calls memory of the host that a device reads by itself.
+# JAX's memory kind for host memory that a device can read by itself.
 HOST = "pinned_host"
-RULES = {"embed": "fsdp", "mlp": "model", "heads": "model", "vocab": "model"}
-# What an objective learns may be as large as a tower: a class is a word.
-OBJECTIVE: types.AxisTable = (
-    ("objective/kernel", ("embed", "vocab")),
-    ("objective/bias", ("vocab",)),
-)
+# Logical axis of an array -> the mesh axes that it is split over. All others
+# are not split.
+RULES: Mapping[str, tuple[str, ...]] = {
+    "embed": ("fsdp",), "mlp": ("model",), "heads": ("model",),
+    "vocab": ("model",), "rows": ROWS,
+}
 
 
 def join() -> None:
@@ -54,14 +56,15 @@ def mesh(
     fsdp: int = 1,
     model: int = 1,
 ) -> Mesh:
-  """Arranges the devices of all processes.
+  """Arranges the devices of all processes in a mesh.
 
-  Those that are near each other come to lie along `model`, then `fsdp`; slices
-  with a slower network between them along `data`.
+  Devices with fast links between them are neighbours along `model`, then along
+  `fsdp`; slices, with a slower network between them, are along `data`.
 
   Args:
-    devices: others, such as those of a topology that is not here; None: all.
-    data: devices along `data`; -1 takes what the others leave.
+    devices: other devices, such as those of a topology that is not present;
+      None: all.
+    data: devices along `data`; -1: as many as remain.
     fsdp: devices along `fsdp`; -1 likewise.
     model: devices along `model`; -1 likewise.
 
@@ -69,8 +72,8 @@ def mesh(
     A mesh with the axes data, fsdp, model.
 
   Raises:
-    ValueError: if the sizes do not multiply to the number of devices, or TPUs
-      lie in several slices and `data` is no multiple of them.
+    ValueError: if the sizes do not multiply to the number of devices, or if
+      there are several slices of TPUs and `data` is not a multiple of them.
   """
   sizes = {"data": data, "fsdp": fsdp, "model": model}
   devices = jax.devices() if devices is None else devices
@@ -83,7 +86,7 @@ def mesh(
 
 def _arranged(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
   """The devices in the shape of a mesh whose first axis is `data`."""
-  # An axis may be part of a physical one: fsdp=8 on a torus of 16 x 16.
+  # A mesh axis may be part of a physical axis: fsdp=8 on a torus of 16 x 16.
   split = {"allow_split_physical_axes": True}
   sizes = collections.Counter(getattr(d, "slice_index", 0) for d in devices)
   slices, even = len(sizes), len(set(sizes.values())) == 1
@@ -98,15 +101,15 @@ def _arranged(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
   if devices[0].platform == "tpu":
     raise ValueError(
         f"data is {data}, and the {len(devices)} TPUs lie in {slices} slices of "
-        f"{sorted(sizes.values())}, over which only data can go; use slices of "
-        f"one size, and make it a multiple of {slices}."
+        f"{sorted(sizes.values())}; only the axis data can cross slices. Use "
+        f"slices of one size, and make data a multiple of {slices}."
     )
-  # Networks of GPUs take any axis, and hosts of different sizes.
+  # On GPUs any mesh axis can cross hosts, and hosts can differ in size.
   return np.asarray(sorted(devices, key=lambda d: d.id)).reshape(shape)
 
 
 def _complete(sizes: Mapping[str, int], devices: int) -> dict[str, int]:
-  """Replaces the one -1 of a mesh by what is left of the devices."""
+  """Replaces the -1 of a mesh by the number of devices that remain."""
   open_axes = [name for name, size in sizes.items() if size == -1]
   if len(open_axes) > 1:
     raise ValueError(f"mesh {dict(sizes)} has more than one -1: {open_axes}.")
@@ -123,13 +126,13 @@ def _complete(sizes: Mapping[str, int], devices: int) -> dict[str, int]:
 
 
 class Layout(NamedTuple):
-  """A mesh and the axis table of a model: what goes where.
+  """A mesh and an axis table: the sharding of every array of a run.
 
   Attributes:
     mesh: with the axes of `AXES`.
-    axes: parameter path -> names of its axes.
-    waiting: leaf of a training batch that waits on the host -> into how many
-      chunks it is cut there.
+    axes: logical axes by path, from `engine.model.axes`.
+    waiting: field of a training batch that stays in host memory until its
+      chunk is encoded -> number of chunks.
   """
 
   mesh: Mesh
@@ -138,34 +141,34 @@ class Layout(NamedTuple):
 
   @property
   def rows(self) -> NamedSharding:
-    """Leaves of a batch: split along the leading axis."""
+    """The sharding of a batch: split along the leading axis."""
     return NamedSharding(self.mesh, PartitionSpec(ROWS))
 
   @property
   def everywhere(self) -> NamedSharding:
-    """A copy on every device."""
+    """The sharding of replicated arrays."""
     return NamedSharding(self.mesh, PartitionSpec())
 
   def rows_on_host(self) -> NamedSharding:
-    """Leaves that wait: split as `rows`, each part beside its device.
+    """The sharding of fields in host memory: split as `rows`.
 
     Raises:
-      ValueError: if the devices read no memory of the host.
+      ValueError: if the devices cannot read host memory.
     """
     try:
       return NamedSharding(self.mesh, PartitionSpec(ROWS), memory_kind=HOST)
     except ValueError as error:
       raise ValueError(
-          f"inputs='host' needs devices that read the memory {HOST!r} of "
-          f"their host: {error}. Leave it at 'device'."
+          f"inputs='host' needs devices that can read host memory of the kind "
+          f"{HOST!r}: {error}. Use inputs='device'."
       ) from error
 
   def context(self) -> contextlib.AbstractContextManager:
-    """Makes the mesh the one that ops see."""
+    """Makes this mesh the one in context, which ops look up."""
     return jax.set_mesh(self.mesh)
 
   def check_batch(self, batch_size: int, name: str = "batch_size") -> None:
-    """Refuses a batch that the devices cannot share evenly.
+    """Refuses a batch that the devices do not divide.
 
     Args:
       batch_size: rows of the global batch.
@@ -174,7 +177,7 @@ class Layout(NamedTuple):
     Raises:
       ValueError: if the devices of the mesh do not divide it.
     """
-    # The objective spreads the rows of embeddings over every axis.
+    # The objective splits the rows of embeddings over all mesh axes.
     if batch_size % self.mesh.size:
       raise ValueError(
           f"{name} is {batch_size}, which {self.mesh.size} devices do not "
@@ -183,22 +186,22 @@ class Layout(NamedTuple):
       )
 
   def check_waiting(self, batch_size: int) -> None:
-    """Refuses leaves that wait on the host where they cannot.
+    """Refuses fields in host memory where that is not possible.
 
     Args:
       batch_size: rows of the global batch.
 
     Raises:
-      ValueError: if the devices have no memory of the host, or do not share
-        the rows of every chunk evenly.
+      ValueError: if the devices cannot read host memory, or do not divide the
+        rows of every chunk.
     """
     if self.waiting:
       self.rows_on_host()
     devices = math.prod(self.mesh.shape[name] for name in ROWS)
-    for leaf, chunks in self.waiting.items():
+    for field, chunks in self.waiting.items():
       if batch_size % (devices * chunks):
         raise ValueError(
-            f"inputs='host' cuts {leaf!r} into {chunks} chunks on each of "
+            f"inputs='host' cuts {field!r} into {chunks} chunks on each of "
             f"{devices} devices, which do not divide a batch of {batch_size}; "
             f"use a multiple of {devices * chunks}, or fewer chunks."
         )
@@ -207,28 +210,28 @@ class Layout(NamedTuple):
     """This process's rows of a batch as global arrays.
 
     Args:
-      batch: leaves [b / processes ...] on the host.
+      batch: fields [b / processes ...] in NumPy.
 
     Returns:
-      Leaves [b ...], split over the mesh along the leading axis; those that
-      wait, as `HostRows`. Text, which no device holds, stays behind.
+      Fields [b ...], split over the mesh along the leading axis; those of
+      `waiting`, as `HostRows`. Fields of strings are left out.
     """
     return {
-        name: self._shard(name, leaf)
-        for name, leaf in batch.items()
-        if holds(leaf)
+        name: self._shard(name, field)
+        for name, field in batch.items()
+        if holds(field)
     }
 
-  def _shard(self, name: str, leaf: np.ndarray) -> Any:
+  def _shard(self, name: str, field: np.ndarray) -> Any:
     put = jax.make_array_from_process_local_data
     if name not in self.waiting:
-      return put(self.rows, leaf)
-    folded = host_rows.fold(leaf, self.waiting[name])
+      return put(self.rows, field)
+    folded = host_rows.fold(field, self.waiting[name])
     words = put(self.rows_on_host(), folded.words)
     return dataclasses.replace(folded, words=words)
 
   def sharded(self, shapes: types.Batch) -> dict[str, Any]:
-    """What `shard` makes of a batch, as placed shapes.
+    """Shapes, dtypes and shardings of the batch that `shard` returns.
 
     Args:
       shapes: ShapeDtypeStructs of a global batch.
@@ -249,26 +252,28 @@ class Layout(NamedTuple):
     }
 
   def spread(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Rows that every process holds in full, as global arrays.
+    """A batch that every process has in full, as global arrays.
 
     Args:
-      batch: leaves [b ...], the same in every process.
+      batch: fields [b ...], the same in every process.
 
     Returns:
-      Leaves [b ...], split over the mesh along the leading axis.
+      Fields [b ...], split over the mesh along the leading axis.
     """
     return {
         name: jax.make_array_from_callback(
-            leaf.shape, self.rows, lambda index, leaf=leaf: leaf[index]
+            field.shape, self.rows, lambda index, field=field: field[index]
         )
-        for name, leaf in batch.items()
+        for name, field in batch.items()
     }
 
   def place(self, shapes: Any) -> Any:
     """Shardings of a tree: a train state, parameters, or part of them.
 
-    A leaf whose path ends in the path of a parameter lives as that parameter
-    does: gradients, moments, averages. Everything else is copied.
+    An array whose path ends in that of a parameter is split like the parameter:
+    gradients, moments, EMA parameters. Parameters and the objective's memory
+    must match a row of the axis table, or have no axes; all other arrays that
+    match none are replicated.
 
     Args:
       shapes: tree of arrays or ShapeDtypeStructs.
@@ -277,8 +282,8 @@ class Layout(NamedTuple):
       The same tree of NamedShardings.
 
     Raises:
-      ValueError: if a parameter of a tower matches no row of the axis table, or
-        one with another number of axes.
+      ValueError: if a parameter, or an array in the memory of the objective,
+        matches no row of the axis table, or a row with another number of axes.
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(
@@ -287,60 +292,81 @@ class Layout(NamedTuple):
         shapes,
     )
 
-  def _spec(self, path: str, leaf: Any) -> PartitionSpec:
+  def _spec(self, path: str, array: Any) -> PartitionSpec:
     names = _names(self.axes, path)
-    is_parameter = path.startswith("params/") and not path.startswith(
-        "params/objective/"
-    )
-    if names is None or len(names) != len(leaf.shape):
-      if is_parameter:
-        raise ValueError(
-            f"parameter {path!r} of shape {tuple(leaf.shape)} matches "
-            f"{'no row' if names is None else names} of its encoder's axis "
-            "table; add a row with one name for each of its axes."
-        )
+    # Replicated without being asked for, a large array of either would fill
+    # every device; of the optimizer state, what is large matches its parameter.
+    strict = path.startswith("params/") or path.split("/")[0] == "memory"
+    if names is None and not array.shape:
       return PartitionSpec()
-    spec, undivided = _assign(self.mesh, names, leaf.shape)
-    if path.startswith("params/"):  # And not again for each of its moments.
-      for name, size in undivided:
+    if names is None or len(names) != len(array.shape):
+      if strict:
+        raise ValueError(_without_axes(path, array.shape, names))
+      return PartitionSpec()
+    spec, undivided = _assign(self.mesh, names, array.shape)
+    if strict:  # And not again for each of its moments.
+      for name, size, devices in undivided:
         logging.warning(
-            "%s: its axis %r of %d is not divided by the %d devices of %r, so "
-            "it is copied.", path, name, size,
-            self.mesh.shape[RULES[name]], RULES[name],
+            "%s: its axis %r of %d is not divided by the %d devices of %s, so "
+            "it is replicated.", path, name, size, devices,
+            " x ".join(map(repr, RULES[name])),
         )
     return spec
 
 
-def holds(leaf: np.ndarray) -> bool:
-  """Whether a device can hold a leaf of a batch: numbers, not text."""
-  return leaf.dtype.kind in "biuf"
+def _without_axes(
+    path: str, shape: tuple[int, ...], names: tuple[str, ...] | None
+) -> str:
+  kind, owner = "parameter", "encoder"
+  if path.startswith("params/objective/"):
+    owner = "objective"
+  elif not path.startswith("params/"):
+    kind, owner = "memory", "objective"
+  return (
+      f"{kind} {path!r} of shape {tuple(shape)} matches "
+      f"{'no row' if names is None else names} of its {owner}'s axis table "
+      f"(types.{owner.capitalize()}.axes); add a row with one name for each of "
+      "its axes."
+  )
+
+
+def holds(field: np.ndarray) -> bool:
+  """Whether a device can hold a field of a batch: numbers, not strings."""
+  return field.dtype.kind in "biuf"
 
 
 def _names(table: types.AxisTable, path: str) -> tuple[str, ...] | None:
   for pattern, names in table:
-    if re.fullmatch(f"(?:.*/)?{pattern}", path):
+    if re.fullmatch(f"(?:.*/)?(?:{pattern})", path):
       return names
   return None
 
 
 def _assign(
     mesh: Mesh, names: tuple[str, ...], shape: tuple[int, ...]
-) -> tuple[PartitionSpec, list[tuple[str, int]]]:
-  """Each mesh axis at most once, and the axes that it does not divide."""
-  spec: list[str | None] = []
-  undivided = []
+) -> tuple[PartitionSpec, list[tuple[str, int, int]]]:
+  """Splits an array by `RULES`, over each mesh axis at most once.
+
+  Returns:
+    The spec, and (name, size, devices) of the axes that the devices of their
+    rule do not divide, which are not split.
+  """
+  spec: list[str | tuple[str, ...] | None] = []
+  undivided, used = [], set()
   for name, size in zip(names, shape, strict=True):
-    axis = RULES.get(name)
-    if axis is None or axis in spec or mesh.shape[axis] == 1:
-      spec.append(None)
-    elif size % mesh.shape[axis]:
-      undivided.append((name, size))
-      spec.append(None)
-    else:
-      spec.append(axis)
+    axes = tuple(
+        axis for axis in RULES.get(name, ())
+        if axis not in used and mesh.shape[axis] > 1
+    )
+    devices = math.prod(mesh.shape[axis] for axis in axes)
+    if size % devices:
+      undivided.append((name, size, devices))
+      axes = ()
+    used.update(axes)
+    spec.append(axes if len(axes) > 1 else axes[0] if axes else None)
   return PartitionSpec(*spec), undivided
 
 
 def _name(path: tuple[Any, ...]) -> str:
-  """A JAX key path as ours: "opt_state/0/mu/image/encoder/norm/scale"."""
+  """A JAX key path as a string: "opt_state/0/mu/image/encoder/norm/scale"."""
   return jax.tree_util.keystr(path, simple=True, separator="/")

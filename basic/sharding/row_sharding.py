@@ -1,9 +1,9 @@
 """Keeps the rows of activations on the devices that hold the batch.
 
-Rows lie along the mesh axes of `ROWS`, and parameters are split along some of
-the same axes. Left to itself, the compiler may rather bring activations to the
-parameters than parameters to the activations: every device then works on all
-rows. Told at the boundaries of blocks where rows belong, it does not.
+Rows are split over the mesh axes of `ROWS`, and parameters over some of the
+same axes. Left to itself, the SPMD partitioner may move activations to the
+parameters rather than parameters to the activations, and then every device
+computes all rows. Constraints at the boundaries of blocks prevent that.
 """
 
 import math
@@ -14,21 +14,21 @@ import jax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Shaped
 
-# The axes of a mesh that carry rows of a batch.
+# The mesh axes over which rows of a batch are split.
 ROWS = ("data", "fsdp")
-# The one of them along which parameters are copied.
-COPIES = "data"
+# The one of them along which parameters are replicated.
+REPLICAS = "data"
 
 
 def keep_rows(x: Shaped[Array, "b ..."]) -> Shaped[Array, "b ..."]:
-  """Leaves the rows of `x`, and of its gradient, where the batch has them.
+  """Constrains the rows of `x`, and of its gradient, to the batch's sharding.
 
-  Changes no number. It is `x` itself where nothing is to be said: with no mesh
-  in context, where the devices do not divide the rows (a last small batch), and
-  along axes that the program places by hand (inside `shard_map`).
+  The values do not change. It returns `x` itself where there is nothing to
+  constrain: without a mesh in context, where the devices do not divide the rows
+  (a last small batch), and along mesh axes that are manual (inside `shard_map`).
 
   Args:
-    x: activations, row by row. How the axes of a row are split is left open.
+    x: activations, row by row. The sharding of all other axes is left open.
 
   Returns:
     `x`.
@@ -49,92 +49,96 @@ def keep_rows(x: Shaped[Array, "b ..."]) -> Shaped[Array, "b ..."]:
 def by_replica(
     f: Callable[[Any, Any], Any], *, multiple: int = 1
 ) -> Callable[[Any, Any], Any]:
-  """Lets each copy of the parameters work on its own rows, and sums once.
+  """Runs a row-wise function on each replica's own rows.
 
-  The same function, if rows do not feel each other. Left to itself the compiler
-  sums gradients over all copies wherever they arise, and in a loop every time
-  round; here each copy adds up its own, and the derivative by what is shared is
-  summed over the copies at the end. It is `f` where devices hold no copies: with
-  no mesh in context, or one that splits parameters, which the compiler must
-  gather for every use anyway.
+  The result is that of `f`, since rows do not depend on each other; what
+  changes is its gradient's communication. The partitioner all-reduces gradients
+  wherever they arise, inside a loop in every iteration. Here each replica
+  accumulates the gradient of its own rows, and the cotangent of `shared` is
+  all-reduced once, at the end. It is `f` where devices hold no replicas: without
+  a mesh in context, or on a mesh that splits parameters, which have to be
+  gathered for every use anyway.
 
   Args:
     f: (shared, rows [b ...]) -> rows [b ...], row by row.
-    multiple: `f` is given a number of rows that this divides; where the copies
-      cannot all have one, they work together as they would without this.
+    multiple: each replica's rows must be a multiple of this; where the batch
+      does not allow it, `f` runs on all rows together.
 
   Returns:
-    A function as `f`.
+    A function with the arguments and the value of `f`.
   """
 
-  def apart(shared, rows):
-    count = copies()
-    if count == 1 or _rows(rows) % (count * multiple):
+  def replicated(shared, rows):
+    count = replicas()
+    if count == 1 or _length(rows) % (count * multiple):
       return f(shared, rows)
-    split = PartitionSpec(COPIES)
+    split = PartitionSpec(REPLICAS)
     return jax.shard_map(
         f, in_specs=(PartitionSpec(), split), out_specs=split, check_vma=False
     )(shared, rows)
 
-  return apart
+  return replicated
 
 
-class Copies(NamedTuple):
-  """Copies of the parameters, each at work on its own rows.
+class Replicas(NamedTuple):
+  """The replicas of the parameters, as one of them sees all.
 
   Attributes:
     count: how many there are.
-    total: tree of arrays -> their sum over all copies.
+    total: tree of arrays -> their sum over all replicas.
   """
 
   count: int
   total: Callable[[Any], Any]
 
 
-def by_copy(
-    f: Callable[[Any, Any, Copies], Any]
+def reduce_by_replica(
+    f: Callable[[Any, Any, Replicas], Any]
 ) -> Callable[[Any, Any], Any]:
-  """Lets each copy of the parameters work on its own rows towards one result.
+  """Lets each replica reduce its own rows towards one shared result.
 
-  Where `by_replica` sums what comes out, here `f` says what is summed and when.
-  There is one copy with no mesh in context, and on a mesh that splits
-  parameters.
+  `by_replica` sums gradients after the fact; here `f` itself says what is
+  summed over the replicas, and when. There is one replica without a mesh in
+  context, and on a mesh that splits parameters.
 
   Args:
-    f: (shared, rows [b ...] of this copy, copies) -> what is the same for all
-      copies: made of `shared` and of totals.
+    f: (shared, rows [b ...] of this replica, replicas) -> a result that is the
+      same on all replicas: computed from `shared` and from totals.
 
   Returns:
-    (shared, rows of all copies) -> what `f` returns. It raises ValueError if
-    the copies do not divide the rows.
+    (shared, rows of all replicas) -> the result of `f`. It raises ValueError if
+    the replicas do not divide the rows.
   """
 
-  def together(shared, rows):
-    count, number = copies(), _rows(rows)
-    if number % count:
+  def reduced(shared, rows):
+    count, length = replicas(), _length(rows)
+    if length % count:
       raise ValueError(
-          f"a batch of {number} does not divide over {count} copies of the "
+          f"a batch of {length} does not divide over {count} replicas of the "
           f"parameters; use a multiple of {count}."
       )
     if count == 1:
-      return f(shared, rows, Copies(1, lambda tree: tree))
-    every = Copies(count, lambda tree: jax.lax.psum(tree, COPIES))
+      return f(shared, rows, Replicas(1, lambda tree: tree))
+    every = Replicas(count, lambda tree: jax.lax.psum(tree, REPLICAS))
     return jax.shard_map(
         lambda shared, rows: f(shared, rows, every),
-        in_specs=(PartitionSpec(), PartitionSpec(COPIES)),
+        in_specs=(PartitionSpec(), PartitionSpec(REPLICAS)),
         out_specs=PartitionSpec(), check_vma=False,
     )(shared, rows)
 
-  return together
+  return reduced
 
 
-def copies() -> int:
-  """How many devices hold all parameters and rows of their own; at least 1."""
+def replicas() -> int:
+  """The number of devices that each hold all parameters and rows of their own.
+
+  At least 1; it is 1 on a mesh that also splits parameters.
+  """
   mesh = jax.sharding.get_abstract_mesh()
-  count = mesh.shape[COPIES] if COPIES in mesh.auto_axes else 1
-  # By hand along this axis and not along others, XLA of jax 0.10.2 aborts.
+  count = mesh.shape[REPLICAS] if REPLICAS in mesh.auto_axes else 1
+  # Manual along this axis and automatic along others, XLA of jax 0.10.2 aborts.
   return count if count == mesh.size else 1
 
 
-def _rows(tree: Any) -> int:
+def _length(tree: Any) -> int:
   return jax.tree.leaves(tree)[0].shape[0]

@@ -11,7 +11,7 @@ import pytest
 import sentencepiece
 import tiny
 
-from basic import interpolate, paths, report, train, types
+from basic import interpolate, paths, train, types
 from basic.data import tokenizer, vocabulary
 from basic.engine import checkpoint
 from basic.experiment import (
@@ -22,6 +22,7 @@ from basic.experiment import (
   schema,
   settings,
 )
+from basic.pages import report
 from basic.weights import _format
 
 CAPTIONS = ["a red cat on a mat", "two blue dogs, running", "the brown fox"] * 3

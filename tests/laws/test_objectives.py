@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from basic import paths, types
+from basic.engine import model
 from basic.experiment import schema
+from basic.sharding import layout
 
 # Settings of each objective, with as much switched on as it has; and, for the
 # edges, what its steepest use changes.
@@ -132,6 +135,34 @@ def test_parameters_are_float32_and_known_from_shapes_alone(name):
     np.testing.assert_array_equal(one, two)
 
 
+@every
+def test_every_array_has_logical_axes(name):
+  # As strict as for encoders: without a row, a large one would be replicated.
+  objective = build(name)
+  table = model.axes(
+      types.Model(lambda *args: {}, types.Encode({}, lambda batch: {}), ()),
+      objective,
+  )
+  params, memory = checks.begin(objective, checks.embedded())
+  where = layout.Layout(checks.line(4), table)
+  where.place({"params": {"objective": params}, "memory": memory})
+  paths_of_rows = [pattern for pattern, _ in objective.axes]
+  assert len(set(paths_of_rows)) == len(paths_of_rows)
+  for pattern, _ in objective.axes:  # None is left over from an earlier name.
+    known = paths.flatten({**params, "memory": memory})
+    assert any(map(paths.any_of((pattern,)), known)), pattern
+
+
+@every
+def test_logits_are_known_from_the_parameters_or_there_are_none(name):
+  objective = build(name)
+  params, _ = checks.begin(objective, checks.embedded())
+  if objective.logits is None:
+    return
+  for number in jax.tree.map(jnp.asarray, objective.logits(params)):
+    assert number.shape == () and np.isfinite(number)
+
+
 def test_an_objective_without_settings_is_told_where_to_add_them():
   with pytest.raises(pytest.fail.Exception, match="add a row for 'margin'"):
     build("margin")
@@ -140,7 +171,7 @@ def test_an_objective_without_settings_is_told_where_to_add_them():
 @pytest.mark.parametrize(("name", "setting"), [
     ("classification", "label"), ("sigmoid", "same"), ("softmax", "distinct"),
 ])
-def test_a_leaf_that_the_batch_lacks_is_named_beside_those_it_has(name, setting):
+def test_a_field_that_the_batch_lacks_is_named_beside_those_it_has(name, setting):
   z = checks.embedded()
   objective = build(name, **{setting: "absent"})
   with pytest.raises(ValueError, match=r"'absent' .* which has .*'caption_id'"):

@@ -57,7 +57,7 @@ def test_value_is_that_of_a_double_loop(double, same, tile):
   np.testing.assert_allclose(grads["bias"], (up - down) / 2e-5, atol=1e-9)
 
 
-def test_the_oracle_sees_what_each_leaf_does():
+def test_the_oracle_depends_on_each_field():
   z = checks.embedded(rows=ROWS)
   x, y = z.views["image"].pooled, z.views["text"].pooled
   found = {
@@ -93,6 +93,13 @@ def test_views_are_alike():
       measure(dict(views=("text", "image")), z)[0], measure({}, z)[0],
       rtol=checks.rounding(30),
   )
+
+
+def test_its_logits_are_those_of_its_loss():
+  objective = sigmoid.sigmoid(scale=4.0, bias=-3.0)
+  params, _ = objective.init(jax.random.key(0), None)
+  logits = objective.logits(params)
+  np.testing.assert_allclose(logits, (4.0, -3.0), rtol=1e-6)
 
 
 def test_the_length_of_an_embedding_means_nothing():

@@ -160,6 +160,16 @@ def test_settings_out_of_range_are_refused_in_words(settings, sentence):
     softmax.softmax(**settings)
 
 
+def test_its_logits_are_those_of_its_loss_above_the_ceiling_too():
+  objective = softmax.softmax(scale=5.0, max_scale=20.0)
+  for log_scale, expected in ((math.log(5.0), 5.0), (math.log(50.0), 20.0)):
+    params = {"log_scale": jnp.float32(log_scale)}
+    logits = objective.logits(params)
+    _, (_, metrics) = objective.apply(params, (), checks.embedded(), None)
+    assert logits.scale == metrics["scale"] and logits.bias == 0
+    np.testing.assert_allclose(logits.scale, expected, rtol=1e-6)
+
+
 def test_65536_unnormalised_rows_need_less_than_a_gibibyte():
   # Dense needs 64 GiB. Unit vectors of both sides and their gradients: 0.5.
   objective = softmax.softmax()

@@ -1,7 +1,13 @@
 """The report is written into the folder of the run."""
 
+import types as python_types
+
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from basic import types
+from basic.experiment import build, schema
 from basic.pages import report
 from basic.recording import manifest, recorder
 
@@ -18,6 +24,43 @@ def test_write_puts_the_page_into_the_folder(tmp_path):
   assert "train --x" in text
   assert "nats per row by step: loss" in text
   assert "8 examples" in text
+
+
+def without_names(**settings):
+  """An objective whose parameter has a name that nobody else knows."""
+  del settings
+  return types.Objective(
+      lambda rng, shapes: ({"beta": jnp.zeros(())}, ()), lambda *args: None,
+      logits=lambda params: types.Logits(1 + params["beta"], -2.0),
+  )
+
+
+@pytest.mark.parametrize(("objective", "params", "expected"), [
+    (dict(name="softmax", max_scale=20.0), {"log_scale": 5.0}, 20.0),
+    (dict(name="sigmoid"), {"log_scale": 0.0, "bias": -1.0}, 1.0),
+    (dict(name="classification", classes=3), {}, 1.0),
+    (dict(name="without_names"), {"beta": 6.0}, 7.0),
+])
+def test_the_scale_is_what_the_objective_says_of_its_logits(
+    monkeypatch, objective, params, expected
+):
+  plugin, known = schema.plugin, {"without_names": without_names}
+  monkeypatch.setattr(
+      schema, "plugin", lambda folder, name: known.get(name) or plugin(folder, name)
+  )
+  shown = python_types.SimpleNamespace(
+      images=[], captions=[],
+      views={"image": np.ones((2, 3)), "text": np.ones((2, 3))},
+  )
+  stage = build.Stage(*(None for _ in build.Stage._fields))._replace(
+      config={"objective": objective},
+      evals=(python_types.SimpleNamespace(
+          prefix="retrieval/", samples=lambda params, count: shown
+      ),),
+  )
+  params = {name: jnp.float32(value) for name, value in params.items()}
+  found = report.samples(stage, {"objective": params})
+  np.testing.assert_allclose(found.scale, expected, rtol=1e-6)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

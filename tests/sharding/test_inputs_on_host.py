@@ -18,7 +18,7 @@ ROWS = 32
 def loss(params, z, rng):
   """Feels all pairs, and reads a leaf that is not encoded; quick to compile."""
   x, y = z.views["image"].pooled, z.views["text"].pooled
-  s = x @ y.T + params["scale"] * z.leaf("label")[None, :]
+  s = x @ y.T + params["scale"] * z.field("label")[None, :]
   return jnp.mean(jax.nn.logsumexp(s, 1) - jnp.diag(s)), {}
 
 
@@ -101,11 +101,11 @@ def test_devices_hold_a_chunk_of_what_waits():
   assert moves == [[(2, 16)]] * 2
 
 
-def test_a_leaf_that_is_elsewhere_is_refused_in_words():
+def test_a_field_in_another_memory_is_refused_in_words():
   net = toys.two_towers()
   way = gradient.cached(net.encode, OBJECTIVE, chunks=4, inputs="host")
   batch = toys.batch(ROWS)
-  with pytest.raises(ValueError, match="'image' waits on the device, and "
+  with pytest.raises(ValueError, match="'image' is on the device, and "
                                        "inputs='host' with 4 chunks expects it "
                                        "on the host in 4 chunks"):
     way({}, (), batch, None)

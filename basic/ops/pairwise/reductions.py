@@ -11,126 +11,167 @@ from jaxtyping import Array
 
 from basic.ops.pairwise import tiles
 
-# (row tags, column tags) -> what a tile [i j] needs: log-weights, or booleans.
+# (row tags, column tags) -> [i j] for a tile: log-weights, or booleans.
 OfPairs = Callable[[tiles.Tags, tiles.Tags], Any]
+
+# The tag of `labels`, which `same_labels` compares.
+LABELS = "labels"
 
 
 def diagonal(rows: tiles.Tags, cols: tiles.Tags) -> Any:
-  """Whether a pair is a row with itself: row i of one side, i of the other."""
+  """Whether a pair is on the diagonal: row i of one side and i of the other."""
   return rows["index"] == cols["index"]
 
 
 def _finite(maximum: Array) -> Array:
-  """A maximum that can be subtracted: 0 where nothing has been seen."""
+  """A maximum that is safe to subtract: 0 where no pair has been seen.
+
+  Otherwise -inf - -inf would make a NaN of a row without pairs.
+  """
   return jnp.where(jnp.isneginf(maximum), 0, maximum)
 
 
-# How far, in nats, a sum may lie from what all of a tile subtract. What float32
-# then loses to underflow is exp(60 - 87), 2e-12 of a sum.
-_REACH = 60.0
+# How far, in nats, a sum may lie from the reference that all of a tile subtract.
+# float32 has exponents to -87 nats, so terms more than 87 nats below the
+# reference underflow to 0: of a sum 60 nats below it, those are terms smaller
+# than exp(60 - 87) = 2e-12 of it, which float32 does not resolve anyway.
+_RANGE = 60.0
 
 
-def _within(sums: Array) -> Array:
-  """Whether sums of exponentials are all far from the ends of float32."""
-  near = jnp.min(sums) >= math.exp(-_REACH)
-  return near & (jnp.max(sums) <= math.exp(_REACH))
+def _is_in_range(sums: Array) -> Array:
+  """Whether sums of exponentials neither overflow nor lose terms."""
+  above = jnp.min(sums) >= math.exp(-_RANGE)
+  return above & (jnp.max(sums) <= math.exp(_RANGE))
 
 
-def _absorb(state, top, total):
-  """A state with sums beside `top` in it."""
-  old, sums = state
-  new = jnp.maximum(old, top)
-  safe = _finite(new)
-  return new, sums * jnp.exp(old - safe) + total * jnp.exp(top - safe)
+def _add_sums(state, reference, sums):
+  """Adds sums of exp(S - reference) to a state, as online softmax does."""
+  old_maximum, total = state
+  maximum = jnp.maximum(old_maximum, reference)
+  # Both exponents are at most 0: one of the two is the new maximum.
+  safe = _finite(maximum)
+  return maximum, (
+      total * jnp.exp(old_maximum - safe) + sums * jnp.exp(reference - safe)
+  )
 
 
-def _apart(state, logits, axis):
-  """A state with logits in it, each row or column beside its own maximum."""
-  top = jnp.max(logits, axis)
-  beside = logits - jnp.expand_dims(_finite(top), axis)
-  return _absorb(state, top, jnp.sum(jnp.exp(beside), axis))
+def _add_logits(state, logits, axis):
+  """Adds logits to a state, with the maximum of each row or column of its own."""
+  maximum = jnp.max(logits, axis)
+  terms = jnp.exp(logits - jnp.expand_dims(_finite(maximum), axis))
+  return _add_sums(state, maximum, jnp.sum(terms, axis))
 
 
-def _corner(logits: Array) -> Array:
-  """Near the sums of a tile: the largest logit of a row and of a column."""
+def _first_row_and_column(logits: Array) -> Array:
+  """A cheap estimate of a tile's maximum: that of its first row and column."""
   return jnp.maximum(jnp.max(logits[0]), jnp.max(logits[:, 0]))
 
 
 def log_sum_exp(
-    weight: OfPairs | None, near: Callable[[Array], Array] = _corner
+    weight: OfPairs | None,
+    reference: Callable[[Array], Array] = _first_row_and_column,
 ) -> tiles.Reduction:
   """Sums exp(S_ij + weight_ij) over rows and over columns, in logarithms.
 
-  The state is a number m, from -inf, and the sum l of the exponentials beside
-  it. A tile with the reference c gives
+  The state is a maximum m, from -inf, and the sum l of exp(S - m). A tile with
+  the reference c updates it as online softmax does:
 
       m' = max(m, c),   l' = l exp(m - m') + exp(c - m') sum_j exp(S_j - c).
 
-  One c for a whole tile, so that rows and columns share its exponentials, which
-  cost more than all else but the products. Where a sum lies too far from c for
-  that, each row and column takes its own maximum.
+  All rows and columns of a tile have the same reference, so they share its
+  exponentials, which cost more than anything but the products. Where a sum is
+  too far from the reference for that, each row and column takes its own
+  maximum, and the exponentials are computed twice.
 
   Args:
     weight: additive log-weight of a pair; -inf removes it; None weighs 0.
-    near: logits [i j] -> c. Any number near the sums will do; that of a row
-      and a column is the cheapest, the maximum of all the simplest.
+    reference: logits [i j] -> c. Any number near the sums will do: the maximum
+      of one row and column is the cheapest, that of all logits the simplest.
 
   Returns:
     A reduction whose values are m + log l, in nats; -inf over no pairs.
+
+  References:
+    Milakov and Gimelshein, Online normalizer calculation for softmax, 2018.
+    https://arxiv.org/abs/1805.02867
   """
 
-  def weighed(logits, rows, cols):
+  def weighted(logits, rows, cols):
     return logits() if weight is None else logits() + weight(rows, cols)
 
   def fold(logits, rows, cols, row_state, col_state):
-    weigh = functools.partial(weighed, logits, rows, cols)
-    logits = weigh()
-    c = _finite(near(logits))
-    terms = jnp.exp(logits - c)
+    # The branch that is rarely taken recomputes the logits instead of keeping
+    # them: stored for a `cond`, a tile could not be fused into its exponential.
+    make = functools.partial(weighted, logits, rows, cols)
+    tile = make()
+    c = _finite(reference(tile))
+    terms = jnp.exp(tile - c)
     by_row, by_col = jnp.sum(terms, 1), jnp.sum(terms, 0)
     return jax.lax.cond(
-        _within(by_row) & _within(by_col),
-        lambda: (_absorb(row_state, c, by_row), _absorb(col_state, c, by_col)),
-        lambda: (_apart(row_state, weigh(), 1), _apart(col_state, weigh(), 0)),
-    )
-
-  def start(n, dtype):
-    return jnp.full((n,), -jnp.inf, dtype), jnp.zeros((n,), dtype)
-
-  def merge(states):
-    top, total = states
-    new = jnp.max(top, 0)
-    return new, jnp.sum(total * jnp.exp(top - _finite(new)[None]), 0)
-
-  def finish(row_state, col_state):
-    return tuple(
-        _finite(top) + jnp.log(total) for top, total in (row_state, col_state)
+        _is_in_range(by_row) & _is_in_range(by_col),
+        lambda: (
+            _add_sums(row_state, c, by_row), _add_sums(col_state, c, by_col)
+        ),
+        lambda: (
+            _add_logits(row_state, make(), 1), _add_logits(col_state, make(), 0)
+        ),
     )
 
   def slope(logits, rows, cols, row, col):
-    weigh = functools.partial(weighed, logits, rows, cols)
-    (row_value, row_bar), (col_value, col_bar) = row, col
-    row_value, col_value = _finite(row_value), _finite(col_value)
-    # No logit is above the sum it is in: nothing overflows.
-    c = jnp.max(row_value)
-    near = jnp.minimum(jnp.min(row_value), jnp.min(col_value)) >= c - _REACH
-
-    def shared():
-      by_row = row_bar * jnp.exp(c - row_value)
-      by_col = col_bar * jnp.exp(c - col_value)
-      return jnp.exp(weigh() - c) * (by_row[:, None] + by_col[None, :])
-
-    def apart():
-      logits = weigh()
-      by_row = jnp.exp(logits - row_value[:, None])
-      by_col = jnp.exp(logits - col_value[None, :])
-      return row_bar[:, None] * by_row + col_bar[None, :] * by_col
-
-    return jax.lax.cond(near, shared, apart)
+    return _log_sum_exp_slope(
+        functools.partial(weighted, logits, rows, cols), row, col
+    )
 
   return tiles.Reduction(
-      lambda n, m, dtype: (start(n, dtype), start(m, dtype)),
-      fold, merge, finish, slope,
+      lambda n, m, dtype: (_start(n, dtype), _start(m, dtype)),
+      fold, _merge, _finish, slope,
+  )
+
+
+def _start(n, dtype):
+  return jnp.full((n,), -jnp.inf, dtype), jnp.zeros((n,), dtype)
+
+
+def _merge(states):
+  maxima, totals = states
+  maximum = jnp.max(maxima, 0)
+  return maximum, jnp.sum(totals * jnp.exp(maxima - _finite(maximum)[None]), 0)
+
+
+def _finish(row_state, col_state):
+  return tuple(
+      _finite(maximum) + jnp.log(total)
+      for maximum, total in (row_state, col_state)
+  )
+
+
+def _log_sum_exp_slope(logits, row, col):
+  """dL/dS of a tile from the values r, c and cotangents g, h of both sides.
+
+      dL/dS_ij = g_i exp(S_ij - r_i) + h_j exp(S_ij - c_j)
+  """
+  (row_value, row_cotangent), (col_value, col_cotangent) = row, col
+  row_value, col_value = _finite(row_value), _finite(col_value)
+  # A logit is at most the log-sum-exp of its row, and so at most the largest of
+  # these: with it as the reference, no exponential overflows. The factors
+  # exp(reference - value) might, where a value is far below.
+  reference = jnp.max(row_value)
+  lowest = jnp.minimum(jnp.min(row_value), jnp.min(col_value))
+
+  def with_shared_exponentials():
+    by_row = row_cotangent * jnp.exp(reference - row_value)
+    by_col = col_cotangent * jnp.exp(reference - col_value)
+    return jnp.exp(logits() - reference) * (by_row[:, None] + by_col[None, :])
+
+  def with_exponentials_of_each():
+    tile = logits()
+    by_row = jnp.exp(tile - row_value[:, None])
+    by_col = jnp.exp(tile - col_value[None, :])
+    return row_cotangent[:, None] * by_row + col_cotangent[None, :] * by_col
+
+  return jax.lax.cond(
+      lowest >= reference - _RANGE,
+      with_shared_exponentials, with_exponentials_of_each,
   )
 
 
@@ -145,20 +186,21 @@ def softplus(positive: OfPairs) -> tiles.Reduction:
   """
 
   def sign(logits, rows, cols):
-    # Where there is no pair, tags may agree all the same.
+    # Rows that a tile repeats have logits of -inf, and labels that may be equal
+    # all the same: as positives they would add softplus(inf), as negatives 0.
     matches = positive(rows, cols) & ~jnp.isneginf(logits)
     return jnp.where(matches, 1, -1).astype(logits.dtype)
 
   def fold(logits, rows, cols, row_state, col_state):
-    logits = logits()
-    signs = sign(logits, rows, cols)
-    return row_state + jnp.sum(jax.nn.softplus(-signs * logits), 1), col_state
+    tile = logits()
+    signs = sign(tile, rows, cols)
+    return row_state + jnp.sum(jax.nn.softplus(-signs * tile), 1), col_state
 
   def slope(logits, rows, cols, row, col):
-    logits = logits()
-    signs = sign(logits, rows, cols)
-    _, row_bar = row
-    return -row_bar[:, None] * signs * jax.nn.sigmoid(-signs * logits)
+    tile = logits()
+    signs = sign(tile, rows, cols)
+    _, row_cotangent = row
+    return -row_cotangent[:, None] * signs * jax.nn.sigmoid(-signs * tile)
 
   return tiles.Reduction(
       start=lambda n, m, dtype: (jnp.zeros((n,), dtype), ()),
@@ -170,25 +212,24 @@ def softplus(positive: OfPairs) -> tiles.Reduction:
 
 
 def labels(values: Array) -> tiles.Tags:
-  """Tags that `agree` compares: one integer, or several, a row.
+  """Tags for `same_labels`: one integer per row, or several.
 
   Args:
     values: integers [b] or [b k].
 
   Returns:
-    Tags for `similarity.lse` and the like.
+    Tags for `similarity.lse` and the like: one tag, of k vectors [b].
   """
-  columns = values.reshape(values.shape[0], -1).T
-  return {f"label {k}": column for k, column in enumerate(columns)}
+  return {LABELS: tuple(values.reshape(values.shape[0], -1).T)}
 
 
-def agree(rows: tiles.Tags, cols: tiles.Tags) -> Any:
-  """Whether two rows have equal `labels`."""
-  names = [name for name in rows if name.startswith("label ")]
-  equal = [rows[name] == cols[name] for name in names]
+def same_labels(rows: tiles.Tags, cols: tiles.Tags) -> Any:
+  """Whether all `labels` of two rows are equal."""
+  equal = [r == c for r, c in zip(rows[LABELS], cols[LABELS], strict=True)]
   return functools.reduce(jnp.logical_and, equal)
 
 
-def no_twins(rows: tiles.Tags, cols: tiles.Tags) -> Any:
+def no_duplicates(rows: tiles.Tags, cols: tiles.Tags) -> Any:
   """Log-weights that remove pairs of different rows with equal `labels`."""
-  return jnp.where(agree(rows, cols) & ~diagonal(rows, cols), -jnp.inf, 0.0)
+  duplicates = same_labels(rows, cols) & ~diagonal(rows, cols)
+  return jnp.where(duplicates, -jnp.inf, 0.0)

@@ -59,7 +59,7 @@ quick = functools.partial(
 def compiled(x, y, t, row_bar, col_bar, group, **settings):
   if group is not None:
     tags = reductions.labels(group)
-    settings.update(row_tags=tags, col_tags=tags, weight=reductions.no_twins)
+    settings.update(row_tags=tags, col_tags=tags, weight=reductions.no_duplicates)
 
   def value(x, y, t):
     rows, cols = similarity.lse(x, y, t, **settings)
@@ -209,14 +209,14 @@ def test_objectives_pass_their_kernel_on(small, objective):
 
 def summed(which, dtype, **settings):
   """Value and gradients of a sum over pairs, on the shapes of 10,000 rows."""
-  tags = {"row_tags": {"label 0": jnp.zeros(10_000, jnp.int32)}}
+  tags = {"row_tags": reductions.labels(jnp.zeros(10_000, jnp.int32))}
   tags["col_tags"] = tags["row_tags"]
 
   def value(x, y, t):
     settings.update(dtype=dtype, kernel="pallas")
     if which == "softplus sums":
       return jnp.sum(similarity.softplus_sums(x, y, t, -1.0, **settings))
-    more = dict(tags, weight=reductions.no_twins) if which == "no twins" else {}
+    more = dict(tags, weight=reductions.no_duplicates) if which == "no twins" else {}
     rows, cols = similarity.lse(x, y, t, **more, **settings)
     return jnp.sum(rows) + jnp.sum(cols)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from basic.ops.pairwise import reductions
+from basic.ops.pairwise import reductions, tiles
 
 LOGITS = np.random.default_rng(0).normal(size=(6, 4)) * 30 - 80
 KINDS = {
@@ -123,10 +123,12 @@ def test_float32_sums_and_slopes_are_exact_however_rows_differ(spread, turned):
 
 def test_where_there_is_no_pair_nothing_is_added_whatever_agrees():
   none = jnp.full((3, 3), -jnp.inf)
-  tags = {"label 0": jnp.zeros((3, 1), int), "index": jnp.arange(3)[:, None]}
-  other = {name: tag.T for name, tag in tags.items()}
+  tags = {
+      **reductions.labels(jnp.zeros(3, int)), "index": jnp.arange(3)
+  }
+  tags, other = tiles.along_rows(tags), tiles.along_columns(tags)
   kinds = (
-      (reductions.softplus(reductions.agree), 0.0),
+      (reductions.softplus(reductions.same_labels), 0.0),
       (reductions.log_sum_exp(None), -jnp.inf),
   )
   for reduction, empty in kinds:
@@ -147,9 +149,8 @@ def test_labels_agree_where_all_of_their_numbers_do():
       (one, [[1, 0, 1], [0, 1, 0], [1, 0, 1]]),
       (two, [[1, 0, 1], [0, 1, 0], [1, 0, 1]]),
   ):
-    rows = {name: tag[:, None] for name, tag in values.items()}
-    cols = {name: tag[None, :] for name, tag in values.items()}
-    np.testing.assert_array_equal(reductions.agree(rows, cols), expected)
+    rows, cols = tiles.along_rows(values), tiles.along_columns(values)
+    np.testing.assert_array_equal(reductions.same_labels(rows, cols), expected)
     rows["index"], cols["index"] = jnp.arange(3)[:, None], jnp.arange(3)[None]
     weight = np.where(np.array(expected) - np.eye(3), -np.inf, 0)
-    np.testing.assert_array_equal(reductions.no_twins(rows, cols), weight)
+    np.testing.assert_array_equal(reductions.no_duplicates(rows, cols), weight)

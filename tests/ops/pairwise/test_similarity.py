@@ -105,7 +105,7 @@ def test_removed_pairs_leave_sums_and_gradients(double, tile):
   def ours(x, y, t):
     tags = reductions.labels(jnp.asarray(group))
     return similarity.lse(
-        x, y, t, row_tags=tags, col_tags=tags, weight=reductions.no_twins,
+        x, y, t, row_tags=tags, col_tags=tags, weight=reductions.no_duplicates,
         tile=tile,
     )
 
@@ -168,7 +168,7 @@ def test_every_mesh_gives_the_numbers_of_one_device(double, mesh, method):
     def value(x, y, t, c):
       tags = reductions.labels(jnp.asarray(group))
       rows, cols = similarity.lse(
-          x, y, t, row_tags=tags, col_tags=tags, weight=reductions.no_twins,
+          x, y, t, row_tags=tags, col_tags=tags, weight=reductions.no_duplicates,
           method=method, tile=tile,
       )
       pairs = similarity.softplus_sums(x, y, t, c, method=method, tile=tile)
@@ -298,10 +298,15 @@ def test_rows_that_devices_do_not_divide_are_refused_in_words():
       jax.jit(lambda x: similarity.lse(x, x, 1.0))(x)
 
 
-def test_unknown_method_is_refused_in_words():
-  x = jnp.ones((4, 4))
-  with pytest.raises(ValueError, match="takes 'auto', 'gather' or 'ring'"):
-    similarity.lse(x, x, 1.0, method="rings")
+@pytest.mark.parametrize("method", ["rings", "local"])
+def test_an_unknown_method_is_refused_in_words_on_any_mesh(method):
+  # Locally, on a mesh of several devices, one of them would see all pairs.
+  x, sentence = jnp.ones((8, 4)), "takes 'auto', 'gather' or 'ring'"
+  with pytest.raises(ValueError, match=sentence):
+    similarity.lse(x, x, 1.0, method=method)
+  with jax.set_mesh(line_of(8)):
+    with pytest.raises(ValueError, match=sentence):
+      similarity.softplus_sums(x, x, 1.0, 0.0, method=method)
 
 
 # The numerics contract, on every path.
