@@ -135,7 +135,7 @@ def _stablehlo(stage, params, workdir, folder) -> None:
   """Both towers as functions of a batch of any size, weights within."""
   folder.mkdir(parents=True, exist_ok=True)
   program = build.program(
-      stage.config, stage.layout.mesh, stage.shapes, steps=stage.end
+      stage.config, stage.program.layout.mesh, stage.shapes, steps=stage.end
   )
   encode = program.model.encode
   params = jax.tree.map(jnp.asarray, params)

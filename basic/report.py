@@ -27,7 +27,7 @@ def rebuild(workdir: str | os.PathLike) -> pathlib.Path:
     stage, state = restore.load(workdir)
   except restore.NoCheckpoint:
     return report.write(workdir, None)
-  with stage.layout.context():
+  with stage.program.layout.context():
     return report.write(workdir, report.samples(stage, optim.judged(state)))
 
 

@@ -80,16 +80,16 @@ def test_a_locked_tower_has_no_slots(whole):
 def test_unfreezing_changes_no_loss(whole, tmp_path):
   stages = build.run(settings.complete(staged()), tmp_path)
   _, state = restore.load(whole, ENDS[1])
-  with stages[1].layout.context():
+  with stages[1].program.layout.context():
     with stages[1].stream(0) as stream:
-      batch = stages[1].layout.shard(next(stream))
+      batch = stages[1].program.layout.shard(next(stream))
     after = train.enter(stages[2], state)
     # The same step draws the same noise, so the loss may not differ at all;
     # two compiled programs may round differently.
     losses = []
     for stage, begun in ((stages[1], state), (stages[2], after)):
       begun = jax.tree.map(jax.numpy.copy, begun)  # A step donates its state.
-      losses.append(float(stage.update(begun, batch)[1]["loss"]))
+      losses.append(float(stage.program.update(begun, batch)[1]["loss"]))
   np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
 
 

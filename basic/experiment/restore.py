@@ -5,8 +5,6 @@ import os
 import pathlib
 from typing import Any
 
-import jax
-
 from basic import types
 from basic.data import pipeline
 from basic.engine import checkpoint
@@ -35,7 +33,7 @@ def resume(
     ValueError: if no checkpoint is whole, or the data is not what it was.
   """
   if checkpoints.latest() is None:
-    return pretrained.begin(stages[0].fresh(), stages[0].config), {}
+    return pretrained.begin(stages[0].program.fresh(), stages[0].config), {}
   state, position = read(stages, checkpoints)
   stage = at(stages, int(state.step))
   pipeline.check_position(position, stage.source, stage.config["seed"])
@@ -48,21 +46,12 @@ def read(
     step: int | None = None,
 ) -> tuple[types.TrainState, dict[str, Any]]:
   """One step, or the newest that is whole, of whichever stage took it."""
-  return checkpoints.restore(lambda n: abstract(at(stages, n)), step)
+  return checkpoints.restore(lambda n: at(stages, n).program.state(), step)
 
 
 def at(stages: list[build.Stage], step: int) -> build.Stage:
   """The stage that took a step; one at a boundary ended its stage."""
   return next((s for s in stages if step <= s.end), stages[-1])
-
-
-def abstract(stage: build.Stage) -> types.TrainState:
-  """Shapes and shardings of a stage's state, nothing allocated."""
-  shapes = jax.eval_shape(stage.fresh)
-  return jax.tree.map(
-      lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
-      shapes, stage.layout.place(shapes),
-  )
 
 
 def load(
@@ -97,6 +86,6 @@ def load(
           f"{workdir} holds no checkpoint yet; one is saved every "
           f"{stages[0].config['checkpoint']['every']} steps."
       )
-    with stages[0].layout.context():
+    with stages[0].program.layout.context():
       state, _ = read(stages, checkpoints, step)
   return at(stages, int(state.step)), state

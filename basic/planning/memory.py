@@ -13,20 +13,6 @@ from basic.experiment import build
 from basic.sharding import layout
 
 
-def sharded(shapes: Any, shardings: Any) -> Any:
-  """A tree of shapes with the places of its leaves, nothing allocated."""
-  return jax.tree.map(
-      lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
-      shapes, shardings,
-  )
-
-
-def state(program: build.Program) -> types.TrainState:
-  """The state of a stage as placed shapes."""
-  shapes = jax.eval_shape(program.fresh)
-  return sharded(shapes, program.layout.place(shapes))
-
-
 def on_rows(program: build.Program, shapes: Any) -> Any:
   """A batch, or what is made of it, split over the mesh by row."""
   return jax.tree.map(

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from basic.recording import manifest
+from basic import files
 
 NAME = "metrics.jsonl"
 _NOT_FINITE = ("nan", "inf", "-inf")
@@ -90,7 +90,7 @@ def truncate(workdir: str | os.PathLike, start: int) -> int:
   kept = [line for line, row in _rows(path) if row["step"] <= start]
   content = b"".join(line.rstrip(b"\n") + b"\n" for line in kept)
   if content != before:
-    manifest.replace(path, content)
+    files.replace(path, content)
   return len(before.splitlines()) - len(kept)
 
 

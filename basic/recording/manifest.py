@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from basic import files
 from basic.recording import redact
 
 LIBRARIES = (
@@ -73,9 +74,9 @@ def begin(
   folder.mkdir(parents=True, exist_ok=True)
   if not (folder / "config.json").exists():
     settings = redact.value("", _plain("", config))
-    replace(folder / "config.json", _json(settings))
+    files.replace(folder / "config.json", _json(settings))
   facts = {"command": shlex.join(redact.command(command)), **_facts()}
-  replace(folder / "run.json", _json(_started(known, facts)))
+  files.replace(folder / "run.json", _json(_started(known, facts)))
 
 
 def load(path: pathlib.Path) -> Any:
@@ -93,16 +94,6 @@ def load(path: pathlib.Path) -> Any:
         f"{path} is not valid JSON ({error}). Put back the file that the run "
         "wrote, or use another --workdir."
     ) from error
-
-
-def replace(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file whole or not at all, whenever the process is killed."""
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  with open(temporary, "wb") as file:
-    file.write(content)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
 
 
 def _json(data: Any) -> bytes:

@@ -26,6 +26,7 @@ import jax
 import numpy as np
 import tensorboardX
 
+from basic import files
 from basic.recording import journal, manifest, progress
 
 begin = manifest.begin
@@ -233,7 +234,7 @@ def _weights_and_biases(
     ) from error
   path = folder / "wandb_id"
   if not path.exists():
-    manifest.replace(path, secrets.token_hex(8).encode())
+    files.replace(path, secrets.token_hex(8).encode())
   identity = {"id": path.read_text(), "resume": "allow", "dir": str(folder)}
   run = wandb.init(**{**identity, **settings})
   # Its own step may only grow, and a resumed run goes back to its checkpoint.
