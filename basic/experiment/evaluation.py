@@ -129,7 +129,7 @@ def evaluation(
   placement.check_batch(config["batch_size"], f"evals.{label}.batch_size")
   size = _rows(config, len(source), placement.mesh.size)
   evaluate = schema.make(
-      "evals", config, batch_size=size,
+      "evals", {**config, "batch_size": size},
       tokenize=None if tokenizer is None else tokenizer.batch,
       classes=getattr(source, "classes", ()),
   )
