@@ -40,6 +40,8 @@ def sentences() -> Iterator[None]:
       traceback is the message.
   """
   logging.set_verbosity(logging.WARNING)  # Orbax and JAX narrate at INFO.
+  if not sys.flags.dev_mode:
+    sys.unraisablehook = _unraisable
   try:
     yield
   except Stopped as stopped:
@@ -55,6 +57,19 @@ def sentences() -> Iterator[None]:
           "it goes on from its newest checkpoint."
       )
     sys.exit("\n".join([f"{type(error).__name__}: {error}", *notes]))
+
+
+def _unraisable(error: Any) -> None:
+  """Shows what nobody could catch, but for the echoes of a failed save.
+
+  Reads and writes of tensorstore that end after their event loop report one
+  traceback each, by the dozen, around the sentence that says what to do.
+  """
+  echo = isinstance(error.exc_value, RuntimeError) and (
+      str(error.exc_value) == "Event loop is closed"
+  )
+  if not echo:
+    sys.__unraisablehook__(error)
 
 
 def parser(

@@ -204,6 +204,7 @@ def _answer(given: Any) -> dict[str, Any]:
       given.config, config_flags.get_override_values(given["config"])
   )
   config = sanity.plain(given.config)
+  sanity.check(config, settings.complete(config))
   asked = {"image": given.image}
   if given["parameters-only"].value:
     # One device is enough to count, whatever the mesh.

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -212,6 +213,16 @@ def test_a_workdir_that_a_shell_should_have_replaced_is_refused(
   assert list(tmp_path.iterdir()) == []
 
 
+def test_a_size_that_no_array_has_is_refused_by_its_path(tmp_path):
+  for group, name, value in (
+      ("image", "hidden", 10**12), ("text", "width", -1), ("text", "width", 0),
+      ("projection", "width", -1),
+  ):
+    config = tiny.config()
+    config[group] = {**config[group], name: value}
+    assert f"{group}.{name} is {value}" in refusal(config, tmp_path / "run")
+
+
 def idle():
   return {
       "record": (tiny.config(record=dict(every=50, tensorboard=False)),
@@ -266,6 +277,38 @@ def test_a_stage_that_is_not_there_gets_a_sentence(tmp_path, program):
   assert done.returncode == 1
   assert "--config cannot be set so" in done.stderr
   assert "stages[5]" in done.stderr and "Traceback" not in done.stderr
+
+
+# --- A disk that is full --------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  folder = tmp_path / "disk"
+  folder.mkdir()
+  mounted = shutil.which("mount") and subprocess.run(
+      ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)],
+      capture_output=True).returncode == 0
+  if not mounted:
+    pytest.skip("needs the right to mount a small disk")
+  yield folder
+  subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_in_advice_of_one_screen_and_leaves_no_rest(
+    tmp_path, small_disk
+):
+  config = tiny.write_config(tmp_path / "full_config.py", tiny.config(
+      checkpoint=dict(every=1, keep=9), evals={}))
+  done = tiny.program(
+      "basic.train", "--config", config, "--workdir", small_disk / "run")
+  assert done.returncode == 1
+  lines = done.stderr.splitlines()
+  assert len(lines) < 24 and "Traceback" not in done.stderr
+  assert lines[-1].endswith("start the same command again")
+  assert "No space left on device" in lines[-1]
+  left = {p.name for p in (small_disk / "run" / "checkpoints").iterdir()}
+  assert not any("tmp" in name for name in left)
 
 
 # --- What train() takes -------------------------------------------------------

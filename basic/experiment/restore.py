@@ -1,6 +1,5 @@
 """A run's state from its folder: to go on with it, or to look at it."""
 
-import json
 import os
 import pathlib
 from typing import Any
@@ -9,6 +8,7 @@ from basic import types
 from basic.data import pipeline
 from basic.engine import checkpoint
 from basic.experiment import build, pretrained, settings
+from basic.recording import manifest
 
 FOLDER = "checkpoints"
 
@@ -71,14 +71,14 @@ def load(
       the step; `NoCheckpoint` if it holds none.
   """
   folder = pathlib.Path(workdir).absolute()
-  config = folder / "config.json"
-  if not config.exists():
+  stored = manifest.load(folder / "config.json")
+  if stored is None:
     raise FileNotFoundError(
         f"{workdir} holds no config.json, so it is not the folder of a run; "
         "give the --workdir that the training was given."
     )
   # JSON has lists where settings have tuples; and a setting may be newer.
-  known = settings.complete(json.loads(config.read_text()))
+  known = settings.complete(stored)
   stages = build.run(known, folder)
   with checkpoint.Checkpoints(folder / FOLDER, every=None) as checkpoints:
     if checkpoints.latest() is None:

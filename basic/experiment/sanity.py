@@ -15,6 +15,8 @@ from basic import files, paths
 from basic.experiment import build, settings
 
 _log = logging.getLogger(__name__)
+# Settings of towers that are sizes of arrays; others may be 0.
+_SIZES = ("width", "vocab", "length", "heads", "patch", "mlp", "depth")
 
 
 def plain(config: Any) -> Any:
@@ -37,8 +39,8 @@ def check(config: Mapping[str, Any], complete: Mapping[str, Any]) -> None:
     complete: what `settings.complete` made of it.
 
   Raises:
-    ValueError: if a run of these settings could not begin or not learn: a seed
-      or a number of checkpoints out of range, a path for a shell, one row a
+    ValueError: if a run of these settings could not begin or not learn: a seed,
+      a size or a number of checkpoints out of range, a path for a shell, one row a
       batch where rows are told apart, one class.
   """
   seed = complete["seed"]
@@ -51,8 +53,10 @@ def check(config: Mapping[str, Any], complete: Mapping[str, Any]) -> None:
           f"checkpoint.{name} is {value}; it takes a number of at least 1."
       )
   _check_paths(complete)
+  _check_sizes(complete)
   stages = build.stage_configs(complete)
   for n, stage in enumerate(stages):
+    _check_sizes(stage)
     _check_learning(f"stages[{n}]." if complete["stages"] else "", stage)
   for sentence in (*_useless(config, complete, stages), *_unused(config, stages)):
     _log.warning("%s", sentence)
@@ -85,6 +89,24 @@ def _check_paths(config):
       files.checked(where, value)
     elif isinstance(value, str) and files.is_for_a_shell(value):
       files.checked(where, value)
+
+
+def _check_sizes(config):
+  """Refuses integers that no array can have as a size."""
+  for path, value in paths.flatten({**config, "stages": None}).items():
+    if not isinstance(value, int) or isinstance(value, bool):
+      continue
+    group, _, name = path.partition("/")
+    least = 1 if name in _SIZES else 0
+    if group in ("image", "text", "projection") and value < least:
+      raise ValueError(
+          f"{path.replace('/', '.')} is {value}; it takes a number of at least "
+          f"{least}."
+      )
+    if value >= 2**31 and path.rpartition("/")[2] != "seed":
+      raise ValueError(
+          f"{path.replace('/', '.')} is {value}; it takes less than 2**31."
+      )
 
 
 def _check_learning(where, config):
