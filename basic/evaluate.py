@@ -31,7 +31,7 @@ def evaluate(
   """
   stage, state = restore.load(workdir, step)
   found = {}
-  with stage.layout.context():
+  with stage.program.layout.context():
     for evaluation in stage.evals:
       for name, value in evaluation.run(optim.evaluation_params(state)).items():
         found[evaluation.prefix + name] = value

@@ -9,7 +9,6 @@ import json
 import os
 import pathlib
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 from absl import app, flags, logging
 from jax import export as jax_export
 
-from basic import optim, types
+from basic import cli, files, optim, types
 from basic.data import tokenizer, vocabulary
 from basic.experiment import build, restore, schema
 from basic.ops import normalize
@@ -44,7 +43,8 @@ def export(
   Args:
     workdir: folder of the run.
     kind: "stablehlo", or the name of a format in weights/.
-    out: folder to write; made if it is not there.
+    out: folder to write; made if it is not there. Not that of a run, whose
+      config.json some formats would replace by theirs.
     step: the checkpoint; None: the newest.
     start: write the weights between this checkpoint and `step` (optim/interpolation.py)
       rather than those of `step`; None: do not.
@@ -55,9 +55,16 @@ def export(
 
   Raises:
     FileNotFoundError: if there is no run, or no checkpoint.
-    ValueError: if there is no such format, or it cannot express these towers;
-      then with all the reasons.
+    ValueError: if there is no such format, the folder is that of a run, or the
+      format cannot express these towers; then with all the reasons.
   """
+  folder = files.checked("--out", out)
+  if (folder / "run.json").exists() or folder.resolve() == pathlib.Path(
+      workdir).resolve():
+    raise ValueError(
+        f"--out is {str(out)!r}, the folder of a run, whose files an export may "
+        "not replace; give another folder."
+    )
   known = ["stablehlo", *schema.plugins("weights")]
   if kind not in known:
     raise ValueError(f"there is no format {kind!r}; there are {known}")
@@ -67,18 +74,17 @@ def export(
     _, first = restore.load(workdir, start)
     params = interpolation.interpolate(optim.evaluation_params(first), params, mix)
   params = jax.tree.map(np.asarray, params)
-  folder = pathlib.Path(out)
   if kind == "stablehlo":
     _stablehlo(stage, params, pathlib.Path(workdir), folder)
   else:
     schema.plugin("weights", kind)().write(
-        folder, stage.config, params, words(stage.config, workdir),
+        folder, stage.config, params, text_vocabulary(stage.config, workdir),
         preprocessing(stage),
     )
   return folder
 
 
-def words(
+def text_vocabulary(
     config: Mapping[str, Any], workdir: str | os.PathLike
 ) -> vocabulary.Vocabulary | None:
   """The vocabulary of a run, in the form that others read; None without text."""
@@ -103,18 +109,18 @@ def preprocessing(stage: build.Stage) -> dict[str, Any]:
   Raises:
     ValueError: if there is no image tower, or images are not square.
   """
-  leaf = _leaf(stage.config, "image")
-  if leaf is None:
+  field = _field(stage.config, "image")
+  if field is None:
     raise ValueError("the run has no image tower, and formats have one")
-  height, width, channels = stage.shapes[leaf].shape[1:]
+  height, width, channels = stage.shapes[field].shape[1:]
   if height != width:
     raise ValueError(
         f"images are {height} by {width} pixels; formats have square ones, so "
         "set augment.size"
     )
   augment = stage.config["augment"]
-  # Images that are not scaled, as those of other leaves, suit any filter.
-  scaled = leaf == "image" and augment["size"] is not None
+  # Images that are not scaled, as those of other fields, suit any filter.
+  scaled = field == "image" and augment["size"] is not None
   return {
       "size": height,
       "crop": "center" if scaled and augment["crop"] != "none" else "none",
@@ -123,41 +129,42 @@ def preprocessing(stage: build.Stage) -> dict[str, Any]:
   }
 
 
-def _leaf(config: Mapping[str, Any], tower: str) -> str | None:
-  """The first leaf of a batch that a tower reads; None without the tower."""
+def _field(config: Mapping[str, Any], tower: str) -> str | None:
+  """The first field of a batch that a tower reads; None without the tower."""
   if config[tower] is None:
     return None
   views = config["views"] or {tower: tower}
-  return next(leaf for leaf, name in views.items() if name == tower)
+  return next(field for field, name in views.items() if name == tower)
 
 
 def _stablehlo(stage, params, workdir, folder) -> None:
-  """Both towers as functions of a batch of any size, weights within."""
-  folder.mkdir(parents=True, exist_ok=True)
-  program = build.program(
-      stage.config, stage.layout.mesh, stage.shapes, steps=stage.end
-  )
-  encode = program.model.encode
+  """Both towers as functions of a batch of any size, with their parameters."""
+  encode = stage.program.model.encode
   params = jax.tree.map(jnp.asarray, params)
   about: dict[str, Any] = {"views": sorted(encode.views)}
   for name, view in encode.views.items():
-    function = _tower(view, params[view.tower])
     shape = stage.shapes[view.field]
-    exported = portable(function, shape)
-    (folder / f"{name}.stablehlo").write_bytes(exported)
+    files.replace(
+        folder / f"{name}.stablehlo",
+        portable(_tower(view, params[view.tower]), shape),
+    )
     about[name] = {
         "shape": [None, *shape.shape[1:]], "dtype": str(shape.dtype),
     }
-  if leaf := _leaf(stage.config, "image"):
-    about[leaf].update(preprocessing(stage))
-  if leaf := _leaf(stage.config, "text"):
-    about[leaf].update(_spelling(workdir, folder))
+  if field := _field(stage.config, "image"):
+    about[field].update(preprocessing(stage))
+  if field := _field(stage.config, "text"):
+    about[field].update(_copy_vocabulary(workdir, folder))
   about.update(_logits(program.objective, params["objective"]))
-  (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n")
+  files.replace(
+      folder / "about.json", (json.dumps(about, indent=2) + "\n").encode()
+  )
 
 
-def _spelling(workdir: pathlib.Path, folder: pathlib.Path) -> dict[str, Any]:
-  """Copies the vocabulary, and says how it makes rows of ids."""
+def _copy_vocabulary(
+    workdir: pathlib.Path, folder: pathlib.Path
+) -> dict[str, Any]:
+  """Copies the vocabulary; returns which kind it is, and its end token."""
   foreign = not (workdir / tokenizer.FILE).exists()
   file = vocabulary.FILE if foreign else tokenizer.FILE
   shutil.copyfile(workdir / file, folder / file)
@@ -203,9 +210,9 @@ def portable(function: Callable[[Any], Any], shape: Any) -> bytes:
   """
   rows = jax_export.symbolic_shape("b")[0]
   argument = jax.ShapeDtypeStruct((rows, *shape.shape[1:]), shape.dtype)
-  made = jax_export.export(jax.jit(function), platforms=PLATFORMS)(argument)
+  exported = jax_export.export(jax.jit(function), platforms=PLATFORMS)(argument)
   try:
-    return bytes(made.serialize())
+    return bytes(exported.serialize())
   except ImportError as error:
     raise ImportError(
         "exporting functions needs flatbuffers: pip install flatbuffers"
@@ -215,15 +222,12 @@ def portable(function: Callable[[Any], Any], shape: Any) -> bytes:
 def main(arguments: list[str]) -> None:
   """Exports, and prints the folder."""
   del arguments
-  logging.set_verbosity(logging.WARNING)
   values = flags.FLAGS
-  try:
+  with cli.sentences():
     print(export(
         values.workdir, values.format, values.out, values.step,
         start=values.start, mix=values.mix,
     ))
-  except (ValueError, OSError, ImportError) as error:
-    sys.exit(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

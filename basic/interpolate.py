@@ -43,8 +43,8 @@ def interpolate(
   stage, last = restore.load(workdir, step)
   first, params = optim.evaluation_params(first), optim.evaluation_params(last)
   found: dict[float, dict[str, float]] = {}
-  with stage.layout.context():
-    placed = stage.layout.place({"params": params})["params"]
+  with stage.program.layout.context():
+    placed = stage.program.layout.place({"params": params})["params"]
     mix = jax.jit(interpolation.interpolate, out_shardings=placed)
     for a in mixes:
       theta = mix(first, params, jnp.float32(a))

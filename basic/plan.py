@@ -20,10 +20,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from absl import app, flags, logging
+import ml_collections
+from absl import app, flags
 from ml_collections import config_flags
 
-from basic.experiment import build, settings
+from basic import cli
+from basic.experiment import build, sanity, settings
 from basic.planning import (
     collectives,
     devices,
@@ -37,7 +39,7 @@ from basic.planning import (
 
 
 def plan(
-    config: Mapping[str, Any],
+    config: Mapping[str, Any] | ml_collections.ConfigDict,
     *,
     image: int | None = None,
     stage: int = -1,
@@ -48,7 +50,8 @@ def plan(
   """Compiles a configuration for its mesh and says what a step takes.
 
   Args:
-    config: settings of `settings.experiment`.
+    config: settings of `settings.experiment`, as a nested mapping or a
+      ConfigDict.
     image: size of images in pixels; None: as the source or `augment` says.
     stage: which, from 0; -1 is the last.
     on: devices to plan for; None: those that JAX has, virtual ones included.
@@ -64,6 +67,7 @@ def plan(
     ValueError: as `draft`; or, in a sentence, if a compiler that knows its
       device finds that the step does not fit it.
   """
+  config = sanity.plain(config)
   made = draft.draft(config, image=image, stage=stage, on=on)
   try:
     compiled = memory.step(made.program, made.state, made.batch)
@@ -74,9 +78,8 @@ def plan(
   room = chip.memory if room is None and chip is not None else room
   # A mesh of devices that are not here runs nothing, so that programs are
   # built outside its context and only traced and compiled within.
-  where = made.program.layout
-  placed = where.sharded(made.batch)
-  with where.context():
+  placed = made.program.layout.sharded(made.batch)
+  with made.program.layout.context():
     work = flops.count(made.program.update, made.state, placed)
     z = memory.embedded(
         made.program, made.state, made.batch, made.config["stored"]
@@ -112,45 +115,45 @@ def plan(
 
 def _forward(made):
   """Of one example's forward pass, by view, though it be done once and kept."""
-  found = {}
+  counts = {}
   for name, view in made.program.model.encode.views.items():
-    leaf = made.shapes[view.field]
-    row = jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype)
-    found[name] = flops.count(
+    inputs = made.shapes[view.field]
+    row = jax.ShapeDtypeStruct((1, *inputs.shape[1:]), inputs.dtype)
+    counts[name] = flops.count(
         lambda params, row, view=view: view.apply(params, row, None),
         made.state.params[view.tower], row,
     ).flops
-  return found
+  return counts
 
 
 def _fit(made, configured, room):
-  """Whether it fits, and the fewest chunks that do, each tried compiled."""
-  config, where = made.config, made.program.layout
+  """Whether it fits, and the fewest chunks that do; each is compiled."""
+  config, mesh = made.config, made.program.layout.mesh
   of_config = config["gradient"].get("chunks")  # A direct one has none.
   chunks = max(of_config.values()) if isinstance(of_config, dict) else (
       of_config or 1
   )
 
   def needs(count: int) -> int:
-    way = config["gradient"]["name"] if of_config else "cached"
-    cut = settings.changed(
-        config, {"gradient": {"name": way, "chunks": count}}
+    name = config["gradient"]["name"] if of_config else "cached"
+    changed = settings.changed(
+        config, {"gradient": {"name": name, "chunks": count}}
     )
     program = build.program(
-        settings.complete(cut), where.mesh, made.shapes, steps=config["steps"]
+        settings.complete(changed), mesh, made.shapes, steps=config["steps"]
     )
     try:
       return memory.total(memory.step(program, made.state, made.batch))
     except memory.TooLarge as error:
       return max(error.needs, room + 1)
 
-  rows = where.mesh.shape["data"] * where.mesh.shape["fsdp"]
-  found = fit.fit(
+  rows = mesh.shape["data"] * mesh.shape["fsdp"]
+  result = fit.fit(
       needs, memory=room, configured=configured, chunks=chunks,
       counts=fit.counts(config["batch_size"], rows),
       batch_size=config["batch_size"],
   )
-  return {**found._asdict(), "sentence": fit.sentence(found)}
+  return {**result._asdict(), "sentence": fit.sentence(result)}
 
 
 def _notes(made, work, traffic):
@@ -197,7 +200,11 @@ def _which(config, stage):
 
 def _answer(given: Any) -> dict[str, Any]:
   """The plan that the command line asks for."""
-  config = given.config.to_dict()
+  sanity.check_overrides(
+      given.config, config_flags.get_override_values(given["config"])
+  )
+  config = sanity.plain(given.config)
+  sanity.check(config, settings.complete(config))
   asked = {"image": given.image}
   if given["parameters-only"].value:
     # One device is enough to count, whatever the mesh.
@@ -223,13 +230,10 @@ def _answer(given: Any) -> dict[str, Any]:
 def main(arguments: list[str]) -> None:
   """Prints the plan; exits with 1 if what is planned does not fit."""
   del arguments
-  logging.set_verbosity(logging.WARNING)
-  try:
-    found = _answer(flags.FLAGS)
-  except ValueError as error:
-    sys.exit(f"{type(error).__name__}: {error}")
-  print(json.dumps(found) if flags.FLAGS.json else table.table(found))
-  if found.get("fit") and not found["fit"]["fits"]:
+  with cli.sentences():
+    answer = _answer(flags.FLAGS)
+  print(json.dumps(answer) if flags.FLAGS.json else table.table(answer))
+  if answer.get("fit") and not answer["fit"]["fits"]:
     sys.exit(1)
 
 
@@ -246,4 +250,4 @@ if __name__ == "__main__":
   flags.DEFINE_bool("parameters-only", False, "Count them and compile nothing.")
   flags.DEFINE_bool("json", False, "Print one JSON object, not a table.")
   flags.mark_flags_as_required(["config"])
-  app.run(main)
+  app.run(main, flags_parser=cli.parser(app.parse_flags_with_usage))

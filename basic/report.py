@@ -27,8 +27,9 @@ def rebuild(workdir: str | os.PathLike) -> pathlib.Path:
     stage, state = restore.load(workdir)
   except restore.NoCheckpoint:
     return report.write(workdir, None)
-  with stage.layout.context():
-    return report.write(workdir, report.samples(stage, optim.evaluation_params(state)))
+  params = optim.evaluation_params(state)
+  with stage.program.layout.context():
+    return report.write(workdir, report.samples(stage, params))
 
 
 def main(arguments: list[str]) -> None:

@@ -7,31 +7,35 @@ SIGTERM and Ctrl-C end it after the step that is under way, with everything
 saved (cli.py says with which exit status).
 """
 
+import contextlib
 import os
 import pathlib
 import sys
-import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
-from basic import cli, optim, types
+from basic import cli, files, optim, types
 from basic.data import pipeline
-from basic.engine import checkpoint, step
-from basic.experiment import build, restore, settings
+from basic.engine import checkpoint, checksums, step
+from basic.experiment import build, restore, sanity, settings
 from basic.pages import report
-from basic.recording import in_flight, manifest, recorder
+from basic.recording import in_flight, lock, manifest, recorder
 from basic.sharding import layout
 
+Config = Mapping[str, Any] | ml_collections.ConfigDict
 
-def train(config: Mapping[str, Any], workdir: str | os.PathLike) -> pathlib.Path:
+
+def train(config: Config, workdir: str | os.PathLike) -> pathlib.Path:
   """Trains, evaluates, records and reports one experiment.
 
   Args:
-    config: settings of `settings.experiment`, as a nested mapping.
+    config: settings of `settings.experiment`, as a nested mapping or a
+      ConfigDict.
     workdir: folder of the run; a run that is there goes on.
 
   Returns:
@@ -40,126 +44,158 @@ def train(config: Mapping[str, Any], workdir: str | os.PathLike) -> pathlib.Path
   Raises:
     ValueError: if a setting is wrong, settings do not fit each other, or the
       folder holds another configuration; nothing is overwritten.
+    lock.InUseError: if another process trains in the folder.
     FloatingPointError: if a loss or a parameter is not finite; the newest
       checkpoint is from before.
-    exits.Stopped: after SIGTERM or Ctrl-C.
+    cli.Stopped: after SIGTERM or Ctrl-C.
   """
-  config = settings.complete(config)
-  manifest.check(workdir, config, upgrade=settings.upgraded)
-  stages = build.run(config, workdir)
-  if not (pathlib.Path(workdir) / "config.json").exists():
-    build.check_stages(stages)  # Of a new run: others have passed boundaries.
-  with stages[0].layout.context():
-    for stage in stages:
-      rehearse(stage)
-    manifest.begin(
-        workdir, config, command=sys.argv, upgrade=settings.upgraded
-    )
-    state = _train(stages, config, workdir)
-    params = optim.evaluation_params(state)
-    return report.write(workdir, report.samples(stages[-1], params))
+  given, folder = sanity.plain(config), files.checked("--workdir", workdir)
+  config = settings.complete(given)
+  with _owned(folder):
+    manifest.check(folder, config, upgrade=settings.upgraded)
+    if not (folder / "config.json").exists():  # What has begun may go on.
+      sanity.check(given, config)
+    stages = build.run(config, folder)
+    if not (folder / "config.json").exists():
+      build.check_stages(stages)
+    with stages[0].program.layout.context():
+      for stage in stages:
+        rehearse(stage)
+      state = _train(stages, config, folder)
+      params = optim.evaluation_params(state)
+      return report.write(folder, report.samples(stages[-1], params))
+
+
+@contextlib.contextmanager
+def _owned(folder: pathlib.Path) -> Iterator[None]:
+  """Owns the folder; the first process of a run does so for all of them."""
+  with contextlib.ExitStack() as stack:
+    refusal = None
+    if jax.process_index() == 0:
+      try:
+        stack.enter_context(lock.hold(folder))
+      except (lock.InUseError, OSError) as error:
+        refusal = error
+    if checksums.total([int(refusal is not None)])[0]:
+      raise refusal or lock.InUseError(
+          f"{folder}: the first process of this run could not have it; it says "
+          "why."
+      )
+    yield
 
 
 def rehearse(stage: build.Stage) -> None:
-  """Traces a step, so that what does not fit is said before anything is made.
+  """Tries a step and the evaluations, so that what does not fit is said first.
 
-  Nothing is traced twice: the first step finds this trace.
+  The step is traced and not computed, and the evaluations do on a few examples
+  all but the encoding. Nothing is traced twice: the first step and the first
+  evaluation find these traces.
 
   Args:
     stage: of the run.
 
   Raises:
-    ValueError: if chunks do not divide the batch, say.
+    ValueError: if chunks do not divide the batch, say, or an evaluation's
+      source has no captions.
   """
-  batch = stage.layout.sharded(stage.batch)
-  jax.eval_shape(stage.update, restore.abstract(stage), batch)
+  program = stage.program
+  state = program.state()
+  jax.eval_shape(program.update, state, program.layout.sharded(program.batch))
+  for evaluation in stage.evals:
+    evaluation.rehearse(state.params)
 
 
 def enter(stage: build.Stage, state: types.TrainState) -> types.TrainState:
-  """The state with which a stage goes on: its own, or its predecessor's."""
+  """The state with which a stage goes on: its own, or the previous stage's."""
   if stage.start == 0 or int(state.step) > stage.start:
     return state
   return step.carry(
-      state, stage.fresh(), optimizer=stage.rate_start < stage.start,
+      state, stage.program.fresh(), optimizer=stage.rate_start < stage.start,
       fresh=stage.config["fresh"],
   )
 
 
 class _Run(NamedTuple):
-  """What the stages of a run share; `asked` names the signals that came."""
+  """What the stages of a run share; `signals` names those that have come."""
 
   checkpoints: checkpoint.Checkpoints
   record: recorder.Recorder
-  asked: list[str]
+  signals: list[str]
   end: int
 
 
-def _train(stages, config, workdir):
+def _train(stages, config, folder):
   """All stages, from the newest checkpoint on; returns the last state."""
-  folder, end = pathlib.Path(workdir).absolute(), stages[-1].end
+  end = stages[-1].end
   with checkpoint.Checkpoints(
-      folder / restore.FOLDER, **config["checkpoint"]
+      folder.absolute() / restore.FOLDER, **config["checkpoint"]
   ) as checkpoints:
     state, position = restore.resume(stages, checkpoints)
     with recorder.Recorder(
-        workdir, total=end, batch_size=stages[0].batch_size,
+        folder, total=end, batch_size=stages[0].config["batch_size"],
         start=int(state.step), tensorboard=config["record"]["tensorboard"],
         wandb=config["record"]["wandb"],
     ) as record:
-      with cli.requests() as asked:
-        run = _Run(checkpoints, record, asked, end)
+      # Last of all: config.json closes the folder to other settings, so a
+      # start that fails may not leave it behind.
+      manifest.begin(
+          folder, config, command=sys.argv, upgrade=settings.upgraded
+      )
+      with cli.requests() as signals:
+        run = _Run(checkpoints, record, signals, end)
         for stage in stages:
           if int(state.step) < stage.end:
             state, position = _stage(run, stage, enter(stage, state), position)
-      # A run that had ended is judged again, and not written down again.
-      known = {k for row in recorder.read(workdir) if row["step"] == end for k in row}
-      record.show(_judge(stages[-1].evals, end, state, record, known))
+      # A run that had ended is evaluated again, and not recorded again.
+      known = {k for row in recorder.read(folder) if row["step"] == end for k in row}
+      record.show(_evaluate(stages[-1].evals, end, state, record, known))
   return state
 
 
 def _stage(run, stage, state, position):
   """Steps from where the state stands to the end of its stage."""
-  run.record.resize(stage.batch_size)
+  program = stage.program
+  run.record.resize(stage.config["batch_size"])
   stage.store(state.params)
   first = int(state.step) + 1
   with stage.stream(position.get("examples_seen", 0)) as stream:
-    flying = in_flight.Flight(
+    pending = in_flight.Pending(
         end=stage.end, every=stage.config["record"]["every"],
-        batch_size=stage.batch_size,
-        rate=lambda n: stage.rate(n - 1 - stage.rate_start),
-        stream=stream, record=run.record, good=run.checkpoints.latest,
+        batch_size=stage.config["batch_size"],
+        rate=lambda n: program.rate(n - 1 - stage.rate_start),
+        stream=stream, record=run.record, last_saved=run.checkpoints.latest,
         unreadable=position.get("unreadable", {}),
     )
     if first == 1 and stage.config["weights"] is not None:
-      position = _save(run, flying, 0, state, stream)  # For `interpolate`.
+      position = _save(run, pending, 0, state, stream)  # For `interpolate`.
     for n in range(first, stage.end + 1):
-      state, metrics = stage.update(state, stage.layout.shard(next(stream)))
-      flying.add(n, metrics)
+      state, metrics = program.update(state, program.layout.shard(next(stream)))
+      pending.add(n, metrics)
       run.record.progress(n)
-      stop = bool(run.asked) and n < run.end
+      stop = bool(run.signals) and n < run.end
       # Evaluating comes before saving, and both see the new parameters.
       if due := _due(stage, n, run.end):
-        flying.land()
-        _judge(due, n, state, run.record)
+        pending.flush()
+        _evaluate(due, n, state, run.record)
       if run.checkpoints.due(n) or n == stage.end or stop:
-        position = _save(run, flying, n, state, stream)
-      elif flying.full():
-        flying.land()
+        position = _save(run, pending, n, state, stream)
+      elif pending.full():
+        pending.flush()
       if stop:
         raise cli.Stopped(
-            f"{run.asked[0]}: stopped after step {n} of {run.end} and saved "
+            f"{run.signals[0]}: stopped after step {n} of {run.end} and saved "
             "it; the same command goes on from there."
         )
   return state, position
 
 
-def _save(run, flying, n, state, stream):
-  """Weights and data position together; returns the position."""
-  flying.land()
-  flying.check(n, state.params)  # A state that is not finite is never saved.
+def _save(run, pending, n, state, stream):
+  """State and data position together; returns the position."""
+  pending.flush()
+  pending.check(n, state.params)  # A state that is not finite is never saved.
   run.record.sync()
   position = pipeline.position_record(stream)
-  position["unreadable"] = flying.unreadable()
+  position["unreadable"] = pending.unreadable()
   run.checkpoints.save(n, state, position, force=True)
   return position
 
@@ -169,9 +205,9 @@ def _due(stage, n, end):
   return [e for e in stage.evals if e.every and n % e.every == 0 and n < end]
 
 
-def _judge(evaluations, n, state, record, known=frozenset()):
-  """Evaluates, records what the record does not know, and returns it all."""
-  found = {}
+def _evaluate(evaluations, n, state, record, known=frozenset()):
+  """Evaluates, records what is not recorded yet, and returns all metrics."""
+  results = {}
   for evaluation in evaluations:
     metrics = {
         evaluation.prefix + name: value
@@ -179,35 +215,22 @@ def _judge(evaluations, n, state, record, known=frozenset()):
     }
     if unknown := {k: x for k, x in metrics.items() if k not in known}:
       record.write(n, unknown)
-    found |= metrics
+    results |= metrics
   record.rate()  # The time this took is not training's.
-  return found
-
-
-def _parse(arguments: list[str]) -> list[str]:
-  """Reads the command line; a setting that is not there gets a sentence."""
-  try:
-    return app.parse_flags_with_usage(arguments)
-  except (AttributeError, KeyError, ValueError, OSError) as error:
-    origin = traceback.extract_tb(error.__traceback__)[-1].filename
-    if "ml_collections" not in origin:
-      raise  # The configuration's own mistake, which a traceback shows best.
-    said = error
-    while isinstance(said, BaseException) and said.args:  # One in another.
-      said = said.args[0]
-    sys.exit(
-        f"--config cannot be set so: {' '.join(str(said).split())} (Only what "
-        "the file names can be set on the command line.)"
-    )
+  return results
 
 
 def main(arguments: list[str]) -> None:
   """Trains, and prints where the report is."""
   del arguments
   with cli.sentences():
+    sanity.check_overrides(
+        flags.FLAGS.config,
+        config_flags.get_override_values(flags.FLAGS["config"]),
+    )
     if flags.FLAGS.distributed:
       layout.join()
-    page = train(flags.FLAGS.config.to_dict(), flags.FLAGS.workdir)
+    page = train(flags.FLAGS.config, flags.FLAGS.workdir)
   if jax.process_index() == 0:
     print(f"report: {page}")
 
@@ -217,4 +240,4 @@ if __name__ == "__main__":
   flags.DEFINE_string("workdir", None, "Folder of the run.")
   flags.DEFINE_bool("distributed", False, "Join the cluster's processes first.")
   flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main, flags_parser=_parse)
+  app.run(main, flags_parser=cli.parser(app.parse_flags_with_usage))

@@ -18,12 +18,12 @@ def changed(config, rows, gradient):
 def one_step(config, folder):
   """(loss, norm of its gradient) of the first batch."""
   stage, = build.run(config, folder)
-  with stage.layout.context():
+  with stage.program.layout.context():
     with stage.stream(0) as stream:
-      batch = stage.layout.shard(next(stream))
-    state = stage.fresh()
+      batch = stage.program.layout.shard(next(stream))
+    state = stage.program.fresh()
     # Once through either of them: what the compiler saves is more.
-    update = stage.update.lower(state, batch).compile(checks.HASTE)
+    update = stage.program.update.lower(state, batch).compile(checks.HASTE)
     _, metrics = update(state, batch)
   return float(metrics["loss"]), float(metrics["gradient_norm"])
 

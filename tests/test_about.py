@@ -30,7 +30,7 @@ def begun(patch, folder, stage=None, **changes):
   draw = np.random.default_rng(0)
   params = jax.tree.map(
       lambda x: draw.normal(size=x.shape).astype(np.float32),
-      jax.eval_shape(stage.fresh).params)
+      jax.eval_shape(stage.program.fresh).params)
   state = types.TrainState(np.int32(1), params, (), (), None)
   patch.setattr(restore, "load", lambda workdir, step=None: (stage, state))
   return stage

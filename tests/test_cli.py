@@ -1,5 +1,6 @@
 """Programs end with a status that means something, and a sentence."""
 
+import errno
 import signal
 import threading
 
@@ -34,6 +35,12 @@ def test_a_mistake_of_the_program_keeps_its_traceback():
   for error in (TypeError("none"), KeyError("x"), jax.errors.JaxRuntimeError("")):
     with pytest.raises(type(error)), cli.sentences():
       raise error
+
+
+def test_a_full_disk_is_called_by_its_name_and_the_advice_comes_last():
+  said = ended(OSError(errno.ENOSPC, "No space left on device", "a/b.json"))
+  assert said.splitlines()[0].endswith("No space left on device: 'a/b.json'")
+  assert said.splitlines()[-1].startswith("The disk is full. Make room on it")
 
 
 def test_a_stop_has_a_status_of_its_own(capsys):

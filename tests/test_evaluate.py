@@ -105,7 +105,7 @@ def test_averaged_weights_are_the_ones_that_are_judged(tmp_path):
   )
   train.train(config, tmp_path)
   stage, state = restore.load(tmp_path)
-  with stage.layout.context():
+  with stage.program.layout.context():
     averaged = stage.evals[0].run(optim.evaluation_params(state))
     newest = stage.evals[0].run(state.params)
   _, found = evaluate.evaluate(tmp_path)

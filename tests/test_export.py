@@ -57,7 +57,7 @@ def run(tmp_path_factory):
   stage = build.run(whole, folder)[0]
   (folder / "config.json").write_text(json.dumps(whole))
   with checkpoint.Checkpoints(folder / restore.FOLDER, every=1) as saved:
-    saved.save(1, moved(stage.fresh()), {}, force=True)
+    saved.save(1, moved(stage.program.fresh()), {}, force=True)
   return folder
 
 
@@ -82,7 +82,7 @@ def embedded(run):
       "text": tokenizer.Tokenizer(tokenizer.load(run), LENGTH).batch(TEXTS),
   }
   tree = build.program(
-      stage.config, stage.layout.mesh, stage.shapes, steps=1).model
+      stage.config, stage.program.layout.mesh, stage.shapes, steps=1).model
   params = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), state.params)
   z = tree.encode(params, jax.tree.map(jnp.asarray, batch))
   return batch["image"], *(
@@ -233,7 +233,7 @@ def test_places_of_another_resolution_are_resized(exported, tmp_path):
       exported, augment=dict(size=32),
       weights=dict(name="hf_clip", path=str(exported), paths=("image/.*",))))
   stage = build.run(whole, tmp_path)[0]
-  fresh = stage.fresh()
+  fresh = stage.program.fresh()
   state = pretrained.begin(fresh, stage.config)
   assert state.params["image"]["encoder"]["positions"].shape == (4, 4, 12)
   for path, leaf in paths.flatten(state.params).items():
@@ -259,7 +259,7 @@ def test_weights_for_other_towers_are_refused(
   wanted = started(exported)
   wanted["text"] = {**wanted["text"], **changes}
   stage = build.run(settings.complete(wanted), tmp_path)[0]
-  shapes = jax.eval_shape(stage.fresh)  # refused before anything is made
+  shapes = jax.eval_shape(stage.program.fresh)  # refused before anything is made
   with pytest.raises(ValueError, match=said):
     pretrained.begin(shapes, stage.config)
 

@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # A file imports from the rows above its own and never from its own row, except
 # that names between one pair of quotes are one thing in several files.
 LAYERS = (
-    ("types", "paths", "cli"),
+    ("types", "paths", "files", "cli"),
     ("ops", "__init__"),
     ("sharding", "data", "optim"),
     ("encoders", "objectives", "sources", "evals", "weights", "gradient"),

@@ -88,17 +88,17 @@ def blank(stage):
   """In no time, where rows are many."""
   return {
       name: np.ones(leaf.shape, leaf.dtype)
-      for name, leaf in stage.batch.items()
+      for name, leaf in stage.program.batch.items()
   }
 
 
 def ran(config, workdir, options=None, read=streamed):
   """Bytes by the compiler of a step that really ran, and its loss."""
   stage = build.run(settings.complete(config), workdir)[0]
-  with stage.layout.context():
-    state = stage.fresh.lower().compile(checks.HASTE)()
-    batch = stage.layout.shard(read(stage))
-    compiled = stage.update.lower(state, batch).compile(options)
+  with stage.program.layout.context():
+    state = stage.program.fresh.lower().compile(checks.HASTE)()
+    batch = stage.program.layout.shard(read(stage))
+    compiled = stage.program.update.lower(state, batch).compile(options)
     _, metrics = compiled(state, batch)
   found = compiled.memory_analysis()
   total = (

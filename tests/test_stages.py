@@ -84,16 +84,16 @@ def test_a_locked_tower_has_no_optimizer_state(whole):
 def test_unfreezing_changes_no_loss(whole, tmp_path):
   stages = build.run(settings.complete(staged()), tmp_path)
   _, state = restore.load(whole, ENDS[1])
-  with stages[1].layout.context():
+  with stages[1].program.layout.context():
     with stages[1].stream(0) as stream:
-      batch = stages[1].layout.shard(next(stream))
+      batch = stages[1].program.layout.shard(next(stream))
     after = train.enter(stages[2], state)
     # The same step draws the same noise, so the loss may not differ at all;
     # two compiled programs may round differently.
     losses = []
     for stage, begun in ((stages[1], state), (stages[2], after)):
       begun = jax.tree.map(jax.numpy.copy, begun)  # A step donates its state.
-      losses.append(float(stage.update(begun, batch)[1]["loss"]))
+      losses.append(float(stage.program.update(begun, batch)[1]["loss"]))
   # Logits of 8 features, losses of 16 columns over 16 rows.
   np.testing.assert_allclose(*losses, rtol=checks.rounding(40))
 
@@ -112,8 +112,8 @@ def test_a_change_of_resolution_keeps_what_was_learned(tmp_path):
       resized(dict(steps=1), dict(steps=1, augment=dict(size=24))), tmp_path
   )
   build.check_stages(stages)
-  with stages[0].layout.context():
-    old = dataclasses.replace(stages[0].fresh(), step=jax.numpy.int32(1))
+  with stages[0].program.layout.context():
+    old = dataclasses.replace(stages[0].program.fresh(), step=jax.numpy.int32(1))
     new = train.enter(stages[1], old)
   before, after = (paths.flatten(s.params) for s in (old, new))
   where = "image/encoder/positions"
@@ -147,8 +147,8 @@ def test_what_a_stage_says_may_start_anew(tmp_path):
   whole = resized(dict(steps=1), dict(steps=1, **changes))
   stages = build.run(whole, tmp_path)
   build.check_stages(stages)
-  with stages[0].layout.context():
-    old = dataclasses.replace(stages[0].fresh(), step=jax.numpy.int32(1))
+  with stages[0].program.layout.context():
+    old = dataclasses.replace(stages[0].program.fresh(), step=jax.numpy.int32(1))
     new = train.enter(stages[1], old)
   assert new.params["image"]["encoder"]["positions"].shape == (2, 2, 16)
   jax.tree.map(

@@ -445,11 +445,11 @@ def test_a_loss_that_is_not_finite_stops_at_its_step(
     (stage,) = run(*args)
 
     def update(state, batch):
-      state, metrics = stage.update(state, batch)
+      state, metrics = stage.program.update(state, batch)
       loss = jnp.where(state.step == 8, jnp.nan, metrics["loss"])
       return state, {**metrics, "loss": loss}
 
-    return [stage._replace(update=update)]
+    return [stage._replace(program=stage.program._replace(update=update))]
 
   monkeypatch.setattr(build, "run", poisoned)
   config, folder = tiny.config(), tmp_path / "run"

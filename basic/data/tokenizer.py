@@ -17,7 +17,7 @@ import numpy as np
 import sentencepiece
 from jaxtyping import Int, Int32
 
-from basic import types
+from basic import files, types
 
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
 FILE = "tokenizer.model"
@@ -261,10 +261,7 @@ def save(model: bytes, folder: str | os.PathLike) -> pathlib.Path:
   """
   _open(model)
   path = pathlib.Path(folder) / FILE
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f"{FILE}.{os.getpid()}.partial")
-  partial.write_bytes(model)
-  partial.replace(path)
+  files.replace(path, model)
   return path
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from basic import types
+from basic import files, types
 from basic.data import _sentencepiece
 
 FILE = "tokenizer.json"
@@ -161,10 +161,7 @@ def read(path: str | os.PathLike, length: int) -> Vocabulary:
 def save(content: bytes, folder: str | os.PathLike) -> pathlib.Path:
   """Stores a `Vocabulary.content` with a run, whole or not at all."""
   path = pathlib.Path(folder) / FILE
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f"{FILE}.{os.getpid()}.partial")
-  partial.write_bytes(content)
-  partial.replace(path)
+  files.replace(path, content)
   return path
 
 

@@ -1,15 +1,18 @@
-"""Saves a run whole, and finds the newest whole one again (the Orbax door).
+"""Saves the whole state of a run, and restores the newest one that is intact.
 
-Weights, optimizer, memory, random key and the position in the data are written
-together in the background, under a name that appears only when all is there.
+Parameters, optimizer state, memory, random key and the position in the data are
+written together in the background, under a name that appears only when all of
+it is there. This is the only file that knows Orbax.
 
-Orbax sees a missing file and not a flipped bit in an array, so a digest of the
-arrays travels with every step and is compared when the step is read. A step
+Orbax notices a missing file but not a flipped bit in an array, so a digest of
+the arrays is saved with every step and compared when the step is read. A step
 that fails is reported and the one before it is used.
 """
 
+import contextlib
 import logging
 import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -64,6 +67,8 @@ class Checkpoints:
         self.directory, options=_options(every is None, keep, keep_every))
     if every is not None:
       self._remove_unfinished()
+    # Never taken away: its threads may log when all here is closed.
+    logging.getLogger("absl").addFilter(_ONCE_ONLY)
     self._pending: int | None = None  # the step that is being written
     self._saved: int | None = None  # the step on disk, as far as is known
     self._damaged: set[int] = set()
@@ -73,7 +78,12 @@ class Checkpoints:
     return self
 
   def __exit__(self, *exception: Any) -> None:
-    self.close()
+    if exception and exception[0] is not None:
+      # What ended the run is the error to show, not what follows from it.
+      with contextlib.suppress(RuntimeError):
+        self.close()
+    else:
+      self.close()
 
   def due(self, step: int) -> bool:
     """Whether `every` divides a step; step 0 is nothing to save."""
@@ -189,8 +199,9 @@ class Checkpoints:
     self._settle()
     if self._failures:
       raise RuntimeError(
-          f"the last save in {self.directory} failed; the newest checkpoint is "
-          f"step {self.latest()}"
+          f"the last save in {self.directory} failed ({self._failures[-1]}); the "
+          f"newest checkpoint is {self._newest()}. Make room there, or mend it, "
+          "and start the same command again"
       ) from self._failures[-1]
 
   def close(self) -> None:
@@ -199,17 +210,30 @@ class Checkpoints:
       self.wait()
     finally:
       self._manager.close()
+      if self._failures:  # Until now its threads may have written more.
+        self._remove_unfinished(logged=False)
 
-  def _remove_unfinished(self):
+  def _newest(self):
+    """The newest checkpoint, in words."""
+    step = self.latest()
+    return "none" if step is None else f"step {step}"
+
+  def _remove_unfinished(self, logged=True):
+    """Removes what saves left that did not end."""
     # Orbax can do this too, in a thread that nothing waits for: it may meet
     # what a later object has begun to write.
-    if jax.process_index() == 0:
-      for unfinished in ocp.utils.tmp_checkpoints(self.directory):
+    if jax.process_index() != 0 or not os.path.isdir(self.directory):
+      return
+    for unfinished in ocp.utils.tmp_checkpoints(self.directory):
+      if logged:
         _log.warning("%s was not finished: removed", unfinished.get())
+      # A thread of a failed save may still be writing into it; then the rest
+      # is removed with the next one.
+      with contextlib.suppress(OSError):
         unfinished.get().rmtree()
 
   def _settle(self):
-    """Learns how the save under way ended."""
+    """Waits for the save under way, if any, and notes whether it failed."""
     step, self._pending = self._pending, None
     if step is None:
       return
@@ -223,15 +247,16 @@ class Checkpoints:
   def _failed(self, step, error):
     self._failures.append(error)
     self._saved = None
+    self._remove_unfinished(logged=False)  # The next save needs the room.
     self._manager.reload()  # it had forgotten the steps that this one replaces
     count = len(self._failures)
     _log.warning(
         "Checkpoint %d was not written (%d in a row): %s", step, count, error)
     if count >= _PATIENCE:
       raise RuntimeError(
-          f"{count} saves in a row have failed, the last at step {step}; make "
-          f"room in {self.directory} or mend it, and start again from step "
-          f"{self.latest()}"
+          f"{count} saves in a row have failed, the last at step {step} ({error}). "
+          f"The newest checkpoint is {self._newest()}. Make room in "
+          f"{self.directory}, or mend it, and start the same command again"
       ) from error
 
   def _rename_abandoned(self, step):
@@ -288,6 +313,21 @@ class Checkpoints:
     return restored[name]
 
 
+class _OnceOnly(logging.Filter):
+  """Keeps Orbax from logging the errors that it also raises.
+
+  A full disk made it log 700 lines of tracebacks around our one sentence.
+  """
+
+  def filter(self, record: logging.LogRecord) -> bool:
+    return sys.flags.dev_mode or not (
+        record.exc_info and f"{os.sep}orbax{os.sep}" in record.pathname
+    )
+
+
+_ONCE_ONLY = _OnceOnly()
+
+
 class _BrokenError(Exception):
   """Some process could not read, or write, its part."""
 
@@ -302,9 +342,9 @@ def _together(call: Callable[[], Any]) -> Any:
   failed = int(checksums.total([error is not None])[0])
   if failed:
     # tensorstore adds pages of settings to a sentence
-    said = f"{type(error).__name__}: {error}"[:400] if error else "not in this one"
+    cause = f"{type(error).__name__}: {error}"[:400] if error else "not in this one"
     raise _BrokenError(
-        f"{said} (in {failed} of {jax.process_count()} processes)") from error
+        f"{cause} (in {failed} of {jax.process_count()} processes)") from error
   return result
 
 

@@ -6,6 +6,7 @@ nothing is on a device until `Stage.fresh` is called.
 
 import functools
 import itertools
+import logging
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from basic import gradient, optim, types
+from basic import gradient, optim, paths, types
 from basic.data import pipeline, stored_embeddings
 from basic.engine import model, step
 from basic.experiment import (
@@ -28,6 +29,7 @@ Settings = settings.Settings
 
 # Rows that are encoded at a time where nothing is kept of them.
 _STORE_ROWS = 256
+_log = logging.getLogger(__name__)
 
 
 class Program(NamedTuple):
@@ -52,6 +54,14 @@ class Program(NamedTuple):
   update: Callable[..., Any]
   batch: types.Batch
 
+  def state(self) -> types.TrainState:
+    """Shapes and shardings of the state, nothing allocated."""
+    shapes = jax.eval_shape(self.fresh)
+    return jax.tree.map(
+        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
+        shapes, self.layout.place(shapes),
+    )
+
 
 class Stage(NamedTuple):
   """One stretch of steps under the same settings.
@@ -61,32 +71,22 @@ class Stage(NamedTuple):
     end: the step it ends at.
     rate_start: the step at which its optimizer's schedule begins.
     config: its complete configuration.
-    batch_size: rows of the global batch.
     shapes: ShapeDtypeStructs of the global batch, as it is before any of it is
       stored.
-    batch: those of what `update` takes.
-    layout: placement of its parameters.
-    rate: step of the schedule -> learning rate.
-    fresh: () -> TrainState, placed; pure, so that `eval_shape` serves.
-    update: (state, batch) -> (state, metrics), compiled, state donated.
+    program: what it computes.
     store: parameters -> None; writes the embeddings that the stream reads,
       where there are such and they are not there.
     stream: position -> Stream of batches on the host.
     source: where they come from.
-    evals: what is judged.
+    evals: its evaluations.
   """
 
   start: int
   end: int
   rate_start: int
   config: dict[str, Any]
-  batch_size: int
   shapes: types.Batch
-  batch: types.Batch
-  layout: layout.Layout
-  rate: Callable[[int], Any]
-  fresh: Callable[[], types.TrainState]
-  update: Callable[..., Any]
+  program: Program
   store: Callable[[types.Params], None]
   stream: Callable[[int], pipeline.Stream]
   source: types.Source
@@ -109,13 +109,13 @@ def run(config: Settings, workdir: str | os.PathLike) -> list[Stage]:
   """
   mesh = layout.mesh(**config["mesh"])
   configs = stage_configs(config)
-  words = input_pipeline.words(configs, workdir)
+  tokenizer = input_pipeline.run_tokenizer(configs, workdir)
   stages: list[Stage] = []
   starts = np.cumsum([0] + [c["steps"] for c in configs]).tolist()
   for n, stage_config in enumerate(configs):
     first, last = _span(configs, n)
     stages.append(_stage(
-        stage_config, mesh, words, workdir, start=starts[n], end=starts[n + 1],
+        stage_config, mesh, tokenizer, workdir, start=starts[n], end=starts[n + 1],
         rate_start=starts[first], rate_steps=starts[last + 1] - starts[first],
     ))
   return stages
@@ -146,7 +146,8 @@ def check_stages(stages: list[Stage]) -> None:
   for n, (before, after) in enumerate(itertools.pairwise(stages), 1):
     try:
       step.check_carry(
-          jax.eval_shape(before.fresh), jax.eval_shape(after.fresh),
+          jax.eval_shape(before.program.fresh),
+          jax.eval_shape(after.program.fresh),
           fresh=after.config["fresh"],
       )
     except ValueError as error:
@@ -188,91 +189,109 @@ def program(
       name: schema.make("encoders", config[name])
       for name in ("image", "text") if config[name] is not None
   }
-  tree = model.model(towers, views=config["views"], **config["projection"])
+  both = model.model(towers, views=config["views"], **config["projection"])
   objective = schema.make("objectives", config["objective"])
-  where = layout.Layout(
-      mesh, model.axes(tree, objective), _waiting(config, tree.encode)
+  placement = layout.Layout(
+      mesh, model.axes(both, objective), _waiting(config, both.encode)
   )
-  where.check_batch(config["batch_size"])
-  where.check_waiting(config["batch_size"])
+  placement.check_batch(config["batch_size"])
+  placement.check_waiting(config["batch_size"])
   optimizer = _called(optim, config["optimizer"], steps=steps)
   frozen = config["frozen"]
-  kept = config["stored"]
+  stored = config["stored"]
   gradients = _called(
       gradient, config["gradient"],
-      stored_embeddings.encode(tree.encode, kept), objective, frozen=frozen,
+      stored_embeddings.encode(both.encode, stored), objective, frozen=frozen,
   )
   init = functools.partial(
-      step.fresh(tree, objective, optimizer.tx, frozen=frozen),
+      step.fresh(both, objective, optimizer.tx, frozen=frozen),
       jax.random.key(config["seed"]), shapes,
   )
   state = jax.eval_shape(init)
-  placed = where.place(state)
+  placed = placement.place(state)
+  _check_trainable(state.params, frozen)
   stored_embeddings.check(
-      kept, tree.encode, state.params, frozen, config["augment"], shapes
+      stored, both.encode, state.params, frozen, config["augment"], shapes
   )
   return Program(
-      where, tree, objective, optimizer.rate,
+      placement, both, objective, optimizer.rate,
       fresh=jax.jit(init, out_shardings=placed),
       update=jax.jit(
           step.update(gradients, optimizer.tx, frozen=frozen),
           donate_argnums=0, out_shardings=(placed, None),
       ),
-      batch=stored_embeddings.shapes(kept, tree.encode, state.params, shapes),
+      batch=stored_embeddings.shapes(stored, both.encode, state.params, shapes),
   )
+
+
+def _check_trainable(params, frozen):
+  """Refuses a stage that cannot learn, and warns of one that learns no tower."""
+  trainable, _ = paths.split(params, frozen)
+  if not trainable:
+    raise ValueError(
+        f"frozen={tuple(frozen)} matches every parameter, so nothing would be "
+        "trained; leave some of them out."
+    )
+  if set(trainable) == {"objective"} and set(params) != {"objective"}:
+    _log.warning(
+        "frozen=%s matches all parameters of the towers: only %s will be trained",
+        tuple(frozen), sorted(paths.flatten(trainable)),
+    )
 
 
 def _waiting(config, encode):
   """Leaf of the batch that waits on the host -> its chunks."""
-  how = config["gradient"]
-  if how.get("inputs", "device") == "device":  # A gradient without has no say.
+  chosen = config["gradient"]
+  if chosen.get("inputs", "device") == "device":  # Not every one has this setting.
     return {}
-  return gradient.waiting(how["chunks"], encode.views)
+  return gradient.waiting(chosen["chunks"], encode.views)
 
 
 def _stage(
-    config, mesh, words, workdir, *, start, end, rate_start, rate_steps
+    config, mesh, tokenizer, workdir, *, start, end, rate_start, rate_steps
 ):
   source = schema.make("sources", config["source"])
-  ready = input_pipeline.prepare(source, words, config, config["captions"])
-  shapes = input_pipeline.shapes(source, ready, config["batch_size"])
+  to_arrays = input_pipeline.to_arrays(
+      source, tokenizer, config, config["captions"]
+  )
+  shapes = input_pipeline.shapes(source, to_arrays, config["batch_size"])
   made = program(config, mesh, shapes, steps=rate_steps)
   files = stored_embeddings.files(config["stored"], workdir, start)
   read = stored_embeddings.Stored(source, files) if files else source
-  arrays = input_pipeline.prepare(
-      source, words, config, config["captions"], given=files
+  of_read = input_pipeline.to_arrays(
+      source, tokenizer, config, config["captions"], embedded=files
+  )
+  towers = evaluation.encoder(
+      made.model, made.layout,
+      {view.field for view in made.model.encode.views.values()},
   )
   return Stage(
       start=start, end=end, rate_start=rate_start, config=config,
-      batch_size=config["batch_size"], shapes=shapes, batch=made.batch,
-      layout=made.layout, rate=made.rate, fresh=made.fresh, update=made.update,
-      store=functools.partial(
-          _store, files, source, ready, made.model, made.layout
-      ),
+      shapes=shapes, program=made, source=source,
+      store=functools.partial(_store, files, source, to_arrays, made),
       stream=functools.partial(
-          input_pipeline.stream, read, arrays, config["batch_size"], config["seed"]
+          input_pipeline.stream, read, of_read, config["batch_size"], config["seed"]
       ),
-      source=source,
       evals=tuple(
           evaluation.evaluation(
-              label, how, made.model, made.layout, words, config
+              label, own, towers, made.layout, tokenizer, config
           )
-          for label, how in config["evals"].items()
+          for label, own in config["evals"].items()
       ),
   )
 
 
-def _store(files, source, ready, tree, where, params):
-  """Runs locked towers over the source, as far as that is not done."""
-  devices = where.mesh.size
+def _store(files, source, to_arrays, program, params):
+  """Writes what locked towers make of the source, unless it is there already."""
+  devices = program.layout.mesh.size
   rows = -(-_STORE_ROWS // devices) * devices
-  for leaf, path in files.items():
-    encode = evaluation.encoding(tree, where, {leaf})
+  for field, path in files.items():
+    tower = evaluation.encoder(program.model, program.layout, {field})
 
-    def embed(batch, leaf=leaf, encode=encode):
-      return encode(params, batch).views[leaf].pooled
+    def embed(batch, field=field, tower=tower):
+      return tower.encode(params, batch).views[field].pooled
 
-    with pipeline.once(source, prepare=ready, batch_size=rows) as passed:
+    with pipeline.once(source, prepare=to_arrays, batch_size=rows) as passed:
       stored_embeddings.write(path, len(source), passed, embed)
 
 

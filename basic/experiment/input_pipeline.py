@@ -1,4 +1,4 @@
-"""From settings to data: what a stage reads, in which words, as which arrays."""
+"""From settings to data: sources, captions, the tokenizer, and arrays."""
 
 import os
 import pathlib
@@ -20,13 +20,13 @@ from basic.experiment import pretrained, schema, settings
 from basic.sharding import layout
 
 Settings = settings.Settings
-Words: TypeAlias = tokenizer.Tokenizer | vocabulary.Vocabulary
+Tokenizer: TypeAlias = tokenizer.Tokenizer | vocabulary.Vocabulary
 
 
-def words(
+def run_tokenizer(
     configs: Sequence[Settings], workdir: str | os.PathLike
-) -> Words | None:
-  """The run's vocabulary: stored, given, its weights', or of its captions.
+) -> Tokenizer | None:
+  """The run's tokenizer: stored, given, its weights', or of its captions.
 
   Args:
     configs: complete, of every stage.
@@ -36,6 +36,7 @@ def words(
     What makes token ids of captions; None without a text tower.
 
   Raises:
+    FileNotFoundError: if a run began in the folder, and its vocabulary is gone.
     ValueError: if it has more pieces than the text tower knows, or the tower
       is taken from weights that hold no vocabulary, and none is given.
   """
@@ -46,8 +47,7 @@ def words(
   text, given = config["text"], config["tokenizer"]["model"]
   # Without a configuration it is left from a start that failed.
   if (folder / "config.json").exists():
-    if found := _stored(folder, text["length"]):
-      return found
+    return _stored(folder, text["length"])
   if given is not None:
     made = _given(pathlib.Path(given), text["length"])
   else:
@@ -61,16 +61,21 @@ def words(
   return made
 
 
-def _stored(folder: pathlib.Path, length: int) -> Words | None:
+def _stored(folder: pathlib.Path, length: int) -> Tokenizer:
   if (folder / tokenizer.FILE).exists():
     return tokenizer.Tokenizer(tokenizer.load(folder), length)
   if (folder / vocabulary.FILE).exists():
     content = (folder / vocabulary.FILE).read_bytes()
     return vocabulary.Vocabulary(content, length)
-  return None
+  # Another one would give the same captions other ids than those learned.
+  raise FileNotFoundError(
+      f"{folder} holds a run with a text tower, and neither {tokenizer.FILE} nor "
+      f"{vocabulary.FILE}; put back the file that the run began with, or use "
+      "another --workdir."
+  )
 
 
-def _given(path: pathlib.Path, length: int) -> Words:
+def _given(path: pathlib.Path, length: int) -> Tokenizer:
   """A vocabulary of ours, or of others."""
   try:
     return tokenizer.Tokenizer(path.read_bytes(), length)
@@ -90,79 +95,79 @@ def _trained(config: Settings) -> tokenizer.Tokenizer:
   return tokenizer.Tokenizer(content, config["text"]["length"])
 
 
-def _store(words: Words, folder: pathlib.Path) -> None:
-  """Writes it down, and removes what a start that failed left instead of it."""
-  if isinstance(words, tokenizer.Tokenizer):
-    tokenizer.save(words.content, folder)
+def _store(made: Tokenizer, folder: pathlib.Path) -> None:
+  """Writes the vocabulary, and removes what a start that failed left."""
+  if isinstance(made, tokenizer.Tokenizer):
+    tokenizer.save(made.content, folder)
     (folder / vocabulary.FILE).unlink(missing_ok=True)
   else:
-    vocabulary.save(words.content, folder)
+    vocabulary.save(made.content, folder)
     (folder / tokenizer.FILE).unlink(missing_ok=True)
 
 
 def caption(
-    source: types.Source, how: Settings | None
+    source: types.Source, templates: Settings | None
 ) -> captions.Caption | None:
-  """What says an example's labels in words; None: it has text of its own."""
-  if how is None:
+  """What makes a caption of an example's labels; None: it has its own text."""
+  if templates is None:
     return None
-  return captions.captions(classes=getattr(source, "classes", ()), **how)
+  return captions.captions(classes=getattr(source, "classes", ()), **templates)
 
 
-def prepare(
+def to_arrays(
     source: types.Source,
-    words: Callable[[Any], Any] | None,
+    tokenize: Callable[[Any], Any] | None,
     config: Settings,
-    how: Settings | None,
+    templates: Settings | None,
     *,
-    given: Collection[str] = (),
+    embedded: Collection[str] = (),
 ) -> examples.Prepare:
   """What turns an example into arrays.
 
   Args:
     source: of the examples.
-    words: caption -> token ids; None where there is no text.
+    tokenize: caption -> token ids; None where there is no text.
     config: complete, of the stage.
-    how: settings of captions made of labels; None: the source's own text.
-    given: leaves that are embeddings already, and stay as they are.
+    templates: settings of captions made of labels; None: the source's own text.
+    embedded: fields that are embeddings already, and stay as they are.
 
   Returns:
-    As `pipeline.prepare` does.
+    As `examples.prepare` does.
   """
   if config["text"] is None:
-    words = how = None  # Of the stages with a text tower, not of this one.
+    tokenize = templates = None  # Other stages have a text tower, this has none.
   augment = images.augment(**config["augment"])
-  return pipeline.prepare(
-      tokenize=words, augment=None if "image" in given else augment,
-      caption=caption(source, how),
+  return examples.prepare(
+      tokenize=tokenize, augment=None if "image" in embedded else augment,
+      caption=caption(source, templates),
   )
 
 
 def stream(
     source: types.Source,
-    ready: examples.Prepare,
+    prepare: examples.Prepare,
     batch_size: int,
     seed: int,
     position: int,
 ) -> pipeline.Stream:
   """This process's rows of the batches from a position on."""
   return pipeline.stream(
-      source, prepare=ready, batch_size=batch_size, seed=seed, start=position,
+      source, prepare=prepare, batch_size=batch_size, seed=seed, start=position,
       shard=(jax.process_index(), jax.process_count()),
   )
 
 
 def shapes(
-    source: types.Source, ready: examples.Prepare, batch_size: int
+    source: types.Source, prepare: examples.Prepare, batch_size: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Shapes of a global batch, from one example."""
   with pipeline.stream(
-      source, prepare=ready, batch_size=1, seed=0, threads=0
+      source, prepare=prepare, batch_size=1, seed=0, threads=0
   ) as one:
     return {
-        name: jax.ShapeDtypeStruct((batch_size, *leaf.shape[1:]), leaf.dtype)
-        for name, leaf in next(one).items()
-        if layout.holds(leaf)
+        name: jax.ShapeDtypeStruct((batch_size, *field.shape[1:]), field.dtype)
+        for name, field in next(one).items()
+        if layout.holds(field)
     }
 
 
@@ -171,5 +176,5 @@ def batch_shapes(
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Shapes of a global batch of a stage, from one example of its source."""
   source = schema.make("sources", config["source"])
-  ready = prepare(source, tokenize, config, config["captions"])
-  return shapes(source, ready, config["batch_size"])
+  arrays = to_arrays(source, tokenize, config, config["captions"])
+  return shapes(source, arrays, config["batch_size"])

@@ -1,16 +1,14 @@
 """A run's state from its folder: to go on with it, or to look at it."""
 
-import json
 import os
 import pathlib
 from typing import Any
-
-import jax
 
 from basic import types
 from basic.data import pipeline
 from basic.engine import checkpoint
 from basic.experiment import build, pretrained, settings
+from basic.recording import manifest
 
 FOLDER = "checkpoints"
 
@@ -35,7 +33,7 @@ def resume(
     ValueError: if no checkpoint is whole, or the data is not what it was.
   """
   if checkpoints.latest() is None:
-    return pretrained.begin(stages[0].fresh(), stages[0].config), {}
+    return pretrained.begin(stages[0].program.fresh(), stages[0].config), {}
   state, position = read(stages, checkpoints)
   stage = at(stages, int(state.step))
   pipeline.check_position(position, stage.source, stage.config["seed"])
@@ -48,21 +46,12 @@ def read(
     step: int | None = None,
 ) -> tuple[types.TrainState, dict[str, Any]]:
   """One step, or the newest that is whole, of whichever stage took it."""
-  return checkpoints.restore(lambda n: abstract(at(stages, n)), step)
+  return checkpoints.restore(lambda n: at(stages, n).program.state(), step)
 
 
 def at(stages: list[build.Stage], step: int) -> build.Stage:
   """The stage that took a step; one at a boundary ended its stage."""
   return next((s for s in stages if step <= s.end), stages[-1])
-
-
-def abstract(stage: build.Stage) -> types.TrainState:
-  """Shapes and shardings of a stage's state, nothing allocated."""
-  shapes = jax.eval_shape(stage.fresh)
-  return jax.tree.map(
-      lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
-      shapes, stage.layout.place(shapes),
-  )
 
 
 def load(
@@ -82,8 +71,8 @@ def load(
       the step; `NoCheckpoint` if it holds none.
   """
   folder = pathlib.Path(workdir).absolute()
-  config = folder / "config.json"
-  if not config.exists():
+  stored = manifest.load(folder / "config.json")
+  if stored is None:
     raise FileNotFoundError(
         f"{workdir} holds no config.json, so it is not the folder of a run; "
         "give the --workdir that the training was given."
@@ -99,6 +88,6 @@ def load(
           f"{workdir} holds no checkpoint yet; one is saved every "
           f"{stages[0].config['checkpoint']['every']} steps."
       )
-    with stages[0].layout.context():
+    with stages[0].program.layout.context():
       state, _ = read(stages, checkpoints, step)
   return at(stages, int(state.step)), state

@@ -141,7 +141,9 @@ def takes(function: Callable[..., Any], name: str) -> bool:
   return name in inspect.signature(function).parameters
 
 
-def _nearest(name: str, names: typing.Iterable[str]) -> str:
+def _nearest(name: Any, names: typing.Iterable[str]) -> str:
+  if not isinstance(name, str):
+    return f": a name is text, not {type(name).__name__}."
   close = difflib.get_close_matches(name, list(names), 1)
   return f"; did you mean {close[0]!r}?" if close else "."
 
@@ -170,6 +172,10 @@ def _fits(value: Any, hint: Any) -> bool:
     return any(_fits(value, choice) for choice in arguments)
   if origin is typing.Literal:
     return value in arguments
+  if origin is tuple and Ellipsis not in arguments and arguments:
+    return isinstance(value, tuple) and len(value) == len(arguments) and all(
+        map(_fits, value, arguments)
+    )
   if origin in (tuple, list, collections.abc.Sequence):
     inner = arguments[0] if arguments else Any
     return isinstance(value, tuple) and all(_fits(v, inner) for v in value)

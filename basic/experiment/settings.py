@@ -166,6 +166,7 @@ def complete(config: Settings) -> dict[str, Any]:
   config, sentences = renewed(config)
   renamed.warn(sentences)
   full = schema.complete("config", experiment, config)
+  _check_groups(full)
   for key, function in (
       ("projection", model.model), ("augment", images.augment),
       ("mesh", layout.mesh), ("tokenizer", vocabulary), ("record", recording),
@@ -301,6 +302,22 @@ def _functions(group: str, name: Any) -> list[Any]:
   except ValueError:  # `complete` says this, with what there is to choose from.
     pass
   return functions
+
+
+def _check_groups(full: Settings) -> None:
+  """Refuses evaluations, stages and patterns that are no such thing."""
+  for label, own in (full["evals"] or {}).items():
+    if not isinstance(own, Mapping):
+      raise ValueError(
+          f"evals.{label} is {own!r}; it takes the settings of an evaluation, "
+          "such as dict(name='zeroshot', source=...)."
+      )
+  for n, changes in enumerate(full["stages"]):
+    if not isinstance(changes, Mapping):
+      raise ValueError(
+          f"stages[{n}] is {changes!r}; it takes the settings that the stage "
+          "changes, such as dict(steps=100)."
+      )
 
 
 def _name(where: str, settings: Settings) -> str:

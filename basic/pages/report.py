@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from basic import types
+from basic import files, types
 from basic.experiment import build, schema
 from basic.ops import normalize
 from basic.pages import page
@@ -51,7 +51,7 @@ def write(
       rows=journal.read(folder),
       samples=samples,
   )
-  manifest.replace(target, text.encode())
+  files.replace(target, text.encode())
   return target
 
 

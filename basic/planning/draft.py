@@ -64,7 +64,7 @@ def draft(
   mesh = layout.mesh(on, **chosen["mesh"])
   program = build.program(chosen, mesh, batch, steps=chosen["steps"])
   return Draft(
-      chosen, program, memory.state(program),
+      chosen, program, program.state(),
       memory.on_rows(program, program.batch), batch, assumed,
   )
 

@@ -13,20 +13,6 @@ from basic.experiment import build
 from basic.sharding import layout
 
 
-def sharded(shapes: Any, shardings: Any) -> Any:
-  """A tree of ShapeDtypeStructs with shardings."""
-  return jax.tree.map(
-      lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
-      shapes, shardings,
-  )
-
-
-def state(program: build.Program) -> types.TrainState:
-  """The state of a stage as ShapeDtypeStructs with shardings."""
-  shapes = jax.eval_shape(program.fresh)
-  return sharded(shapes, program.layout.place(shapes))
-
-
 def on_rows(program: build.Program, shapes: Any) -> Any:
   """A batch, or its embeddings, with rows sharded over the mesh."""
   return jax.tree.map(

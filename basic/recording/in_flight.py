@@ -1,7 +1,7 @@
-"""Steps on their way: dispatched to the devices, and not yet read.
+"""Metrics of steps that were dispatched to the devices and not yet read.
 
-Reading a step's loss waits for the step. So metrics are left where they are
-for a while and read together; then they are checked and written down.
+Reading a step's loss waits for the step. So metrics stay on the device for a
+while and are read together; then they are checked and recorded.
 """
 
 import math
@@ -15,11 +15,11 @@ from basic import types
 from basic.data import pipeline
 from basic.recording import recorder
 
-# Steps in flight at most: keeps the devices busy without queueing batches.
+# Steps dispatched ahead at most: keeps devices busy without queueing batches.
 AHEAD = 20
 
 
-class Flight:
+class Pending:
   """The steps of one stage that were dispatched and not yet read.
 
   Args:
@@ -29,7 +29,7 @@ class Flight:
     rate: step of the run -> learning rate.
     stream: from which their batches came.
     record: where their numbers go.
-    good: gives the step of the newest checkpoint, or None.
+    last_saved: gives the step of the newest checkpoint, or None.
     unreadable: reads that failed before this stream was opened, by reason.
   """
 
@@ -42,13 +42,13 @@ class Flight:
       rate: Callable[[int], Any],
       stream: pipeline.Stream,
       record: recorder.Recorder,
-      good: Callable[[], int | None],
+      last_saved: Callable[[], int | None],
       unreadable: Mapping[str, int],
   ):
     self._end, self._every, self._batch_size = end, every, batch_size
     self._rate, self._stream, self._recorder = rate, stream, record
-    self._good = good
-    self._before, self._written = unreadable, dict(unreadable)
+    self._last_saved = last_saved
+    self._before, self._recorded = unreadable, dict(unreadable)
     self._steps: list[tuple[int, int, Any]] = []
 
   def add(self, n: int, metrics: types.Metrics) -> None:
@@ -56,33 +56,33 @@ class Flight:
     self._steps.append((n, self._stream.position, metrics))
 
   def full(self) -> bool:
-    """Whether so many are on their way that reading is due."""
+    """Whether so many are pending that reading is due."""
     return len(self._steps) >= AHEAD
 
-  def land(self) -> None:
-    """Waits for all of them, checks them and writes them down.
+  def flush(self) -> None:
+    """Waits for all of them, checks them and records them.
 
     Raises:
-      FloatingPointError: if a loss or a gradient is not finite. It is written
-        down, and so is what came before it; what came after it is not.
+      FloatingPointError: if a loss or a gradient is not finite. It is recorded,
+        and so are the steps before it; those after it are not.
     """
-    found, self._steps = jax.device_get(self._steps), []
-    for n, seen, metrics in found:
+    steps, self._steps = jax.device_get(self._steps), []
+    for n, seen, metrics in steps:
       # A gradient that came chunk by chunk has no norm.
       watched = [metrics[k] for k in ("loss", "gradient_norm") if k in metrics]
       if not all(map(math.isfinite, watched)):
         self._recorder.write(n, metrics)
-        said = "loss is {}, the gradient's norm {}".format(*watched, "not known")
-        raise self._error(n, seen, said)
+        fault = "loss is {}, the gradient's norm {}".format(*watched, "not known")
+        raise self._error(n, seen, fault)
       if n % self._every == 0 or n == self._end:
         self._recorder.write(n, {
             **metrics, "learning_rate": self._rate(n), "examples_seen": seen,
         })
-    if found:
-      self._write_data(found[-1][0])
+    if steps:
+      self._record_data(steps[-1][0])
 
   def check(self, n: int, params: types.Params) -> None:
-    """Waits for the newest step, n, and checks what it made of the parameters.
+    """Waits for the newest step, n, and checks the parameters it left.
 
     Raises:
       FloatingPointError: if one is not finite: an update can overflow though
@@ -99,27 +99,27 @@ class Flight:
         for reason in sorted({*self._before, *now})
     }
 
-  def _write_data(self, n):
-    """How fast the data came since the last time, and what of it was bad."""
+  def _record_data(self, n):
+    """Records the throughput since the last time, and unreadable examples."""
     row, unreadable = {}, self.unreadable()
     if rate := self._recorder.rate():
       row["throughput/examples_per_second"] = rate
-    if unreadable != self._written:
+    if unreadable != self._recorded:
       row |= {f"data/unreadable/{k}": x for k, x in unreadable.items()}
-      self._written = unreadable
+      self._recorded = unreadable
     if row:
       self._recorder.write(n, row)
 
-  def _error(self, n, seen, found):
-    """Says which step it was, what its batch held, and what to do."""
+  def _error(self, n, seen, fault):
+    """Says which step it was, which examples it saw, and what to do."""
     ids = self._stream.ids(seen - self._batch_size, seen).tolist()
     shown = ", ".join(map(str, ids[:64])) + (", ..." if len(ids) > 64 else "")
-    good = self._good()
+    saved = self._last_saved()
     return FloatingPointError(
-        f"step {n}: {found}; training stopped. Its batch held the examples "
+        f"step {n}: {fault}; training stopped. Its batch held the examples "
         f"{shown}. The last good checkpoint is "
-        f"{'none' if good is None else f'that of step {good}'}. Lower the rate "
-        "or clip the gradient, in a new workdir."
+        f"{'none' if saved is None else f'that of step {saved}'}. Lower the "
+        "learning rate or clip the gradient, in a new workdir."
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from basic.recording import manifest
+from basic import files
 
 NAME = "metrics.jsonl"
 _NOT_FINITE = ("nan", "inf", "-inf")
@@ -43,7 +43,7 @@ def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     what was measured then. Empty if nothing was written.
 
   Raises:
-    ValueError: if a line other than the last is not a JSON object.
+    ValueError: if a line other than the last is not a JSON object of numbers.
   """
   rows = _rows(pathlib.Path(workdir) / NAME)
   return [
@@ -90,8 +90,27 @@ def truncate(workdir: str | os.PathLike, start: int) -> int:
   kept = [line for line, row in _rows(path) if row["step"] <= start]
   content = b"".join(line.rstrip(b"\n") + b"\n" for line in kept)
   if content != before:
-    manifest.replace(path, content)
+    files.replace(path, content)
   return len(before.splitlines()) - len(kept)
+
+
+def _row(line: bytes) -> dict[str, Any]:
+  """One line as an object with a step; ValueError if it is anything else."""
+  row = json.loads(line)
+  if not isinstance(row, dict) or not _is_number(row.get("step")):
+    raise ValueError("not an object with a step")
+  if not isinstance(row["step"], int):
+    raise ValueError("a step is an integer")
+  strange = [
+      name for name, x in row.items() if x not in _NOT_FINITE and not _is_number(x)
+  ]
+  if strange:
+    raise ValueError(f"{strange[0]!r} is not a number")
+  return row
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _rows(path: pathlib.Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
@@ -99,13 +118,12 @@ def _rows(path: pathlib.Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
   lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
   for number, line in enumerate(lines, 1):
     try:
-      row = json.loads(line)
-      row["step"]
-    except (ValueError, TypeError, KeyError) as error:
+      row = _row(line)
+    except ValueError as error:
       if not line.endswith(b"\n"):
         return
       raise ValueError(
-          f"Line {number} of {path} is not a line of a record. The file was "
+          f"Line {number} of {path} is not a line of a record ({error}). The file was "
           "changed from outside: remove that line, or bring the file back."
       ) from error
     yield line, row

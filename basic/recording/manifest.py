@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from basic import files
 from basic.recording import redact
 
 LIBRARIES = (
@@ -89,36 +90,32 @@ def begin(
   folder.mkdir(parents=True, exist_ok=True)
   if not (folder / "config.json").exists():
     settings = redact.value("", _plain("", config))
-    replace(folder / "config.json", _json(settings))
+    files.replace(folder / "config.json", _json(settings))
   facts = {"command": shlex.join(redact.command(command)), **_facts()}
-  replace(folder / "run.json", _json(_started(known, facts)))
+  files.replace(folder / "run.json", _json(_started(known, facts)))
 
 
-def load(path: pathlib.Path) -> Any:
-  """Reads one JSON file of a run; None if it is not there.
+def load(path: pathlib.Path) -> dict[str, Any] | None:
+  """Reads one JSON object of a run's folder; None if the file is not there.
 
   Raises:
-    ValueError: if it is there and is not JSON.
+    ValueError: if it is there and is not a JSON object.
   """
   try:
-    return json.loads(path.read_bytes())
+    content = json.loads(path.read_bytes())
   except FileNotFoundError:
     return None
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:  # Text that is not UTF-8 too.
     raise ValueError(
         f"{path} is not valid JSON ({error}). Put back the file that the run "
         "wrote, or use another --workdir."
     ) from error
-
-
-def replace(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file whole or not at all, whenever the process is killed."""
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  with open(temporary, "wb") as file:
-    file.write(content)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
+  if not isinstance(content, dict):
+    raise ValueError(
+        f"{path} holds {json.dumps(content)[:40]} and should hold a JSON object. "
+        "Put back the file that the run wrote, or use another --workdir."
+    )
+  return content
 
 
 def _json(data: Any) -> bytes:

@@ -13,6 +13,7 @@ of one that was not can be compared line by line.
 """
 
 import collections
+import contextlib
 import io
 import os
 import pathlib
@@ -26,6 +27,7 @@ import jax
 import numpy as np
 import tensorboardX
 
+from basic import files
 from basic.recording import journal, manifest, progress
 
 begin = manifest.begin
@@ -140,9 +142,7 @@ class Recorder:
     found = jax.device_get(dict(metrics))
     values = {prefix + n: _scalar(prefix + n, x) for n, x in found.items()}
     row = {"step": int(step), "time": round(time.time(), 3)}
-    # One write of one line: a kill can tear only the last one.
-    self._file.write(journal.line({**row, **values}))
-    self._file.flush()
+    self._append(journal.line({**row, **values}))
     if "loss" in values:
       self._progress.note(f"loss {values['loss']:.4g}")
     if self._board is not None:
@@ -187,21 +187,36 @@ class Recorder:
 
   def close(self) -> None:
     """Syncs and closes everything. May be called twice."""
-    self.sync()
-    self._progress.close()
-    if self._file is not None:
-      self._file.close()
-    if self._board is not None:
-      self._board.close()
-    if self._wandb is not None:
-      self._wandb.finish()
-    self._board = self._wandb = None
+    with contextlib.ExitStack() as all_of_it:  # One that fails stops no other.
+      if self._wandb is not None:
+        all_of_it.callback(self._wandb.finish)
+      if self._board is not None:
+        all_of_it.callback(self._board.close)
+      if self._file is not None:
+        all_of_it.callback(self._file.close)
+      all_of_it.callback(self._progress.close)
+      all_of_it.callback(self.sync)
+      self._wandb = None
 
   def __enter__(self) -> "Recorder":
     return self
 
   def __exit__(self, *error: Any) -> None:
-    self.close()
+    if error and error[0] is not None:
+      # What ended the run is the error to show, not what follows from it.
+      with contextlib.suppress(OSError):
+        self.close()
+    else:
+      self.close()
+
+  def _append(self, line: bytes) -> None:
+    """Writes one line at once: a kill can tear only the last one."""
+    try:
+      self._file.write(line)
+      self._file.flush()
+    except OSError as error:
+      error.filename = error.filename or self._file.name
+      raise
 
 
 def _scalar(name: str, found: Any) -> float | int:
@@ -233,7 +248,7 @@ def _weights_and_biases(
     ) from error
   path = folder / "wandb_id"
   if not path.exists():
-    manifest.replace(path, secrets.token_hex(8).encode())
+    files.replace(path, secrets.token_hex(8).encode())
   identity = {"id": path.read_text(), "resume": "allow", "dir": str(folder)}
   run = wandb.init(**{**identity, **settings})
   # Its own step may only grow, and a resumed run goes back to its checkpoint.

@@ -11,6 +11,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from basic import files
+
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _TYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16,
@@ -64,7 +66,7 @@ def check_kind(path: pathlib.Path) -> None:
 
 def save(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
   """Writes a .safetensors file, whole or not at all."""
-  replace(path, safetensors.numpy.save(dict(arrays), {"format": "pt"}))
+  files.replace(path, safetensors.numpy.save(dict(arrays), {"format": "pt"}))
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
@@ -83,7 +85,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
 
 def write_json(path: str | os.PathLike, value: Mapping[str, Any]) -> None:
   """Writes a JSON file, whole or not at all."""
-  replace(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+  files.replace(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
 
 def _shards(index: pathlib.Path) -> set[str]:
@@ -113,12 +115,3 @@ def _one(path: pathlib.Path) -> dict[str, np.ndarray]:
     flat = np.frombuffer(entry["data"], _TYPES[entry["dtype"]])
     found[name] = flat.reshape(entry["shape"])
   return found
-
-
-def replace(path: str | os.PathLike, content: bytes) -> None:
-  """Writes a file, whole or not at all."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-  partial.write_bytes(content)
-  partial.replace(path)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from basic import paths, types
+from basic import files, paths, types
 from basic.data import vocabulary
 from basic.weights import _files, _format, _table
 
@@ -103,7 +103,7 @@ def _write(
   made = _table.write(_tables(settings, height, channels), flat)
   written = io.BytesIO()
   np.savez(written, **{f"params/{name}": x for name, x in made.items()})
-  _files.replace(path, written.getvalue())
+  files.replace(path, written.getvalue())
 
 
 def _load(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -153,7 +153,7 @@ def test_evaluations_keep_their_own_text_or_caption_their_labels(run, tmp_path):
       tmp_path, source=LABELLED, captions=PROMPTS,
       evals=dict(own=how, labels=dict(how, label_captions=PROMPTS)),
   )
-  params = stage.fresh().params
+  params = stage.program.fresh().params
   shown = {e.prefix: e.samples(params, 4).captions for e in stage.evals}
   assert all(said.startswith("xyz ") for said in shown["zeroshot/labels"])
   assert not any("xyz" in said for said in shown["zeroshot/own"])

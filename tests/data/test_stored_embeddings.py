@@ -45,8 +45,8 @@ def test_training_on_stored_embeddings_is_training_on_images(tmp_path):
 def test_images_do_not_reach_the_step_and_the_tower_does_not_run(tmp_path):
   config = settings.complete(tiny.config(**LOCKED, stored=("image",)))
   stage, = build.run(config, tmp_path)
-  assert stage.batch["image"].shape == (16, 8)
-  assert stage.batch["image"].dtype == jnp.float32
+  assert stage.program.batch["image"].shape == (16, 8)
+  assert stage.program.batch["image"].dtype == jnp.float32
   assert stage.shapes["image"].dtype == jnp.uint8  # What evaluations read.
 
 

@@ -360,6 +360,23 @@ def test_three_failures_in_a_row_stop_the_run_and_close_tells(store):
       checkpoints.close()
 
 
+def test_failed_saves_leave_nothing_and_say_it_once(store, caplog):
+  large = make(rows=1 << 15)
+  with full_disk(), pytest.raises(RuntimeError) as refused:
+    with checkpoint.Checkpoints(store, every=1) as checkpoints:
+      for step in (1, 2, 3, 4):
+        checkpoints.save(step, large, {}, force=True)
+        unfinished = [p.name for p in store.iterdir() if not p.name.startswith(
+            f"{step}.")]
+        assert unfinished == []  # What failed leaves its room to the next.
+  assert list(store.iterdir()) == []
+  # The first error is the one that is raised, and its end is the advice.
+  assert "3 saves in a row" in str(refused.value)
+  assert str(refused.value).endswith("start the same command again")
+  assert len(str(refused.value)) < 1_000
+  assert [r for r in caplog.records if r.exc_info] == []  # Orbax's tracebacks
+
+
 def test_a_save_that_cannot_begin_counts_too(store, caplog):
   state = make()
   checkpoints = checkpoint.Checkpoints(store, every=1)

@@ -75,14 +75,14 @@ def test_a_run_without_text_has_no_vocabulary(tmp_path):
   assert not (tmp_path / tokenizer.FILE).exists()
   with stage.stream(0) as stream:
     assert "text" not in next(stream)
-  params = jax.eval_shape(stage.fresh).params
+  params = jax.eval_shape(stage.program.fresh).params
   assert sorted(params) == ["image", "objective"]
 
 
 def test_a_batch_has_the_shapes_that_were_promised(tmp_path):
   stage, = run(tmp_path)
   with stage.stream(0) as stream:
-    batch = stage.layout.shard(next(stream))
+    batch = stage.program.layout.shard(next(stream))
   assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {
       k: (v.shape, v.dtype) for k, v in stage.shapes.items()
   }
@@ -90,16 +90,16 @@ def test_a_batch_has_the_shapes_that_were_promised(tmp_path):
 
 def test_steps_compile_once_and_the_state_is_where_it_was_placed(tmp_path):
   stage, = run(tmp_path)
-  with stage.layout.context(), stage.stream(0) as stream:
-    state = stage.fresh.lower().compile(compiler_options=checks.HASTE)()
-    placed = stage.layout.place(state)
-    batch = stage.layout.shard(next(stream))
-    update = stage.update.lower(state, batch).compile(
+  with stage.program.layout.context(), stage.stream(0) as stream:
+    state = stage.program.fresh.lower().compile(compiler_options=checks.HASTE)()
+    placed = stage.program.layout.place(state)
+    batch = stage.program.layout.shard(next(stream))
+    update = stage.program.update.lower(state, batch).compile(
         compiler_options=checks.HASTE
     )
     for _ in range(3):  # It refuses what is not placed as before.
       state, _ = update(state, batch)
-      batch = stage.layout.shard(next(stream))
+      batch = stage.program.layout.shard(next(stream))
   for leaf, sharding in zip(
       jax.tree.leaves(state), jax.tree.leaves(placed), strict=True
   ):
@@ -125,10 +125,10 @@ def test_stages_follow_each_other_and_share_a_schedule_where_they_can(
   ]
   assert [s.batch_size for s in stages] == [8, 16, 16, 16, 16]
   # One cosine over the first two stages: warm at 2, and near zero at 7.
-  rate = [float(stages[0].rate(n)) for n in range(8)]
-  assert rate == [float(stages[1].rate(n)) for n in range(8)]
+  rate = [float(stages[0].program.rate(n)) for n in range(8)]
+  assert rate == [float(stages[1].program.rate(n)) for n in range(8)]
   assert rate[0] == 0 and max(rate) == rate[2] > 20 * rate[7]
-  assert np.isclose(float(stages[4].rate(2)), 1e-3)
+  assert np.isclose(float(stages[4].program.rate(2)), 1e-3)
 
 
 def test_a_run_without_stages_is_one(tmp_path):
@@ -139,7 +139,7 @@ def test_a_frozen_tower_has_no_slots(tmp_path):
   stage, = run(tmp_path, frozen=("image/.*",))
   slots = [
       jax.tree_util.keystr(path) for path, _ in
-      jax.tree_util.tree_leaves_with_path(jax.eval_shape(stage.fresh).opt_state)
+      jax.tree_util.tree_leaves_with_path(jax.eval_shape(stage.program.fresh).opt_state)
   ]
   assert any("text" in slot for slot in slots)
   assert not any("image" in slot for slot in slots)

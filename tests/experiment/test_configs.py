@@ -47,9 +47,9 @@ def test_the_first_line_is_the_command(name):
 
 def enter(stage, old):
   """The first state of a stage: drawn, or what the stage before learned."""
-  shapes = jax.eval_shape(stage.fresh)
+  shapes = jax.eval_shape(stage.program.fresh)
   if old is None or set(shapes.params) - set(old.params):  # A tower is new.
-    new = stage.fresh.lower().compile(compiler_options=checks.HASTE)()
+    new = stage.program.fresh.lower().compile(compiler_options=checks.HASTE)()
     return new if old is None else step.carry(old, new, optimizer=False)
   new = dataclasses.replace(
       old, params=zeros(shapes.params), opt_state=zeros(shapes.opt_state),
@@ -77,17 +77,17 @@ def test_two_steps_at_reduced_size(name, alone, tmp_path):
   config = experiments.shrunk(experiments.read(name))
   programs, state = {}, None
   for stage in build.run(config, tmp_path):
-    with stage.layout.context(), stage.stream(0) as stream:
+    with stage.program.layout.context(), stage.stream(0) as stream:
       state = enter(stage, state)
       before, start = jax.device_get(state.params), int(state.step)
-      batch = stage.layout.shard(next(stream))
-      lowered = stage.update.lower(state, batch)
+      batch = stage.program.layout.shard(next(stream))
+      lowered = stage.program.update.lower(state, batch)
       text = lowered.as_text()  # Stages often differ in nothing but data.
       if text not in programs:
         programs[text] = lowered.compile(compiler_options=checks.HASTE)
       for _ in range(2):
         state, metrics = programs[text](state, batch)
-        batch = stage.layout.shard(next(stream))
+        batch = stage.program.layout.shard(next(stream))
         for metric, value in metrics.items():
           assert math.isfinite(value), f"{metric} is {value}"
     assert int(state.step) == start + 2

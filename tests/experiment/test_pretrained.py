@@ -95,7 +95,7 @@ def test_weights_that_are_not_finite_are_refused(weights):
 
 def test_a_text_tower_without_its_vocabulary_is_refused(weights, tmp_path):
   with pytest.raises(ValueError, match=r"no vocabulary.*tokenizer\.model"):
-    input_pipeline.words([config()], tmp_path)
+    input_pipeline.run_tokenizer([config()], tmp_path)
   assert not list(tmp_path.iterdir())
 
 
@@ -105,17 +105,18 @@ def test_a_text_tower_of_ones_own_learns_its_words(weights, tmp_path, without):
     del weights["params"]["text"]
   taken = ("image/.*",) if without == "path" else (".*",)
   assert isinstance(
-      input_pipeline.words([config(taken=taken)], tmp_path), tokenizer.Tokenizer)
+      input_pipeline.run_tokenizer([config(taken=taken)], tmp_path),
+      tokenizer.Tokenizer)
 
 
 def test_the_words_of_the_weights_are_kept_with_the_run(weights, tmp_path):
   weights["vocabulary"] = words()
   (tmp_path / tokenizer.FILE).write_bytes(b"left from a start that failed")
-  first = input_pipeline.words([config()], tmp_path)
+  first = input_pipeline.run_tokenizer([config()], tmp_path)
   assert not (tmp_path / tokenizer.FILE).exists()
   (tmp_path / "config.json").write_text("{}")
   weights["vocabulary"] = None  # Needed at the start alone.
-  again = input_pipeline.words([config()], tmp_path)
+  again = input_pipeline.run_tokenizer([config()], tmp_path)
   np.testing.assert_array_equal(again.batch(TEXTS), first.batch(TEXTS))
   np.testing.assert_array_equal(again.batch(TEXTS), words().batch(TEXTS))
 
@@ -124,14 +125,14 @@ def test_more_words_than_rows_are_refused(weights, tmp_path):
   weights["vocabulary"] = words()
   few = config(text={"vocab": 20, "length": LENGTH})
   with pytest.raises(ValueError, match=r"pieces and text\.vocab is 20"):
-    input_pipeline.words([few], tmp_path)
+    input_pipeline.run_tokenizer([few], tmp_path)
 
 
 def test_a_tokenizer_json_can_be_given(weights, tmp_path):
   (tmp_path / "theirs").mkdir()
   file = tmp_path / "theirs" / "tokenizer.json"
   file.write_bytes(words().content)
-  found = input_pipeline.words([config(str(file))], tmp_path / "run")
+  found = input_pipeline.run_tokenizer([config(str(file))], tmp_path / "run")
   np.testing.assert_array_equal(found.batch(TEXTS), words().batch(TEXTS))
   assert (tmp_path / "run" / "tokenizer.json").exists()
 
@@ -140,10 +141,10 @@ def test_a_sentencepiece_model_of_others_can_be_given(weights, tmp_path):
   file = tmp_path / "spiece.model"
   file.write_bytes(siglip())
   with pytest.raises(ValueError, match=r"rows are filled up.*pad_token"):
-    input_pipeline.words([config(str(file))], tmp_path / "run")
+    input_pipeline.run_tokenizer([config(str(file))], tmp_path / "run")
   (tmp_path / "tokenizer_config.json").write_text(json.dumps(
       {"pad_token": "</s>", "tokenizer_class": "SiglipTokenizer"}))
-  found = input_pipeline.words([config(str(file))], tmp_path / "run")
+  found = input_pipeline.run_tokenizer([config(str(file))], tmp_path / "run")
   pieces = sentencepiece.SentencePieceProcessor(model_proto=siglip())
   for text, clean in zip(TEXTS, ["a red cat", "two dogs", ""], strict=True):
     ids = [*pieces.encode(clean), 1][:LENGTH]
@@ -153,7 +154,7 @@ def test_a_sentencepiece_model_of_others_can_be_given(weights, tmp_path):
 def test_what_is_no_vocabulary_is_refused(weights, tmp_path):
   (tmp_path / "a.model").write_bytes(b"nonsense")
   with pytest.raises(ValueError, match="not a SentencePiece model"):
-    input_pipeline.words([config(str(tmp_path / "a.model"))], tmp_path / "run")
+    input_pipeline.run_tokenizer([config(str(tmp_path / "a.model"))], tmp_path / "run")
 
 
 def test_a_model_that_ends_no_text_is_refused(weights, tmp_path):
@@ -164,7 +165,7 @@ def test_a_model_that_ends_no_text_is_refused(weights, tmp_path):
   (tmp_path / "a.model").write_bytes(written.getvalue())
   (tmp_path / "tokenizer_config.json").write_text('{"pad_token": "<s>"}')
   with pytest.raises(ValueError, match="no piece that ends a text"):
-    input_pipeline.words([config(str(tmp_path / "a.model"))], tmp_path / "run")
+    input_pipeline.run_tokenizer([config(str(tmp_path / "a.model"))], tmp_path / "run")
 
 
 @pytest.mark.parametrize(("augment", "said"), [

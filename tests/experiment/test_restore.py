@@ -26,9 +26,9 @@ def test_a_step_belongs_to_the_stage_that_took_it(tmp_path):
 
 def test_abstract_allocates_nothing_and_says_where_everything_lies(tmp_path):
   (stage,) = build.run(settings.complete(tiny.config()), tmp_path)
-  with stage.layout.context():
-    found = jax.tree.leaves(restore.abstract(stage))
-    expected = jax.tree.leaves(stage.fresh())
+  with stage.program.layout.context():
+    found = jax.tree.leaves(stage.program.state())
+    expected = jax.tree.leaves(stage.program.fresh())
   for shape, leaf in zip(found, expected, strict=True):
     assert isinstance(shape, jax.ShapeDtypeStruct)
     assert (shape.shape, shape.dtype) == (leaf.shape, leaf.dtype)
@@ -57,7 +57,7 @@ def test_a_run_without_a_checkpoint_is_refused_and_left_as_it_is(tmp_path):
 
 def test_a_new_run_starts_with_the_first_stage(tmp_path):
   stages = build.run(settings.complete(tiny.config()), tmp_path)
-  with stages[0].layout.context(), checkpoint.Checkpoints(
+  with stages[0].program.layout.context(), checkpoint.Checkpoints(
       tmp_path / "checkpoints", every=5
   ) as checkpoints:
     state, position = restore.resume(stages, checkpoints)
