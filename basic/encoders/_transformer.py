@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from basic import types
-from basic.encoders import _linen
+from basic.encoders import _linear, _linen
 from basic.ops import attention, noise
 from basic.sharding import row_sharding
 
@@ -77,7 +77,7 @@ class Attention(nn.Module):
   ) -> Float[Array, "b n d"]:
     width = x.shape[-1]
     linear = functools.partial(
-        nn.DenseGeneral, dtype=self.dtype,
+        _linear.Linear, dtype=self.dtype,
         kernel_init=nn.initializers.xavier_uniform(),
     )
     shape = (self.heads, width // self.heads)
@@ -87,7 +87,7 @@ class Attention(nn.Module):
         linear(shape, name="value")(y),
         mask=mask,
     )
-    return linear(width, axis=(-2, -1), name="out")(mixed)
+    return linear((width,), contracted=2, name="out")(mixed)
 
 
 class Mlp(nn.Module):
@@ -100,11 +100,11 @@ class Mlp(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
     linear = functools.partial(
-        nn.Dense, dtype=self.dtype,
+        _linear.Linear, dtype=self.dtype,
         kernel_init=nn.initializers.xavier_uniform(),
     )
-    hidden = activate(linear(self.hidden, name="in")(x), self.activation)
-    return linear(x.shape[-1], name="out")(hidden)
+    hidden = activate(linear((self.hidden,), name="in")(x), self.activation)
+    return linear((x.shape[-1],), name="out")(hidden)
 
 
 class Block(nn.Module):
