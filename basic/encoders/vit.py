@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from basic import types
 from basic.encoders import _linen, _transformer
-from basic.ops import noise, patches, pooling, position_embeddings
+from basic.ops import gelu, noise, patches, pooling, position_embeddings
 
 AXES: types.AxisTable = (
     ("stem/(kernel|convolution[1-9]/kernel|out/kernel)",
@@ -284,5 +284,5 @@ class Stem(nn.Module):
       x = nn.Conv(
           channels, (3, 3), (2, 2), dtype=self.dtype, name=f"convolution{n}"
       )(x)
-      x = nn.gelu(_transformer.norm(x, f"norm{n}"))
+      x = gelu.tanh(_transformer.norm(x, f"norm{n}"))
     return nn.Conv(self.width, (1, 1), dtype=self.dtype, name="out")(x)
