@@ -53,11 +53,12 @@ def _forward(x, kernel, bias):
 
 def _backward(saved, cotangent):
   return jax.lax.platform_dependent(
-      *saved, cotangent, cpu=_backward_on_cpu, default=_backward_elsewhere
+      *saved, cotangent, cpu=_backward_on_cpu, default=backward_elsewhere
   )
 
 
-def _backward_elsewhere(x, kernel, bias, cotangent):
+def backward_elsewhere(x, kernel, bias, cotangent):
+  """JAX's own derivative: (dx, dW, db)."""
   return jax.vjp(_plain, x, kernel, bias)[1](cotangent)
 
 

@@ -70,11 +70,12 @@ def _forward(images, kernel):
 
 def _backward(saved, cotangent):
   return jax.lax.platform_dependent(
-      *saved, cotangent, cpu=_backward_on_cpu, default=_backward_elsewhere
+      *saved, cotangent, cpu=_backward_on_cpu, default=backward_elsewhere
   )
 
 
-def _backward_elsewhere(images, kernel, cotangent):
+def backward_elsewhere(images, kernel, cotangent):
+  """JAX's own derivative: (of the images, of the kernel)."""
   return jax.vjp(_convolution, images, kernel)[1](cotangent)
 
 
