@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from basic import types
-from basic.encoders import _linen, _mbconv, _residual
+from basic.encoders import _linear, _linen, _mbconv, _residual
 from basic.ops import attention, pooling
 from basic.sharding import row_sharding
 
@@ -123,7 +123,7 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b d"]:
     linear = functools.partial(
-        nn.DenseGeneral, dtype=self.dtype,
+        _linear.Linear, dtype=self.dtype,
         kernel_init=nn.initializers.xavier_uniform(),
     )
     shape = (self.heads, x.shape[-1] // self.heads)
@@ -132,4 +132,4 @@ class Attention(nn.Module):
         linear(shape, name="key")(x),
         linear(shape, name="value")(x),
     )
-    return linear(self.features, axis=(-2, -1), name="out")(mixed)[:, 0]
+    return linear((self.features,), contracted=2, name="out")(mixed)[:, 0]

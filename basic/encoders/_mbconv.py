@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from basic import types
-from basic.encoders import _linen, _residual, _transformer
+from basic.encoders import _linear, _linen, _residual, _transformer
+from basic.ops import gelu
 from basic.sharding import row_sharding
 
 Norm: TypeAlias = Literal["layer", "frozen_batch"]
@@ -82,8 +83,8 @@ class Excitation(nn.Module):
   def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     # float32: a mean over all pixels.
     z = x.astype(jnp.float32).mean((1, 2)).astype(self.dtype)
-    z = nn.gelu(nn.Dense(self.hidden, dtype=self.dtype, name="squeeze")(z))
-    z = nn.Dense(x.shape[-1], dtype=self.dtype, name="gate")(z)
+    z = gelu.tanh(_linear.Linear((self.hidden,), self.dtype, name="squeeze")(z))
+    z = _linear.Linear(x.shape[-1:], self.dtype, name="gate")(z)
     return x * nn.sigmoid(z)[:, None, None, :]
 
 
@@ -118,16 +119,16 @@ class MbConv(nn.Module):
     late = self.stride // early
     # The norm is per pixel: pixels that the stride skips need none.
     y = normalize(x[:, ::early, ::early], self.norm, "norm1")
-    y = nn.Dense(hidden, dtype=self.dtype, name="expand")(y)
-    y = nn.gelu(normalize(y, self.norm, "norm2"))
+    y = _linear.Linear((hidden,), self.dtype, name="expand")(y)
+    y = gelu.tanh(normalize(y, self.norm, "norm2"))
     y = nn.Conv(
         hidden, (3, 3), (late, late), feature_group_count=hidden,
         dtype=self.dtype, name="depthwise",
     )(y)
-    y = nn.gelu(normalize(y, self.norm, "norm3"))
+    y = gelu.tanh(normalize(y, self.norm, "norm3"))
     squeeze = max(1, x.shape[-1] // SQUEEZE)
     y = Excitation(squeeze, self.dtype, name="excitation")(y)
-    y = nn.Dense(self.width, dtype=self.dtype, name="project")(y)
+    y = _linear.Linear((self.width,), self.dtype, name="project")(y)
     y = _residual.thin(
         y, layer, keys, place=0, depth=self.depth, rate=self.stochastic_depth
     )

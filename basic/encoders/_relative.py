@@ -7,7 +7,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
 from basic import types
-from basic.encoders import _linen, _residual, _transformer
+from basic.encoders import _linear, _linen, _residual, _transformer
 from basic.ops import attention, relative_bias
 from basic.sharding import row_sharding
 
@@ -45,7 +45,7 @@ class Attention(nn.Module):
   def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n d"]:
     heads = self.width // self.head
     linear = functools.partial(
-        nn.DenseGeneral, dtype=self.dtype,
+        _linear.Linear, dtype=self.dtype,
         kernel_init=nn.initializers.xavier_uniform(),
     )
     shape = (heads, *(2 * side - 1 for side in self.grid))
@@ -56,7 +56,7 @@ class Attention(nn.Module):
         linear((heads, self.head), name="value")(x),
         bias=getattr(relative_bias, self.lookup)(table, *self.grid)[None],
     )
-    return linear(self.width, axis=(-2, -1), name="out")(mixed)
+    return linear((self.width,), contracted=2, name="out")(mixed)
 
 
 class RelativeBlock(nn.Module):

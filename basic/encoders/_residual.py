@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from basic import types
-from basic.encoders import _linen
+from basic.encoders import _linear, _linen
 from basic.ops import noise
 
 
@@ -28,7 +28,7 @@ def shortcut(
   """
   if stride == 1 and x.shape[-1] == width:
     return x
-  return nn.Dense(width, dtype=dtype, name="shortcut")(pool(x, stride))
+  return _linear.Linear((width,), dtype, name="shortcut")(pool(x, stride))
 
 
 def thin(

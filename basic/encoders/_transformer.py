@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from basic import types
-from basic.encoders import _linen
-from basic.ops import attention, noise
+from basic.encoders import _linear, _linen
+from basic.ops import attention, gelu, layer_norm, noise
 from basic.sharding import row_sharding
 
 # What an MLP bends its hidden units with. Weights learned under one are not
@@ -44,12 +44,24 @@ HEAD_AXES: types.AxisTable = (
 )
 
 
+class LayerNorm(nn.Module):
+  """`ops.layer_norm` with its scale and bias."""
+
+  epsilon: float
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    shape = x.shape[-1:]
+    scale = self.param("scale", nn.initializers.ones, shape)
+    bias = self.param("bias", nn.initializers.zeros, shape)
+    return layer_norm.layer_norm(x, scale, bias, self.epsilon)
+
+
 def norm(
     x: Float[Array, "..."], name: str, epsilon: float = 1e-6
 ) -> Float[Array, "..."]:
   """LayerNorm in float32, back in the dtype of `x`."""
-  exact = nn.LayerNorm(epsilon=epsilon, dtype=jnp.float32, name=name)(x)
-  return exact.astype(x.dtype)
+  return LayerNorm(epsilon, name=name)(x)
 
 
 def activate(x: Float[Array, "..."], kind: Activation) -> Float[Array, "..."]:
@@ -59,7 +71,7 @@ def activate(x: Float[Array, "..."], kind: Activation) -> Float[Array, "..."]:
   """
   if kind == "quick_gelu":
     return x * jax.nn.sigmoid(1.702 * x)
-  return nn.gelu(x, approximate=kind == "gelu_tanh")
+  return gelu.tanh(x) if kind == "gelu_tanh" else gelu.exact(x)
 
 
 class Attention(nn.Module):
@@ -77,7 +89,7 @@ class Attention(nn.Module):
   ) -> Float[Array, "b n d"]:
     width = x.shape[-1]
     linear = functools.partial(
-        nn.DenseGeneral, dtype=self.dtype,
+        _linear.Linear, dtype=self.dtype,
         kernel_init=nn.initializers.xavier_uniform(),
     )
     shape = (self.heads, width // self.heads)
@@ -87,7 +99,7 @@ class Attention(nn.Module):
         linear(shape, name="value")(y),
         mask=mask,
     )
-    return linear(width, axis=(-2, -1), name="out")(mixed)
+    return linear((width,), contracted=2, name="out")(mixed)
 
 
 class Mlp(nn.Module):
@@ -100,11 +112,11 @@ class Mlp(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
     linear = functools.partial(
-        nn.Dense, dtype=self.dtype,
+        _linear.Linear, dtype=self.dtype,
         kernel_init=nn.initializers.xavier_uniform(),
     )
-    hidden = activate(linear(self.hidden, name="in")(x), self.activation)
-    return linear(x.shape[-1], name="out")(hidden)
+    hidden = activate(linear((self.hidden,), name="in")(x), self.activation)
+    return linear((x.shape[-1],), name="out")(hidden)
 
 
 class Block(nn.Module):

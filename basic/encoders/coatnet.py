@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from basic import paths, types
-from basic.encoders import _linen, _mbconv, _relative, _transformer
-from basic.ops import pooling, relative_bias
+from basic.encoders import _linear, _linen, _mbconv, _relative, _transformer
+from basic.ops import gelu, pooling, relative_bias
 from basic.sharding import row_sharding
 
 
@@ -187,7 +187,7 @@ class Stem(nn.Module):
   def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
     for n in range(1, self.depth + 1):
       if n > 1:
-        x = nn.gelu(_mbconv.normalize(x, self.norm, f"norm{n - 1}"))
+        x = gelu.tanh(_mbconv.normalize(x, self.norm, f"norm{n - 1}"))
       x = nn.Conv(
           self.width, (3, 3), (2, 2) if n == 1 else (1, 1), dtype=self.dtype,
           name=f"convolution{n}",
@@ -226,7 +226,7 @@ class CoAtNet(nn.Module):
     tokens = _transformer.norm(x.reshape(x.shape[0], -1, x.shape[-1]), "norm")
     pooled = pooling.mean(tokens)
     if self.dense:
-      dense = nn.Dense(pooled.shape[-1], dtype=dtype, name="pre_logits")
+      dense = _linear.Linear(pooled.shape[-1:], dtype, name="pre_logits")
       pooled = jnp.tanh(dense(pooled).astype(jnp.float32))
     return types.Features(pooled, tokens if self.keep_tokens else None)
 

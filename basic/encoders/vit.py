@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from basic import types
 from basic.encoders import _linen, _transformer
-from basic.ops import noise, pooling, position_embeddings
+from basic.ops import gelu, noise, patches, pooling, position_embeddings
 
 AXES: types.AxisTable = (
     ("stem/(kernel|convolution[1-9]/kernel|out/kernel)",
@@ -232,10 +232,7 @@ class Vit(nn.Module):
     if self.stem == "convolution":
       x = Stem(self.width, self.patch, self.dtype, name="stem")(x)
     else:
-      x = nn.Conv(
-          self.width, (self.patch,) * 2, (self.patch,) * 2, padding="VALID",
-          dtype=self.dtype, name="stem",
-      )(x)
+      x = PatchEmbedding(self.width, self.patch, self.dtype, name="stem")(x)
     if self.positions == "learned":
       draw = nn.initializers.normal(self.width**-0.5)
       places = self.param("positions", draw, (height, width, self.width))
@@ -256,6 +253,22 @@ class Vit(nn.Module):
     return head(x)
 
 
+class PatchEmbedding(nn.Module):
+  """One vector a patch: a linear layer over its pixels."""
+
+  width: int
+  patch: int
+  dtype: _linen.Precision
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
+    shape = (self.patch, self.patch, x.shape[-1], self.width)
+    kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+    bias = self.param("bias", nn.initializers.zeros, (self.width,))
+    y = patches.embed(x, kernel.astype(self.dtype))
+    return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+
+
 class Stem(nn.Module):
   """Halves the image until a pixel is a patch, doubling the channels."""
 
@@ -271,5 +284,5 @@ class Stem(nn.Module):
       x = nn.Conv(
           channels, (3, 3), (2, 2), dtype=self.dtype, name=f"convolution{n}"
       )(x)
-      x = nn.gelu(_transformer.norm(x, f"norm{n}"))
+      x = gelu.tanh(_transformer.norm(x, f"norm{n}"))
     return nn.Conv(self.width, (1, 1), dtype=self.dtype, name="out")(x)
