@@ -1,7 +1,8 @@
 """What a foreign checkpoint is to us: weights in our paths, and a way back."""
 
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,6 +114,44 @@ def expect(name: str, found: Settings | None, wanted: Settings) -> list[str]:
       for key, value in wanted.items()
       if found.get(key) != value
   ]
+
+
+def not_sizes(
+    name: str, found: Settings, keys: Sequence[str]
+) -> list[str]:
+  """Which of these values are no whole numbers above 0."""
+  return [
+      f"{name}.{key} is {found.get(key)!r}, expected a whole number above 0"
+      for key in keys if type(found.get(key)) is not int or found[key] < 1
+  ]
+
+
+def scale(log_scale: Any, name: str) -> float:
+  """The factor of the similarities, exp of a parameter.
+
+  Args:
+    log_scale: the parameter, one number.
+    name: of its tensor.
+
+  Raises:
+    ValueError: if the factor is no finite float32.
+  """
+  log_scale = float(log_scale)
+  if not -80 < log_scale < 80:  # Also for NaN.
+    raise ValueError(
+        f"{name} is {log_scale:g}, expected the logarithm of a scale, such as "
+        "4.6 for 100: the file is damaged, or of a run that diverged"
+    )
+  return math.exp(log_scale)
+
+
+def side(size: int, grid: int, patch: int) -> int:
+  """The side of images that a file names, whose patches are `grid` each way.
+
+  It is that of the images where so many patches fit into it: what is over, the
+  first layer drops (384 pixels are 27 patches of 14, and 6 pixels).
+  """
+  return size if size // patch == grid else grid * patch
 
 
 def refuse(what: str, faults: list[str]) -> None:

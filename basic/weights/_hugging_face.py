@@ -7,12 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from basic.data import vocabulary
-from basic.weights import _files, _format, _table
+from basic.weights import _files, _format, _hf_config, _table
 
-ACTIVATIONS = {
-    "gelu": "gelu", "quick_gelu": "quick_gelu",
-    "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh",
-}
 # Pillow's numbers; see images.resize for what ours mean.
 METHODS = {2: "bilinear", 3: "bicubic", 4: "area"}
 # Written as tensors by old versions, and never weights.
@@ -121,56 +117,46 @@ def shaped(
   }
 
 
-def tower(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Settings that image and text encoders share, from their config."""
-  activation = config["hidden_act"]
-  if activation not in ACTIVATIONS:
-    raise ValueError(
-        f"hidden_act is {activation!r}; our towers have "
-        f"{', '.join(sorted(ACTIVATIONS))}"
-    )
-  return {
-      "width": config["hidden_size"], "depth": config["num_hidden_layers"],
-      "heads": config["num_attention_heads"],
-      "mlp": config["intermediate_size"],
-      "activation": ACTIVATIONS[activation],
-      "epsilon": config["layer_norm_eps"],
-  }
-
-
-def tower_config(settings: Mapping[str, Any]) -> dict[str, Any]:
-  """The inverse of `tower`."""
-  names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
-  return {
-      "hidden_size": settings["width"],
-      "num_hidden_layers": settings["depth"],
-      "num_attention_heads": settings["heads"],
-      "intermediate_size": settings["mlp"],
-      "hidden_act": names[settings["activation"]],
-      "layer_norm_eps": settings["epsilon"],
-  }
-
-
 def tensors(folder: str | os.PathLike) -> dict[str, Any]:
   """The tensors of a folder that are weights, fused projections apart."""
   found = _table.split(_files.tensors(folder))
-  return {k: x for k, x in found.items() if not k.endswith(_BUFFERS)}
+  found = {k: x for k, x in found.items() if not k.endswith(_BUFFERS)}
+  _hf_config.check_towers(found)
+  return found
 
 
 def words(
-    folder: str | os.PathLike, length: int
+    folder: str | os.PathLike, length: int, kind: str | None = None
 ) -> vocabulary.Vocabulary | None:
-  """The vocabulary of a folder, padded as it says; None if it has none."""
+  """The vocabulary of a folder, padded as it says; None if it has none.
+
+  Args:
+    folder: with a tokenizer.json or a spiece.model.
+    length: ids in a row.
+    kind: class of the tokenizer, where it does not follow from the
+      tokenizer_config.json.
+  """
   folder = pathlib.Path(folder)
+  known = vocabulary.settings(folder)
   if (folder / vocabulary.FILE).exists():
-    return vocabulary.read(folder / vocabulary.FILE, length)
+    if kind is not None:
+      known = {**known, "tokenizer_class": kind}
+    pad, side = vocabulary.padding(known)
+    return vocabulary.Vocabulary(
+        (folder / vocabulary.FILE).read_bytes(), length, pad, side,
+        vocabulary.folds_case(known),
+    )
   if (folder / "spiece.model").exists():
-    pad, side = vocabulary.padding(vocabulary.settings(folder))
+    pad, side = vocabulary.padding(known)
     return vocabulary.from_sentencepiece(
         (folder / "spiece.model").read_bytes(), length, pad=pad or "</s>",
         end="</s>", side=side, canonical=True,
+        lower=known.get("do_lower_case") is not False,
     )
-  _log.warning("%s holds no tokenizer.json; texts need one", folder)
+  _log.warning(
+      "%s holds neither a tokenizer.json nor a spiece.model; a run that trains "
+      "on texts must name a vocabulary by tokenizer.model", folder,
+  )
   return None
 
 

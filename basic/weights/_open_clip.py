@@ -48,11 +48,11 @@ def settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
       if key not in ("embed_dim", "quick_gelu", *_NEEDED)
   ])
   _format.refuse("these settings of open_clip say too little", [
-      *_unsaid("model_cfg", known, ("embed_dim",)),
-      *_unsaid("vision_cfg", image, _NEEDED["vision_cfg"]),
+      *_format.not_sizes("model_cfg", known, ("embed_dim",)),
+      *_format.not_sizes("vision_cfg", image, _NEEDED["vision_cfg"]),
       *([] if residual else
-        _unsaid("vision_cfg", image, ("layers", "patch_size"))),
-      *_unsaid("text_cfg", text, _NEEDED["text_cfg"]),
+        _format.not_sizes("vision_cfg", image, ("layers", "patch_size"))),
+      *_format.not_sizes("text_cfg", text, _NEEDED["text_cfg"]),
   ])
   both = {
       "activation": "quick_gelu" if known.get("quick_gelu") else "gelu",
@@ -66,13 +66,6 @@ def settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
           "only": ("text",) if residual else None,
       },
   }, image["image_size"]
-
-
-def _unsaid(name, found, keys) -> list[str]:
-  return [
-      f"{name}.{key} is {found.get(key)!r}, expected a whole number above 0"
-      for key in keys if type(found.get(key)) is not int or found[key] < 1
-  ]
 
 
 def _vit(image: Mapping[str, Any], both: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,13 +99,14 @@ def config(
   """
   image, text = known["image"], known["text"]
   if image["name"] == "clip_resnet":
-    # Places of 32 pixels; what is over, its averages lose.
-    side = preprocessing["size"]
-    side = side if side // 32 == grid else 32 * grid
+    # A position is 32 pixels; its average pools drop what is left over.
+    side = _format.side(preprocessing["size"], grid, 32)
     vision = _clip_resnet.vision_config(image, side)
   else:
     vision = {
-        "image_size": grid * image["patch"], "layers": image["depth"],
+        "image_size":
+            _format.side(preprocessing["size"], grid, image["patch"]),
+        "layers": image["depth"],
         "width": image["width"], "patch_size": image["patch"],
         "head_width": image["width"] // image["heads"],
         "mlp_ratio": ratio(image["width"], image["mlp"]),

@@ -57,7 +57,7 @@ def _read(path: str | os.PathLike) -> _format.Weights:
   }
   settings["augment"] = {k: pixels[k] for k in ("size", "crop", "method")}
   settings["objective"] = {
-      "name": "sigmoid", "scale": math.exp(flat["objective/log_scale"]),
+      "name": "sigmoid", "scale": _format.scale(flat["objective/log_scale"], "t"),
       "bias": float(flat["objective/bias"]),
   }
   return _format.Weights(settings, paths.unflatten(flat), None, pixels)
@@ -236,8 +236,8 @@ def _tables(settings, grid, channels) -> tuple[_table.Table, ...]:
       Row("img/MAPHead_0/probe", "1 1 d", f"{pool}/probe", "vector"),
       *_parts("img/MAPHead_0", pool),
       *_norm("img/MAPHead_0/LayerNorm_0", f"{pool}/mlp_norm"),
-      Row("t", "1", "objective/log_scale", "scalar"),
-      Row("b", "1", "objective/bias", "scalar"),
+      Row("t", "1", "objective/log_scale", "number"),
+      Row("b", "1", "objective/bias", "number"),
   )
   words = (
       Row("txt/Embed_0/embedding", "v d", "text/encoder/vocabulary"),
