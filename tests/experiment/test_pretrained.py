@@ -11,7 +11,7 @@ import pytest
 import sentencepiece
 import tiny
 
-from basic import interpolate, paths, report, train, types
+from basic import interpolate, paths, train, types
 from basic.data import tokenizer, vocabulary
 from basic.engine import checkpoint
 from basic.experiment import (
@@ -22,6 +22,7 @@ from basic.experiment import (
   schema,
   settings,
 )
+from basic.pages import report
 from basic.weights import _format
 
 CAPTIONS = ["a red cat on a mat", "two blue dogs, running", "the brown fox"] * 3
@@ -234,8 +235,8 @@ def begun(weights, theirs, ours, **settings):
 
 
 def test_shorter_texts_begin_from_the_first_position_embeddings(weights):
-  for settings in ({}, dict(padding="read"), dict(causal=False)):
-    table, found = begun(weights, 8, 5, **settings)
+  for changes in ({}, dict(padding="read"), dict(causal=False)):
+    table, found = begun(weights, 8, 5, **changes)
     np.testing.assert_array_equal(found, table[:5])
 
 
