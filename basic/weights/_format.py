@@ -91,9 +91,25 @@ def from_signal(
   return exact.astype(np.float32), moved.astype(np.float32)
 
 
-def channels(found: Any) -> tuple[float, ...]:
-  """A mean or deviation as files have it, a list or one number, as numbers."""
-  return tuple(float(x) for x in np.atleast_1d(found))
+def channels(found: Any, name: str) -> tuple[float, ...]:
+  """A mean or deviation as files have it, a list or one number, as numbers.
+
+  Raises:
+    ValueError: if it is neither, or a deviation is not above 0.
+  """
+  values = found if isinstance(found, list | tuple) else [found]
+  least = 1e-6 if "std" in name else -1e6
+  if not values or not all(is_number(x, least, 1e6) for x in values):
+    raise ValueError(
+        f"{name} is {found!r}, expected a number for each channel, or one for "
+        f"all{', above 0' if 'std' in name else ''}"
+    )
+  return tuple(float(x) for x in values)
+
+
+def is_number(value: Any, least: float, most: float) -> bool:
+  """Whether JSON holds a number in this closed range, which no NaN is in."""
+  return type(value) in (int, float) and least <= value <= most
 
 
 def check_channels(kernel: np.ndarray, mean: Any, std: Any) -> None:
@@ -119,10 +135,11 @@ def expect(name: str, found: Settings | None, wanted: Settings) -> list[str]:
 def not_sizes(
     name: str, found: Settings, keys: Sequence[str]
 ) -> list[str]:
-  """Which of these values are no whole numbers above 0."""
+  """Which of these values are no whole numbers above 0, or none of 32 bits."""
   return [
       f"{name}.{key} is {found.get(key)!r}, expected a whole number above 0"
-      for key in keys if type(found.get(key)) is not int or found[key] < 1
+      for key in keys
+      if type(found.get(key)) is not int or not 0 < found[key] < 2**31
   ]
 
 

@@ -95,7 +95,7 @@ def section(
         f"does not divide hidden_size, {found['hidden_size']}"
     )
   epsilon = found["layer_norm_eps"]
-  if type(epsilon) not in (int, float) or not 0 < epsilon < 1:
+  if not _format.is_number(epsilon, 1e-30, 1.0):
     faults.append(
         f"{name}.layer_norm_eps is {epsilon!r}, expected a number between 0 "
         "and 1"

@@ -189,16 +189,19 @@ def pixels(
   # What is null is what is usual.
   config = {key: value for key, value in config.items() if value is not None}
   side, crop, faults = _side(config)
-  method = METHODS.get(config.get("resample", 3))
-  if method in (None, "area"):
-    faults.append(f"resample is {config.get('resample')}; ours are 2 and 3")
-  if abs(config.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-3:
-    faults.append(f"rescale_factor is {config['rescale_factor']}, not 1/255")
+  resample = config.get("resample", 3)
+  if resample not in (2, 3):
+    faults.append(f"resample is {resample!r}; ours are 2 and 3")
+  factor = config.get("rescale_factor", 1 / 255)
+  if not _format.is_number(factor, 0.999 / 255, 1.001 / 255):
+    faults.append(f"rescale_factor is {factor!r}, not 1/255")
   _format.refuse(f"{folder}: images cannot be made ready as it says", faults)
   return {
-      "size": side or size, "crop": crop, "method": method,
-      "mean": _format.channels(config.get("image_mean", defaults["mean"])),
-      "std": _format.channels(config.get("image_std", defaults["std"])),
+      "size": side or size, "crop": crop, "method": METHODS[resample],
+      "mean": _format.channels(
+          config.get("image_mean", defaults["mean"]), "image_mean"),
+      "std": _format.channels(
+          config.get("image_std", defaults["std"]), "image_std"),
   }
 
 
@@ -249,12 +252,12 @@ def save_words(
   })
 
 
-def _side(config) -> tuple[int | None, str, list[str]]:
+def _side(config) -> tuple[Any, str, list[str]]:
   """(side, crop, what cannot be done) of an image processor's config."""
   def number(value):
     if isinstance(value, Mapping):
-      known = {v for k, v in value.items() if v is not None}
-      return known.pop() if len(known) == 1 else None
+      known = [v for v in value.values() if v is not None]
+      return known[0] if known and known.count(known[0]) == len(known) else None
     return value
 
   faults = [
@@ -262,6 +265,12 @@ def _side(config) -> tuple[int | None, str, list[str]]:
       if not config.get(key, True)
   ]
   size, crop = config.get("size"), config.get("crop_size")
+  faults += [
+      f"{key} is {value!r}, expected pixels, or height and width of a square"
+      for key, value in (("size", size), ("crop_size", crop))
+      if value is not None
+      and _format.not_sizes(key, {"side": number(value)}, ("side",))
+  ]
   if config.get("do_center_crop", crop is not None):
     if number(size) != number(crop):
       faults.append(f"size {size} is not crop_size {crop}")

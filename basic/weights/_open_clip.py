@@ -53,6 +53,9 @@ def settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
       *([] if residual else
         _format.not_sizes("vision_cfg", image, ("layers", "patch_size"))),
       *_format.not_sizes("text_cfg", text, _NEEDED["text_cfg"]),
+      *_format.not_sizes(
+          "vision_cfg", {"head_width": 64, **image}, ("head_width",)),
+      *_ratio_faults("vision_cfg", image), *_ratio_faults("text_cfg", text),
   ])
   both = {
       "activation": "quick_gelu" if known.get("quick_gelu") else "gelu",
@@ -66,6 +69,13 @@ def settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
           "only": ("text",) if residual else None,
       },
   }, image["image_size"]
+
+
+def _ratio_faults(name: str, tower: Mapping[str, Any]) -> list[str]:
+  ratio = tower.get("mlp_ratio", 4.0)
+  return [] if _format.is_number(ratio, 1e-3, 1e3) else [
+      f"{name}.mlp_ratio is {ratio!r}, expected a number above 0"
+  ]
 
 
 def _vit(image: Mapping[str, Any], both: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,12 +152,14 @@ def ratio(width: int, mlp: int) -> float:
   return found if int(width * found) == mlp else math.nextafter(found, math.inf)
 
 
-def pixels(found: Mapping[str, Any], size: int) -> dict[str, Any]:
+def pixels(found: Any, size: int) -> dict[str, Any]:
   """The preprocessing that a `preprocess_cfg` asks for, in our words.
 
   Raises:
     ValueError: if ours cannot do it.
   """
+  if not isinstance(found, Mapping):
+    raise ValueError(f"preprocess_cfg is {found!r}, expected a JSON object")
   found = {key: value for key, value in found.items() if value is not None}
   mode = found.get("resize_mode", "shortest")
   method = found.get("interpolation", "bicubic")
@@ -160,6 +172,7 @@ def pixels(found: Mapping[str, Any], size: int) -> dict[str, Any]:
   return {
       "size": size, "crop": "center" if mode == "shortest" else "none",
       "method": method,
-      "mean": _format.channels(found.get("mean", _clip.MEAN)),
-      "std": _format.channels(found.get("std", _clip.STD)),
+      "mean": _format.channels(
+          found.get("mean", _clip.MEAN), "preprocess_cfg.mean"),
+      "std": _format.channels(found.get("std", _clip.STD), "preprocess_cfg.std"),
   }

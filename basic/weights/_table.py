@@ -194,7 +194,8 @@ def _check_sizes(tables: tuple[Table, ...], count: int) -> None:
       for layers, _ in letters if layers > count
   ] + [
       f"{sizes['k']} heads do not divide a width of {sizes['d']}"
-      for _, sizes in letters if "k" in sizes and sizes["d"] % sizes["k"]
+      for _, sizes in letters
+      if "k" in sizes and (sizes["k"] < 1 or sizes["d"] % sizes["k"])
   ])
 
 
