@@ -17,17 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
-<<<<<<< HEAD
-def serve(prepare: Callable[[], Callable[[], None]], peak: Callable[[], int]):
-  """Runs in the process of a contender: one round for every line of input.
-=======
 def serve(
     prepare: Callable[[], Callable[[], None]],
     peak: Callable[[], int],
     clock: Callable[[], float] = time.perf_counter,
 ):
   """Runs in a contender's process: one round for every line of input.
->>>>>>> speed
 
   Memory is the peak during the rounds minus that of the idle process with its
   libraries loaded.

@@ -46,14 +46,17 @@ def end(spec: Any) -> str:
   return spec.pieces[number].piece
 
 
-def convert(library: Any, spec: Any, end: str, canonical: bool) -> Any:
+def convert(
+    library: Any, spec: Any, end: str, canonical: bool, lower: bool = True
+) -> Any:
   """The model as a tokenizer of the library, that gives the same ids.
 
   Args:
     library: the module `tokenizers`.
     spec: from `parse`.
     end: the piece that ends every text.
-    canonical: whether ASCII punctuation goes and case is folded first.
+    canonical: whether ASCII punctuation is removed first.
+    lower: whether `canonical` also folds case.
   """
   pieces = [piece.piece for piece in spec.pieces]
   made = library.Tokenizer(_model(library, spec, pieces))
@@ -61,7 +64,7 @@ def convert(library: Any, spec: Any, end: str, canonical: bool) -> Any:
   if canonical:
     marks = f"[{re.escape(string.punctuation)}]"
     first = [
-        library.normalizers.Lowercase(),
+        *([library.normalizers.Lowercase()] if lower else []),
         library.normalizers.Replace(library.Regex(marks), ""),
     ]
   made.normalizer = library.normalizers.Sequence(

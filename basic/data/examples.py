@@ -237,30 +237,36 @@ def _failures(rows: Sequence[Row]) -> Failures:
   return tuple(failure for row in rows for failure in row.failures)
 
 
-def pad_captions(row: Row, captions: int) -> Row:
-  """A row with zeros after its captions, up to a fixed number of them."""
-  if row.leaves is None or "captions" not in row.leaves:
-    return row
-  found = row.leaves["captions"]
-  if len(found) > captions:
-    raise ValueError(
-        f"example {row.index} has {len(found)} captions, but the pass has room "
-        f"for {captions}; give captions={len(found)} or more"
-    )
-  padded = np.zeros((captions, *found.shape[1:]), found.dtype)
-  padded[: len(found)] = found
-  return row._replace(leaves={**row.leaves, "captions": padded})
+def _pad_captions(rows: Sequence[Row]) -> list[Row]:
+  """Rows with zeros after their captions, up to the most that one has."""
+  most = max(
+      (len(row.leaves["captions"]) for row in rows
+       if row.leaves is not None and "captions" in row.leaves), default=0,
+  )
+
+  def padded(row: Row) -> Row:
+    if row.leaves is None or "captions" not in row.leaves:
+      return row
+    found = row.leaves["captions"]
+    widths = ((0, most - len(found)), *((0, 0),) * (found.ndim - 1))
+    return row._replace(
+        leaves={**row.leaves, "captions": np.pad(found, widths)})
+
+  return [padded(row) for row in rows]
 
 
 def fill(
     spare: Callable[[], Row], rows: Sequence[Row]
 ) -> tuple[tuple[Leaves, np.ndarray], Failures]:
-  """A batch whose empty places repeat a readable row, and its mask."""
+  """A batch whose unreadable rows repeat a readable one, and its mask.
+
+  Its "captions" [b k t] have as many captions k as its richest example.
+  """
   mask = np.array([row.leaves is not None for row in rows])
   usable = [row for row in rows if row.leaves is not None]
   repeated = usable[0] if usable else spare()
   full = [repeated if row.leaves is None else row for row in rows]
-  return (_stack(full), mask), _failures(rows)
+  return (_stack(_pad_captions(full)), mask), _failures(rows)
 
 
 def filler(read: Callable[[int], Row], count: int) -> Row:

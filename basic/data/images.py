@@ -32,6 +32,7 @@ _SIGNATURES = (  # offset, magic bytes, PIL's name of the format
     (0, b"II*\x00", "TIFF"),
     (0, b"MM\x00*", "TIFF"),
     (4, b"ftypavif", "AVIF"),
+    (4, b"ftypavis", "AVIF"),  # animated
 )
 _FAST = ("JPEG", "PNG", "WEBP", "BMP")  # OpenCV decodes these as PIL does
 _METHODS = ("area", "bilinear", "bicubic")
@@ -49,7 +50,8 @@ def decode(
 ) -> UInt8[np.ndarray, "h w c"]:
   """Turns the bytes of an image file into pixels.
 
-  Reads JPEG, PNG, WebP, GIF (first frame), BMP, TIFF and AVIF.
+  Reads JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF; of an animation, its first
+  frame.
 
   Args:
     data: a whole file.
@@ -66,6 +68,8 @@ def decode(
   if channels not in (1, 3):
     raise ValueError(f"channels is {channels}; it is 1 or 3")
   name = _sniff(data)
+  if name == "WEBP":
+    data = _admit_alpha(data)
   header = _open(data, name, max_pixels)
   image = _decode_fast(data, header) if _is_plain(header, name) else None
   if image is None:
@@ -82,6 +86,36 @@ def _sniff(data: bytes) -> str:
     if data.startswith(magic, offset):
       return name
   raise types.Unreadable("unknown image format", f"starts with {data[:12]!r}")
+
+
+def _admit_alpha(data: bytes) -> bytes:
+  """A WebP whose headers say that there may be transparent pixels.
+
+  The flag of a container, and the hint of a lossless frame, are set by whoever
+  wrote the file, and where they are not set, decoders drop the alpha that the
+  frames hold: what was transparent comes out black. The first frame of an
+  animation may also leave parts of its canvas uncovered.
+
+  Layout: https://developers.google.com/speed/webp/docs/riff_container
+  """
+  made, alpha = bytearray(data), False
+  at, container = 12, data[12:16] == b"VP8X"
+  while at + 8 <= len(data):
+    kind, size = data[at:at + 4], int.from_bytes(data[at + 4:at + 8], "little")
+    if kind == b"ANMF":
+      alpha = True
+      at += 8 + 16  # The chunks of a frame follow its 16 bytes of header.
+      continue
+    if kind == b"VP8L" and at + 12 < len(data):
+      alpha = True
+      made[at + 12] |= 0x10
+    if kind in (b"VP8 ", b"VP8L"):
+      break  # Later frames are not decoded.
+    alpha = alpha or kind == b"ALPH"
+    at += 8 + size + size % 2
+  if container and alpha and len(data) > 20:
+    made[20] |= 0x10
+  return bytes(made)
 
 
 def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
@@ -138,7 +172,10 @@ def _decode_any(header: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     header.load()
     image = ImageOps.exif_transpose(header)
     if image.mode.startswith("I;16"):  # convert("RGB") would clip, not scale
-      gray = (np.asarray(image) >> 8).astype(np.uint8)
+      deep = np.asarray(image)
+      gray = (deep >> 8).astype(np.uint8)
+      if (clear := image.info.get("transparency")) is not None:
+        gray[deep == clear] = 255
       return np.repeat(gray[..., None], 3, axis=2)
     if image.has_transparency_data:
       image = image.convert("RGBA")

@@ -257,18 +257,17 @@ def once(
     batch_size: int,
     shard: tuple[int, int] = (0, 1),
     limit: int | None = None,
-    captions: int = 8,
     threads: int = 8,
 ) -> Pass:
   """Passes over a source once, in order and without noise.
 
-  All batches have one shape, and all processes get equally many. Rows that are
-  unreadable, or past the end, repeat the batch's first readable row and have a
-  False mask: nothing is substituted in an evaluation, and what is left out is
-  counted in `unreadable`.
+  All batches have one shape but for "captions", and all processes get equally
+  many. Rows that are unreadable, or past the end, repeat the batch's first
+  readable row and have a False mask: nothing is substituted in an evaluation,
+  and what is left out is counted in `unreadable`.
 
-  "captions" [b k t] has the same k in every batch of every process: captions
-  that an example does not have are rows of zeros.
+  "captions" [b k t] has the k of the example with the most captions in this
+  batch of this process. Captions that another does not have are rows of zeros.
 
   Args:
     source: at least one example. Threads read it at the same time.
@@ -277,7 +276,6 @@ def once(
     shard: (index of this process, number of processes), which must divide
       `batch_size`.
     limit: stop after so many examples; None means all.
-    captions: k, the most captions that an example may have.
     threads: batches made at the same time; 0 makes each when it is asked for.
 
   Returns:
@@ -286,8 +284,8 @@ def once(
 
   Raises:
     ValueError: if the source is empty, or a number is out of its range; later,
-      from the iterator, if an example has too many captions, examples differ
-      in leaves or shapes, or none is readable.
+      from the iterator, if examples differ in fields or shapes, or none is
+      readable.
 
   Example:
     >>> source = [{"label": 0}, {"label": 1}, {"label": 2}]
@@ -306,8 +304,7 @@ def once(
   def read(index: int) -> examples.Row:
     if index >= count:
       return examples.Row(index, None)
-    row = examples.read(source, prepare, index, None)
-    return examples.pad_captions(row, captions)
+    return examples.read(source, prepare, index, None)
 
   spare = functools.cache(functools.partial(examples.filler, read, count))
   fill = functools.partial(examples.fill, spare)

@@ -178,6 +178,21 @@ class Tokenizer:
     return self._pieces.get_piece_size()
 
   @property
+  def end(self) -> int:
+    """The id that ends every text."""
+    return EOS
+
+  @property
+  def pad_id(self) -> int:
+    """The id of the padding token."""
+    return PAD
+
+  @property
+  def side(self) -> str:
+    """Where padding stands."""
+    return "right"
+
+  @property
   def fingerprint(self) -> str:
     """Tells vocabularies apart: a hash of the pieces, in order.
 

@@ -1,9 +1,9 @@
 """Vocabularies from elsewhere: a `tokenizer.json` as rows of ids.
 
-The towers of other projects come with vocabularies whose padding, end and
-beginning are not ours. Here such a vocabulary is one self-contained file of the
-`tokenizers` library, padding and length included, and serves wherever our own
-(`tokenizer.Tokenizer`) does.
+The towers of other projects come with vocabularies whose padding, end-of-text
+and start-of-text tokens are not ours. Here such a vocabulary is one
+self-contained file of the `tokenizers` library, padding and length included,
+and serves wherever our own (`tokenizer.Tokenizer`) does.
 """
 
 import hashlib
@@ -21,6 +21,8 @@ from basic.data import _sentencepiece
 
 FILE = "tokenizer.json"
 SETTINGS = "tokenizer_config.json"
+_SIGLIP_2 = ("Siglip2Tokenizer",)
+_OBEY_LOWER = ("GemmaTokenizer", "SiglipTokenizer", "")
 
 
 class Vocabulary:
@@ -31,12 +33,13 @@ class Vocabulary:
   Args:
     content: a `tokenizer.json`, with or without padding of its own.
     length: ids in a row, t; at least 1.
-    pad: the piece that fills a row up; None: the file's own padding.
-    side: "right" or "left", where a row is filled up.
+    pad: the padding token; None: the file's own padding.
+    side: "right" or "left", where padding stands.
+    lower: whether case is folded before the file's own normalizer sees a text.
 
   Raises:
-    ValueError: if the content is no such file, has no padding or no piece
-      `pad`, or `length` is not positive.
+    ValueError: if the content is no such file, has no padding or no token
+      `pad`, or `length` has no room for what the file adds to every text.
     ImportError: if the `tokenizers` library is not installed.
   """
 
@@ -46,22 +49,34 @@ class Vocabulary:
       length: int,
       pad: str | None = None,
       side: str = "right",
+      lower: bool = False,
   ):
     if length < 1:
       raise ValueError(f"found length {length}; a row needs at least 1 id")
     self.length = length
     self._pieces = _open(content)
+    if lower:
+      _fold_case(self._pieces)
     own = self._pieces.padding
     if pad is None and own is None:
       raise ValueError(
-          "this tokenizer.json does not say how to pad; name the piece that "
-          "fills a row up, such as pad='<pad>'"
+          "this tokenizer.json does not name a padding token: put a "
+          f'{SETTINGS} beside it, such as {{"pad_token": "<pad>"}}'
       )
     if pad is None:
       pad, side = own["pad_token"], own["direction"]
     number = self._pieces.token_to_id(pad)
     if number is None:
-      raise ValueError(f"{pad!r} is not a piece of this vocabulary")
+      raise ValueError(
+          f"the padding token {pad!r} is not in this vocabulary; name one that "
+          f'is by "pad_token" in {SETTINGS}'
+      )
+    added = self._pieces.num_special_tokens_to_add(False)
+    if length < added:
+      raise ValueError(
+          f"found length {length}; this vocabulary adds {added} tokens to every "
+          "text, which must fit: raise text.length"
+      )
     self._pieces.enable_truncation(length)
     self._pieces.enable_padding(
         direction=side, pad_id=number, pad_token=pad, length=length
@@ -90,13 +105,31 @@ class Vocabulary:
 
   @property
   def pad(self) -> str:
-    """The piece that fills a row up."""
+    """The padding token."""
     return self._pieces.padding["pad_token"]
 
   @property
+  def pad_id(self) -> int:
+    """The id of the padding token."""
+    return self._pieces.padding["pad_id"]
+
+  @property
   def side(self) -> str:
-    """Where a row is filled up, "right" or "left"."""
+    """Where padding stands, "right" or "left"."""
     return self._pieces.padding["direction"]
+
+  @property
+  def end(self) -> int | None:
+    """The id that ends every text; None if texts end in their last word."""
+    lasts = set()
+    # What ends an empty text and others alike comes from the vocabulary.
+    for encoded in self._pieces.encode_batch(["", "a", "the 7"]):
+      real = [
+          i for i, kept in zip(encoded.ids, encoded.attention_mask, strict=True)
+          if kept
+      ]
+      lasts.add(real[-1] if real else None)
+    return lasts.pop() if len(lasts) == 1 else None
 
   def __call__(self, text: object) -> Int32[np.ndarray, "t"]:
     """One row of ids.
@@ -123,20 +156,22 @@ class Vocabulary:
 def read(path: str | os.PathLike, length: int) -> Vocabulary:
   """The vocabulary in a file of another project.
 
-  How rows are filled up is said by a tokenizer_config.json beside it, as
-  transformers writes one, in "pad_token" (or "eos_token") and "padding_side";
-  else by a tokenizer.json itself. A SentencePiece model cannot say it.
+  Padding is described by a tokenizer_config.json beside it, as transformers
+  writes one, in "pad_token" (or "eos_token") and "padding_side"; else by a
+  tokenizer.json itself. A SentencePiece model cannot say it.
 
   Args:
     path: a tokenizer.json or a SentencePiece model.
     length: ids in a row, the end included.
 
   Returns:
-    A vocabulary. Where "tokenizer_class" is one of SigLIP's, ASCII punctuation
-    goes and case is folded before a SentencePiece model sees a text.
+    A vocabulary. Where "tokenizer_class" is SigLIP's, ASCII punctuation is
+    removed and, unless "do_lower_case" is false, case folded before a
+    SentencePiece model sees a text. Case is folded for a tokenizer.json where
+    `folds_case` says so.
 
   Raises:
-    ValueError: if the file is neither, or does not say how rows are filled up.
+    ValueError: if the file is neither, or no padding token is named.
     FileNotFoundError: if it is not there.
     ImportError: if the `tokenizers` library is not installed.
   """
@@ -144,17 +179,18 @@ def read(path: str | os.PathLike, length: int) -> Vocabulary:
   content, known = path.read_bytes(), settings(path.parent)
   pad, side = padding(known)
   if content.lstrip()[:1] == b"{":
-    return Vocabulary(content, length, pad, side)
+    return Vocabulary(content, length, pad, side, folds_case(known))
   spec = _sentencepiece.parse(content)
   if pad is None:
     raise ValueError(
-        f"{path} does not say how rows are filled up: put a {SETTINGS} beside "
+        f"{path} does not name a padding token: put a {SETTINGS} beside "
         'it, such as {"pad_token": "</s>", "tokenizer_class": '
         '"SiglipTokenizer"} for SigLIP, or give a tokenizer.json'
     )
   return from_sentencepiece(
       content, length, pad=pad, end=_sentencepiece.end(spec), side=side,
       canonical=str(known.get("tokenizer_class")).startswith("Siglip"),
+      lower=known.get("do_lower_case") is not False,
   )
 
 
@@ -180,10 +216,38 @@ def settings(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def padding(known: Mapping[str, Any]) -> tuple[str | None, str]:
-  """(the piece that fills rows up, the side), of a tokenizer_config.json."""
+  """(the padding token, the side), of a tokenizer_config.json.
+
+  Raises:
+    ValueError: if the token is no text, or the side neither left nor right.
+  """
   pad = known.get("pad_token") or known.get("eos_token")
-  pad = pad["content"] if isinstance(pad, Mapping) else pad
-  return pad, known.get("padding_side", "right")
+  pad = pad.get("content") if isinstance(pad, Mapping) else pad
+  # As in transformers, where a class has a default of its own.
+  usual = "left" if _class(known) in (*_SIGLIP_2, "GemmaTokenizer") else "right"
+  side = known.get("padding_side", usual)
+  if not isinstance(pad, str | None) or side not in ("left", "right"):
+    raise ValueError(
+        f"{SETTINGS} has the padding token {pad!r} on the side {side!r}, "
+        "expected a token and 'left' or 'right'"
+    )
+  return pad, side
+
+
+def folds_case(known: Mapping[str, Any]) -> bool:
+  """Whether a tokenizer_config.json folds case before the tokenizer.json does.
+
+  SigLIP 2 was trained on lower case. The class of its tokenizer folds it, but
+  the first folders name Gemma's, which does not, and say "do_lower_case".
+  """
+  name = _class(known)
+  if name in _SIGLIP_2:
+    return True
+  return name in _OBEY_LOWER and known.get("do_lower_case") is True
+
+
+def _class(known: Mapping[str, Any]) -> str:
+  return str(known.get("tokenizer_class", "")).removesuffix("Fast")
 
 
 def from_sentencepiece(
@@ -194,17 +258,19 @@ def from_sentencepiece(
     end: str,
     side: str = "right",
     canonical: bool = False,
+    lower: bool = True,
 ) -> Vocabulary:
   """The same ids that a SentencePiece model gives, without SentencePiece.
 
   Args:
     model: a serialised model, of the kind BPE or unigram.
     length: ids in a row, the end included.
-    pad: the piece that fills a row up.
-    end: the piece that ends every text.
-    side: "right" or "left", where a row is filled up.
-    canonical: whether ASCII punctuation goes and case is folded first, as the
-      texts of SigLIP were.
+    pad: the padding token.
+    end: the token that ends every text.
+    side: "right" or "left", where padding stands.
+    canonical: whether ASCII punctuation is removed first, as from the texts of
+      SigLIP.
+    lower: whether `canonical` also folds case.
 
   Returns:
     A vocabulary.
@@ -214,8 +280,16 @@ def from_sentencepiece(
     ImportError: if the `tokenizers` library is not installed.
   """
   spec = _sentencepiece.parse(model)
-  made = _sentencepiece.convert(_library(), spec, end, canonical)
+  made = _sentencepiece.convert(_library(), spec, end, canonical, lower)
   return Vocabulary(made.to_str().encode(), length, pad, side)
+
+
+def _fold_case(pieces: Any) -> None:
+  """Puts folding of case before what a tokenizer normalizes by itself."""
+  made = _library().normalizers
+  own = pieces.normalizer
+  first = [made.Lowercase()]
+  pieces.normalizer = made.Sequence(first if own is None else [*first, own])
 
 
 def _library() -> Any:

@@ -150,7 +150,8 @@ class TextTransformer(nn.Module):
     if ids.shape[1] > self.length:
       raise ValueError(
           f"found texts of {ids.shape[1]} ids, this encoder reads at most "
-          f"length={self.length}; cut them in the tokenizer, or raise `length`"
+          f"length={self.length}; raise `length`, or make ids with a vocabulary "
+          "of that length"
       )
 
   def _embed(self, ids: Int[Array, "b t"]):

@@ -98,7 +98,9 @@ def vit(
   Raises:
     ValueError: for an unknown variant, one given along with what it stands
       for, a shape that cannot be, a rate not in [0, 1), and (on use) images
-      that are no floats [b h w c] or whose sides the patch does not divide.
+      that are no floats [b h w c], are smaller than a patch, or, with the
+      convolutional stem, have sides that the patch does not divide. Without it
+      the pixels beyond the last whole patch are dropped.
 
   References:
     Dosovitskiy et al., An Image is Worth 16x16 Words, 2020.
@@ -135,7 +137,7 @@ def vit(
   init, apply = _linen.pair(module, jnp.float32)
 
   def resized(params, images, keys=None):
-    return apply(_fit(params, images, patch), images, keys)
+    return apply(_fit(params, images, patch, stem), images, keys)
 
   return types.Encoder(init, resized, AXES)
 
@@ -169,11 +171,17 @@ def _shape(
   return shape
 
 
-def _grid(images: Any, patch: int) -> tuple[int, int]:
-  """How many patches there are each way."""
+def _grid(images: Any, patch: int, stem: str) -> tuple[int, int]:
+  """How many whole patches there are each way."""
   _linen.check_images(images)
   height, width = images.shape[1:3]
-  if height % patch or width % patch:
+  if min(height, width) < patch:
+    raise ValueError(
+        f"found images of {height}x{width} pixels, expected sides of at least "
+        f"patch={patch}; resize them or choose another patch"
+    )
+  # Halving by strides of 2 pads, and so counts other patches than whole ones.
+  if stem == "convolution" and (height % patch or width % patch):
     raise ValueError(
         f"found images of {height}x{width} pixels, expected sides that are "
         f"multiples of patch={patch}; resize them or choose another patch"
@@ -181,9 +189,11 @@ def _grid(images: Any, patch: int) -> tuple[int, int]:
   return height // patch, width // patch
 
 
-def _fit(params: types.Params, images: Any, patch: int) -> types.Params:
+def _fit(
+    params: types.Params, images: Any, patch: int, stem: str
+) -> types.Params:
   """Learned positions, at the size of these images."""
-  height, width = _grid(images, patch)
+  height, width = _grid(images, patch, stem)
   if "positions" not in params:
     return params
   places = position_embeddings.resize(params["positions"], height, width)
@@ -227,7 +237,7 @@ class Vit(nn.Module):
 
   def _patches(self, images) -> Float[Array, "b n d"]:
     """One vector a patch, places added."""
-    height, width = _grid(images, self.patch)
+    height, width = _grid(images, self.patch, self.stem)
     x = images.astype(self.dtype)
     if self.stem == "convolution":
       x = Stem(self.width, self.patch, self.dtype, name="stem")(x)

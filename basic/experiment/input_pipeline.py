@@ -37,8 +37,9 @@ def run_tokenizer(
 
   Raises:
     FileNotFoundError: if a run began in the folder, and its vocabulary is gone.
-    ValueError: if it has more pieces than the text tower knows, or the tower
-      is taken from weights that hold no vocabulary, and none is given.
+    ValueError: if it has more pieces than the text tower knows, or ends or
+      pads texts in other ids than the tower looks for, or the tower is taken
+      from weights that hold no vocabulary, and none is given.
   """
   texts = [c for c in configs if c["text"] is not None]
   if not texts:
@@ -52,11 +53,8 @@ def run_tokenizer(
     made = _given(pathlib.Path(given), text["length"])
   else:
     made = pretrained.words(config) or _trained(config)
-  if made.vocab > text["vocab"]:
-    raise ValueError(
-        f"the vocabulary has {made.vocab} pieces and text.vocab is "
-        f"{text['vocab']}; set text.vocab to {made.vocab} or more."
-    )
+  for each in texts:
+    pretrained.check_vocabulary(made, each["text"])
   _store(made, folder)
   return made
 

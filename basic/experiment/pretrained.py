@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from basic import paths, types
-from basic.data import vocabulary
+from basic.data import tokenizer, vocabulary
 from basic.experiment import schema
 from basic.ops import learned_positions
 
@@ -27,8 +27,10 @@ def begin(
 ) -> types.TrainState:
   """The state of step 0, with the weights that the configuration names.
 
-  Places learned on another grid of patches are resized to this one. What the
-  weights do not have stays as it was drawn, and is named in the log.
+  Position embeddings of another grid of patches are resized to this one. Texts
+  that are shorter than those of the weights use the first of their position
+  embeddings. What the weights do not have keeps its random values, and is named
+  in the log.
 
   Args:
     state: fresh, of the first stage.
@@ -61,6 +63,7 @@ def begin(
   faults = [
       *_other_settings(config, weights.settings, theirs),
       *_other_shapes(ours, theirs),
+      *_other_length(config, weights.settings, theirs),
   ]
   if faults:
     raise ValueError("\n  ".join([
@@ -113,7 +116,74 @@ def words(config: Mapping[str, Any]) -> vocabulary.Vocabulary | None:
         f"{vocabulary.SETTINGS} beside it. Or leave the tower out, as by "
         "weights.paths=('image/.*',)."
     )
-  return weights.vocabulary
+  # Rows of this run's length, whatever that of the weights is.
+  return vocabulary.Vocabulary(
+      weights.vocabulary.content, config["text"]["length"])
+
+
+def check_vocabulary(
+    words: tokenizer.Tokenizer | vocabulary.Vocabulary, text: Mapping[str, Any]
+) -> None:
+  """Refuses a vocabulary that the text tower would misread in silence.
+
+  Args:
+    words: what makes token ids of captions.
+    text: complete settings of the text tower.
+
+  Raises:
+    ValueError: with all reasons: more ids than `vocab`; padding that "masked"
+      does not hide; a pooled place that would be that of the first token, or
+      of padding, in every text.
+  """
+  faults = []
+  if words.vocab > text["vocab"]:
+    faults.append(
+        f"the vocabulary has {words.vocab} pieces and text.vocab is "
+        f"{text['vocab']}; set text.vocab to {words.vocab} or more."
+    )
+  if text.get("padding") == "masked" and words.pad_id != 0:
+    faults.append(
+        f"the vocabulary pads with id {words.pad_id} and text.padding='masked' "
+        "hides id 0: padding would count as text; set text.padding='read', or "
+        "give a vocabulary whose padding token is id 0."
+    )
+  if text.get("pool") == "first" and words.side == "left":
+    faults.append(
+        "text.pool is 'first' and the vocabulary puts padding on the left, "
+        "before the first token; set text.pool='last', or padding_side='right' "
+        f"in the vocabulary's {vocabulary.SETTINGS}."
+    )
+  if text.get("pool") == "eos":
+    faults += _lost_eos(words, text["eos"])
+  if faults:
+    raise ValueError("\n  ".join(faults))
+
+
+def _lost_eos(words, eos: int) -> list[str]:
+  """Why texts would not be pooled where they end."""
+  if words.end is None:
+    return [
+        f"text.pool is 'eos' and looks for text.eos={eos}, and the vocabulary "
+        "ends texts in no id of its own: every text would be pooled at its "
+        "first token. Set text.pool='last', or give a vocabulary that ends "
+        "texts."
+    ]
+  if words.end != eos:
+    return [
+        f"text.pool is 'eos' and looks for text.eos={eos}, and the vocabulary "
+        f"ends texts in id {words.end}: every text would be pooled at its "
+        f"first token. Set text.eos={words.end}, or give the vocabulary that "
+        "the tower was trained on."
+    ]
+  short, empty = words("a"), words("")
+  if short[0] == eos and (short != empty).any():
+    return [
+        f"text.pool is 'eos' and takes the first id {eos}, and the vocabulary "
+        "also begins texts with it, or pads them with it on the left: every "
+        "text would be pooled there. Give a vocabulary that begins texts with "
+        "another id and pads on the right, or set text.pool='last'."
+    ]
+  return []
 
 
 def _other_settings(config, settings, theirs) -> list[str]:
@@ -147,9 +217,28 @@ def _other_pixels(config, settings, theirs) -> list[str]:
 def _other_shapes(ours, theirs) -> list[str]:
   return [
       f"{path} is {list(ours[path].shape)} here, {list(leaf.shape)} there"
-      if path in ours else f"{path} {list(leaf.shape)} has no place here"
+      if path in ours else f"{path} {list(leaf.shape)} has no parameter here"
       for path, leaf in theirs.items()
       if path not in ours or not _fits(path, leaf, ours[path])
+  ]
+
+
+def _other_length(config, settings, theirs) -> list[str]:
+  """Whether another text length would change what every text means.
+
+  A causal tower, and one that masks its padding, gives a text the same vector
+  at any length that it fits into. One that reads its padding does not.
+  """
+  if _WORDS not in theirs or config["text"] is None:
+    return []
+  length, text = settings["text"].get("length"), config["text"]
+  if length in (None, text["length"]):
+    return []
+  if text.get("causal") or text.get("padding") != "read":
+    return []
+  return [
+      f"text.length is {text['length']}, the weights need {length}: their tower "
+      "reads its padding, and so every text at one length alone"
   ]
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from basic.data import vocabulary
 from basic.weights import _format
 
 # Of OpenAI's data, in [0, 1].
@@ -116,6 +117,17 @@ def square(flat: Mapping[str, Any]) -> tuple[int, int]:
       f"positions are learned on {height} by {width} patches"
   ] if height != width else [])
   return width, flat["image/encoder/stem/kernel"].shape[2]
+
+
+def largest(words: vocabulary.Vocabulary | None, vocab: int) -> int:
+  """The id that ends texts of a tower that pools at each text's largest id.
+
+  Args:
+    words: the tower's vocabulary, which says it; None: it is the last id.
+    vocab: ids that the tower knows; there may be more than the vocabulary's.
+  """
+  end = None if words is None else words.end
+  return vocab - 1 if end is None else end
 
 
 def eos(text: Mapping[str, Any]) -> int:

@@ -14,6 +14,8 @@ import safetensors.numpy
 from basic import files
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+# A tensor takes about 100 bytes of it; a million of them would take minutes.
+_MOST_HEADER = 2**23
 _TYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16,
     "BF16": jnp.bfloat16, "I64": np.int64, "I32": np.int32,
@@ -74,7 +76,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
   path = pathlib.Path(path)
   try:
     found = json.loads(path.read_text())
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise ValueError(f"{path} is not JSON: {error}") from error
   if not isinstance(found, dict):
     raise ValueError(
@@ -101,6 +103,15 @@ def _shards(index: pathlib.Path) -> set[str]:
 
 
 def _one(path: pathlib.Path) -> dict[str, np.ndarray]:
+  if not path.is_file():
+    raise FileNotFoundError(f"there is no file at {path}")
+  with path.open("rb") as file:
+    header = int.from_bytes(file.read(8), "little")
+  if header > _MOST_HEADER:
+    raise ValueError(
+        f"{path} is no whole safetensors file: its header would be of {header} "
+        "bytes, and those of the largest towers are a hundred times smaller"
+    )
   try:
     entries = safetensors.deserialize(path.read_bytes())
   except safetensors.SafetensorError as error:

@@ -1,7 +1,8 @@
 """What a foreign checkpoint is to us: weights in our paths, and a way back."""
 
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,9 +91,25 @@ def from_signal(
   return exact.astype(np.float32), moved.astype(np.float32)
 
 
-def channels(found: Any) -> tuple[float, ...]:
-  """A mean or deviation as files have it, a list or one number, as numbers."""
-  return tuple(float(x) for x in np.atleast_1d(found))
+def channels(found: Any, name: str) -> tuple[float, ...]:
+  """A mean or deviation as files have it, a list or one number, as numbers.
+
+  Raises:
+    ValueError: if it is neither, or a deviation is not above 0.
+  """
+  values = found if isinstance(found, list | tuple) else [found]
+  least = 1e-6 if "std" in name else -1e6
+  if not values or not all(is_number(x, least, 1e6) for x in values):
+    raise ValueError(
+        f"{name} is {found!r}, expected a number for each channel, or one for "
+        f"all{', above 0' if 'std' in name else ''}"
+    )
+  return tuple(float(x) for x in values)
+
+
+def is_number(value: Any, least: float, most: float) -> bool:
+  """Whether JSON holds a number in this closed range, which no NaN is in."""
+  return type(value) in (int, float) and least <= value <= most
 
 
 def check_channels(kernel: np.ndarray, mean: Any, std: Any) -> None:
@@ -113,6 +130,45 @@ def expect(name: str, found: Settings | None, wanted: Settings) -> list[str]:
       for key, value in wanted.items()
       if found.get(key) != value
   ]
+
+
+def not_sizes(
+    name: str, found: Settings, keys: Sequence[str]
+) -> list[str]:
+  """Which of these values are no whole numbers above 0, or none of 32 bits."""
+  return [
+      f"{name}.{key} is {found.get(key)!r}, expected a whole number above 0"
+      for key in keys
+      if type(found.get(key)) is not int or not 0 < found[key] < 2**31
+  ]
+
+
+def scale(log_scale: Any, name: str) -> float:
+  """The factor of the similarities, exp of a parameter.
+
+  Args:
+    log_scale: the parameter, one number.
+    name: of its tensor.
+
+  Raises:
+    ValueError: if the factor is no finite float32.
+  """
+  log_scale = float(log_scale)
+  if not -80 < log_scale < 80:  # Also for NaN.
+    raise ValueError(
+        f"{name} is {log_scale:g}, expected the logarithm of a scale, such as "
+        "4.6 for 100: the file is damaged, or of a run that diverged"
+    )
+  return math.exp(log_scale)
+
+
+def side(size: int, grid: int, patch: int) -> int:
+  """The side of images that a file names, whose patches are `grid` each way.
+
+  It is that of the images where so many patches fit into it: what is over, the
+  first layer drops (384 pixels are 27 patches of 14, and 6 pixels).
+  """
+  return size if size // patch == grid else grid * patch
 
 
 def refuse(what: str, faults: list[str]) -> None:

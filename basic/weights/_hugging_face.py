@@ -7,12 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from basic.data import vocabulary
-from basic.weights import _files, _format, _table
+from basic.weights import _files, _format, _hf_config, _table
 
-ACTIVATIONS = {
-    "gelu": "gelu", "quick_gelu": "quick_gelu",
-    "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh",
-}
 # Pillow's numbers; see images.resize for what ours mean.
 METHODS = {2: "bilinear", 3: "bicubic", 4: "area"}
 # Written as tensors by old versions, and never weights.
@@ -121,56 +117,46 @@ def shaped(
   }
 
 
-def tower(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Settings that image and text encoders share, from their config."""
-  activation = config["hidden_act"]
-  if activation not in ACTIVATIONS:
-    raise ValueError(
-        f"hidden_act is {activation!r}; our towers have "
-        f"{', '.join(sorted(ACTIVATIONS))}"
-    )
-  return {
-      "width": config["hidden_size"], "depth": config["num_hidden_layers"],
-      "heads": config["num_attention_heads"],
-      "mlp": config["intermediate_size"],
-      "activation": ACTIVATIONS[activation],
-      "epsilon": config["layer_norm_eps"],
-  }
-
-
-def tower_config(settings: Mapping[str, Any]) -> dict[str, Any]:
-  """The inverse of `tower`."""
-  names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
-  return {
-      "hidden_size": settings["width"],
-      "num_hidden_layers": settings["depth"],
-      "num_attention_heads": settings["heads"],
-      "intermediate_size": settings["mlp"],
-      "hidden_act": names[settings["activation"]],
-      "layer_norm_eps": settings["epsilon"],
-  }
-
-
 def tensors(folder: str | os.PathLike) -> dict[str, Any]:
   """The tensors of a folder that are weights, fused projections apart."""
   found = _table.split(_files.tensors(folder))
-  return {k: x for k, x in found.items() if not k.endswith(_BUFFERS)}
+  found = {k: x for k, x in found.items() if not k.endswith(_BUFFERS)}
+  _hf_config.check_towers(found)
+  return found
 
 
 def words(
-    folder: str | os.PathLike, length: int
+    folder: str | os.PathLike, length: int, kind: str | None = None
 ) -> vocabulary.Vocabulary | None:
-  """The vocabulary of a folder, padded as it says; None if it has none."""
+  """The vocabulary of a folder, padded as it says; None if it has none.
+
+  Args:
+    folder: with a tokenizer.json or a spiece.model.
+    length: ids in a row.
+    kind: class of the tokenizer, where it does not follow from the
+      tokenizer_config.json.
+  """
   folder = pathlib.Path(folder)
+  known = vocabulary.settings(folder)
   if (folder / vocabulary.FILE).exists():
-    return vocabulary.read(folder / vocabulary.FILE, length)
+    if kind is not None:
+      known = {**known, "tokenizer_class": kind}
+    pad, side = vocabulary.padding(known)
+    return vocabulary.Vocabulary(
+        (folder / vocabulary.FILE).read_bytes(), length, pad, side,
+        vocabulary.folds_case(known),
+    )
   if (folder / "spiece.model").exists():
-    pad, side = vocabulary.padding(vocabulary.settings(folder))
+    pad, side = vocabulary.padding(known)
     return vocabulary.from_sentencepiece(
         (folder / "spiece.model").read_bytes(), length, pad=pad or "</s>",
         end="</s>", side=side, canonical=True,
+        lower=known.get("do_lower_case") is not False,
     )
-  _log.warning("%s holds no tokenizer.json; texts need one", folder)
+  _log.warning(
+      "%s holds neither a tokenizer.json nor a spiece.model; a run that trains "
+      "on texts must name a vocabulary by tokenizer.model", folder,
+  )
   return None
 
 
@@ -203,16 +189,19 @@ def pixels(
   # What is null is what is usual.
   config = {key: value for key, value in config.items() if value is not None}
   side, crop, faults = _side(config)
-  method = METHODS.get(config.get("resample", 3))
-  if method in (None, "area"):
-    faults.append(f"resample is {config.get('resample')}; ours are 2 and 3")
-  if abs(config.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-3:
-    faults.append(f"rescale_factor is {config['rescale_factor']}, not 1/255")
+  resample = config.get("resample", 3)
+  if resample not in (2, 3):
+    faults.append(f"resample is {resample!r}; ours are 2 and 3")
+  factor = config.get("rescale_factor", 1 / 255)
+  if not _format.is_number(factor, 0.999 / 255, 1.001 / 255):
+    faults.append(f"rescale_factor is {factor!r}, not 1/255")
   _format.refuse(f"{folder}: images cannot be made ready as it says", faults)
   return {
-      "size": side or size, "crop": crop, "method": method,
-      "mean": _format.channels(config.get("image_mean", defaults["mean"])),
-      "std": _format.channels(config.get("image_std", defaults["std"])),
+      "size": side or size, "crop": crop, "method": METHODS[resample],
+      "mean": _format.channels(
+          config.get("image_mean", defaults["mean"]), "image_mean"),
+      "std": _format.channels(
+          config.get("image_std", defaults["std"]), "image_std"),
   }
 
 
@@ -263,12 +252,12 @@ def save_words(
   })
 
 
-def _side(config) -> tuple[int | None, str, list[str]]:
+def _side(config) -> tuple[Any, str, list[str]]:
   """(side, crop, what cannot be done) of an image processor's config."""
   def number(value):
     if isinstance(value, Mapping):
-      known = {v for k, v in value.items() if v is not None}
-      return known.pop() if len(known) == 1 else None
+      known = [v for v in value.values() if v is not None]
+      return known[0] if known and known.count(known[0]) == len(known) else None
     return value
 
   faults = [
@@ -276,6 +265,12 @@ def _side(config) -> tuple[int | None, str, list[str]]:
       if not config.get(key, True)
   ]
   size, crop = config.get("size"), config.get("crop_size")
+  faults += [
+      f"{key} is {value!r}, expected pixels, or height and width of a square"
+      for key, value in (("size", size), ("crop_size", crop))
+      if value is not None
+      and _format.not_sizes(key, {"side": number(value)}, ("side",))
+  ]
   if config.get("do_center_crop", crop is not None):
     if number(size) != number(crop):
       faults.append(f"size {size} is not crop_size {crop}")

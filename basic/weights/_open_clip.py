@@ -48,11 +48,14 @@ def settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
       if key not in ("embed_dim", "quick_gelu", *_NEEDED)
   ])
   _format.refuse("these settings of open_clip say too little", [
-      *_unsaid("model_cfg", known, ("embed_dim",)),
-      *_unsaid("vision_cfg", image, _NEEDED["vision_cfg"]),
+      *_format.not_sizes("model_cfg", known, ("embed_dim",)),
+      *_format.not_sizes("vision_cfg", image, _NEEDED["vision_cfg"]),
       *([] if residual else
-        _unsaid("vision_cfg", image, ("layers", "patch_size"))),
-      *_unsaid("text_cfg", text, _NEEDED["text_cfg"]),
+        _format.not_sizes("vision_cfg", image, ("layers", "patch_size"))),
+      *_format.not_sizes("text_cfg", text, _NEEDED["text_cfg"]),
+      *_format.not_sizes(
+          "vision_cfg", {"head_width": 64, **image}, ("head_width",)),
+      *_ratio_faults("vision_cfg", image), *_ratio_faults("text_cfg", text),
   ])
   both = {
       "activation": "quick_gelu" if known.get("quick_gelu") else "gelu",
@@ -68,10 +71,10 @@ def settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
   }, image["image_size"]
 
 
-def _unsaid(name, found, keys) -> list[str]:
-  return [
-      f"{name}.{key} is {found.get(key)!r}, expected a whole number above 0"
-      for key in keys if type(found.get(key)) is not int or found[key] < 1
+def _ratio_faults(name: str, tower: Mapping[str, Any]) -> list[str]:
+  ratio = tower.get("mlp_ratio", 4.0)
+  return [] if _format.is_number(ratio, 1e-3, 1e3) else [
+      f"{name}.mlp_ratio is {ratio!r}, expected a number above 0"
   ]
 
 
@@ -106,13 +109,14 @@ def config(
   """
   image, text = known["image"], known["text"]
   if image["name"] == "clip_resnet":
-    # Places of 32 pixels; what is over, its averages lose.
-    side = preprocessing["size"]
-    side = side if side // 32 == grid else 32 * grid
+    # A position is 32 pixels; its average pools drop what is left over.
+    side = _format.side(preprocessing["size"], grid, 32)
     vision = _clip_resnet.vision_config(image, side)
   else:
     vision = {
-        "image_size": grid * image["patch"], "layers": image["depth"],
+        "image_size":
+            _format.side(preprocessing["size"], grid, image["patch"]),
+        "layers": image["depth"],
         "width": image["width"], "patch_size": image["patch"],
         "head_width": image["width"] // image["heads"],
         "mlp_ratio": ratio(image["width"], image["mlp"]),
@@ -148,12 +152,14 @@ def ratio(width: int, mlp: int) -> float:
   return found if int(width * found) == mlp else math.nextafter(found, math.inf)
 
 
-def pixels(found: Mapping[str, Any], size: int) -> dict[str, Any]:
+def pixels(found: Any, size: int) -> dict[str, Any]:
   """The preprocessing that a `preprocess_cfg` asks for, in our words.
 
   Raises:
     ValueError: if ours cannot do it.
   """
+  if not isinstance(found, Mapping):
+    raise ValueError(f"preprocess_cfg is {found!r}, expected a JSON object")
   found = {key: value for key, value in found.items() if value is not None}
   mode = found.get("resize_mode", "shortest")
   method = found.get("interpolation", "bicubic")
@@ -166,6 +172,7 @@ def pixels(found: Mapping[str, Any], size: int) -> dict[str, Any]:
   return {
       "size": size, "crop": "center" if mode == "shortest" else "none",
       "method": method,
-      "mean": _format.channels(found.get("mean", _clip.MEAN)),
-      "std": _format.channels(found.get("std", _clip.STD)),
+      "mean": _format.channels(
+          found.get("mean", _clip.MEAN), "preprocess_cfg.mean"),
+      "std": _format.channels(found.get("std", _clip.STD), "preprocess_cfg.std"),
   }

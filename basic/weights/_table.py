@@ -79,7 +79,7 @@ LAYOUTS = {
         .transpose(1, 2, 3, 0),
         lambda x, s: x.transpose(3, 0, 1, 2).reshape(x.shape[-1], -1),
     ),
-    "scalar": (lambda x, s: x.reshape(()), lambda x, s: x.reshape(1)),
+    "number": (lambda x, s: x.reshape(()), lambda x, s: x),
     "vector": (
         lambda x, s: x.reshape(-1), lambda x, s: x.reshape(1, 1, -1)
     ),
@@ -95,13 +95,14 @@ def read(
     ValueError: with the list of tensors that are missing, left over, or of
       another shape than the sizes say.
   """
+  _check_sizes(tables, len(tensors))
   faults, found, used = [], {}, set()
   for row, sizes in _all(tables):
     names = _names(row, sizes)
     used.update(names)
     parts = []
     for name in names:
-      fault = _fault(name, tensors, _shape(row, sizes))
+      fault = _fault(name, tensors, _shape(row, sizes), row.layout)
       if fault:
         faults.append(fault)
       else:
@@ -143,6 +144,8 @@ def write(
       continue
     for name, part in zip(names, parts, strict=True):
       tensor = LAYOUTS[row.layout][1](part, sizes)
+      if row.layout == "number" and tensor.size == 1:
+        tensor = tensor.reshape(_shape(row, sizes))
       made[name] = np.array(tensor, order="C")
       if tensor.shape != _shape(row, sizes):
         faults.append(
@@ -183,6 +186,19 @@ def _all(tables: tuple[Table, ...]) -> list[tuple[Row, Sizes]]:
   return [(row, table.sizes) for table in tables for row in table.rows]
 
 
+def _check_sizes(tables: tuple[Table, ...], count: int) -> None:
+  """Refuses sizes that no `count` tensors can have, before names are made."""
+  letters = [(table.sizes.get("l", 0), table.sizes) for table in tables]
+  _format.refuse("these tensors do not fit what the file says it is", [
+      f"{layers} layers are said to be in {count} tensors"
+      for layers, _ in letters if layers > count
+  ] + [
+      f"{sizes['k']} heads do not divide a width of {sizes['d']}"
+      for _, sizes in letters
+      if "k" in sizes and (sizes["k"] < 1 or sizes["d"] % sizes["k"])
+  ])
+
+
 def _names(row: Row, sizes: Sizes) -> list[str]:
   if "{l}" not in row.theirs:
     return [row.theirs]
@@ -196,9 +212,11 @@ def _shape(row: Row, sizes: Sizes) -> tuple[int, ...]:
   )
 
 
-def _fault(name, tensors, shape) -> str | None:
+def _fault(name, tensors, shape, layout) -> str | None:
   if name not in tensors:
     return f"missing: {name} {list(shape)}"
+  if layout == "number" and tensors[name].size == 1:
+    return None  # Some write [1] for [], and others [] for [1].
   if tuple(tensors[name].shape) != shape:
     return f"{name} is {list(tensors[name].shape)}, expected {list(shape)}"
   return None

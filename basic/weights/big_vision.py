@@ -4,7 +4,6 @@ import io
 import math
 import os
 import pathlib
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from basic import files, paths, types
 from basic.data import vocabulary
-from basic.weights import _files, _format, _table
+from basic.weights import _files, _format, _npz, _table
 
 Row = _table.Row
 
@@ -57,7 +56,7 @@ def _read(path: str | os.PathLike) -> _format.Weights:
   }
   settings["augment"] = {k: pixels[k] for k in ("size", "crop", "method")}
   settings["objective"] = {
-      "name": "sigmoid", "scale": math.exp(flat["objective/log_scale"]),
+      "name": "sigmoid", "scale": _format.scale(flat["objective/log_scale"], "t"),
       "bias": float(flat["objective/bias"]),
   }
   return _format.Weights(settings, paths.unflatten(flat), None, pixels)
@@ -107,15 +106,7 @@ def _write(
 
 
 def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
-  _files.check_kind(path)
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      found = {name: file[name] for name in file.files}
-  except (ValueError, zipfile.BadZipFile) as error:
-    raise ValueError(
-        f"{path} is no .npz of plain arrays: {error}. Arrays of objects are "
-        "pickles, which can run code; save numbers alone"
-    ) from error
+  found = _npz.arrays(path)
   return {name.removeprefix("params/"): x for name, x in found.items()}
 
 
@@ -126,7 +117,7 @@ def _apart(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     if "/encoderblock/" not in name:
       found[name] = tensor
       continue
-    for n, part in enumerate(tensor):
+    for n, part in enumerate(np.atleast_1d(tensor)):
       found[name.replace("/encoderblock/", f"/encoderblock_{n}/")] = part
   return found
 
@@ -175,8 +166,9 @@ def _sizes(tensors, stack: str) -> dict[str, int]:
   depth = 0
   while any(k.startswith(f"{stack}/encoderblock_{depth}/") for k in tensors):
     depth += 1
+  # A width of 0 has no heads to speak of, and does not fit what follows.
   return {
-      "width": query.shape[0], "depth": depth, "heads": query.shape[1],
+      "width": query.shape[0], "depth": depth, "heads": max(1, query.shape[1]),
       "mlp": tensors[f"{block}/MlpBlock_0/Dense_0/kernel"].shape[1],
   }
 
@@ -236,8 +228,8 @@ def _tables(settings, grid, channels) -> tuple[_table.Table, ...]:
       Row("img/MAPHead_0/probe", "1 1 d", f"{pool}/probe", "vector"),
       *_parts("img/MAPHead_0", pool),
       *_norm("img/MAPHead_0/LayerNorm_0", f"{pool}/mlp_norm"),
-      Row("t", "1", "objective/log_scale", "scalar"),
-      Row("b", "1", "objective/bias", "scalar"),
+      Row("t", "1", "objective/log_scale", "number"),
+      Row("b", "1", "objective/bias", "number"),
   )
   words = (
       Row("txt/Embed_0/embedding", "v d", "text/encoder/vocabulary"),

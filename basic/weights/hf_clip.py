@@ -1,6 +1,5 @@
 """`CLIPModel` folders of transformers: config.json, safetensors, words, pixels."""
 
-import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -8,7 +7,14 @@ from typing import Any
 
 from basic import paths, types
 from basic.data import vocabulary
-from basic.weights import _clip, _files, _format, _hugging_face, _table
+from basic.weights import (
+    _clip,
+    _files,
+    _format,
+    _hf_config,
+    _hugging_face,
+    _table,
+)
 
 # What transformers assumes where a config.json is silent.
 _BOTH = dict(
@@ -28,10 +34,11 @@ _OLD_EOS = 2
 def hf_clip() -> _format.Format:
   """Opens and writes what `transformers.CLIPModel` saves.
 
-  Their first layer has no bias and their class token a place of its own; ours
-  has neither less nor more to say, so a place's vector takes in the bias, and
-  the token takes in its place. Pixels are ours, [-1, 1]: the first layer takes
-  in the difference. Embeddings are the same, parameters need not be.
+  It reads `MetaClip2Model` too, whose numbers agree. Their patch embedding has
+  no bias and their class token a position embedding of its own. Ours is the
+  other way round, so position embeddings take in the bias, and the class token
+  its position. Our pixels are in [-1, 1]: the patch embedding takes in the
+  difference. Embeddings are the same, parameters need not be.
 
   Returns:
     A format whose paths are folders. It writes a vision transformer with a
@@ -42,18 +49,24 @@ def hf_clip() -> _format.Format:
 
 def _read(path: str | os.PathLike) -> _format.Weights:
   folder = pathlib.Path(path)
-  config = _files.read_json(folder / "config.json")
-  text = {**_TEXT, **(config.get("text_config") or {})}
-  image = {**_IMAGE, **(config.get("vision_config") or {})}
-  width = config.get("projection_dim", 512)
+  config = {"projection_dim": 512, **_hf_config.read(folder, "hf_clip")}
+  text = _hf_config.section(
+      config, "text_config", _TEXT, ("vocab_size", "max_position_embeddings"))
+  image = _hf_config.section(
+      config, "vision_config", _IMAGE,
+      ("num_channels", "image_size", "patch_size"))
+  _format.refuse("config.json does not describe two towers", _format.not_sizes(
+      "config", config, ("projection_dim",)))
+  width = config["projection_dim"]
+  words = _hugging_face.words(folder, text["max_position_embeddings"])
   settings = {
       "image": {
-          **_clip.IMAGE, **_hugging_face.tower(image), "patch": image["patch_size"],
+          **_clip.IMAGE, **_hf_config.tower(image), "patch": image["patch_size"],
       },
       "text": {
-          **_clip.TEXT, **_hugging_face.tower(text), "vocab": text["vocab_size"],
+          **_clip.TEXT, **_hf_config.tower(text), "vocab": text["vocab_size"],
           "length": text["max_position_embeddings"], "pool": "eos",
-          "padding": "read", "eos": _eos(text),
+          "padding": "read", "eos": _eos(config, text, words),
       },
       "projection": {"width": width, "bias": False, "only": None},
   }
@@ -64,9 +77,8 @@ def _read(path: str | os.PathLike) -> _format.Weights:
   )
   pixels = _hugging_face.pixels(folder, image["image_size"], _clip.PIXELS)
   settings["augment"] = {k: pixels[k] for k in ("size", "crop", "method")}
-  scale = math.exp(flat["objective/log_scale"])
+  scale = _format.scale(flat["objective/log_scale"], "logit_scale")
   settings["objective"] = {"name": "softmax", "max_scale": max(100.0, scale)}
-  words = _hugging_face.words(folder, text["max_position_embeddings"])
   params = paths.unflatten(_clip.to_ours(flat, grid, pixels))
   return _format.Weights(settings, params, words, pixels)
 
@@ -83,27 +95,27 @@ def _write(
   for tower in ("image", "text"):
     settings[tower] = _hugging_face.shaped(settings[tower], flat, tower)
   image, text = settings["image"], settings["text"]
-  _refuse_old_eos(text)
+  family, model = _family(text)
   grid, channels = _clip.square(flat)
   tensors = _table.write(
       _tables(settings, grid, channels), _clip.to_theirs(flat, pixels)
   )
   width = settings["projection"]["width"]
   _files.write_json(pathlib.Path(path) / "config.json", {
-      "architectures": ["CLIPModel"], "model_type": "clip", "dtype": "float32",
+      "architectures": [model], "model_type": family, "dtype": "float32",
       "projection_dim": width,
       "text_config": {
-          "model_type": "clip_text_model", **_hugging_face.tower_config(text),
+          "model_type": f"{family}_text_model", **_hf_config.tower_config(text),
           "vocab_size": text["vocab"],
           "max_position_embeddings": text["length"], "projection_dim": width,
           "eos_token_id": _clip.eos(text), "bos_token_id": None,
           "pad_token_id": None,
       },
       "vision_config": {
-          "model_type": "clip_vision_model",
-          **_hugging_face.tower_config(image), "projection_dim": width,
+          "model_type": f"{family}_vision_model",
+          **_hf_config.tower_config(image), "projection_dim": width,
           "num_channels": channels, "patch_size": image["patch"],
-          "image_size": grid * image["patch"],
+          "image_size": _format.side(pixels["size"], grid, image["patch"]),
       },
   })
   _files.write_json(
@@ -129,7 +141,7 @@ def _tables(settings, grid, channels) -> tuple[_table.Table, ...]:
       *_hugging_face.norm("vision_model.post_layernorm", "image/encoder/norm"),
       row("visual_projection.weight", "e d", "image/projection/kernel",
           "linear"),
-      row("logit_scale", "", "objective/log_scale"),
+      row("logit_scale", "", "objective/log_scale", "number"),
   )
   words = (
       *_hugging_face.text("text/encoder"),
@@ -143,14 +155,32 @@ def _tables(settings, grid, channels) -> tuple[_table.Table, ...]:
   )
 
 
-def _refuse_old_eos(text: Mapping[str, Any]) -> None:
-  largest, end = text["vocab"] - 1, _clip.eos(text)
-  _format.refuse("the format cannot express this text tower", [
-      f"text.eos is {end}, by which transformers means the largest id, {largest}"
-  ] if end == _OLD_EOS != largest else [])
+def _family(text: Mapping[str, Any]) -> tuple[str, str]:
+  """(model_type, class) under which transformers pools where our tower does.
+
+  A CLIP whose texts end in id 2 would pool at the largest id instead.
+  """
+  if _clip.eos(text) == _OLD_EOS != text["vocab"] - 1:
+    return "metaclip_2", "MetaClip2Model"
+  return "clip", "CLIPModel"
 
 
-def _eos(text: Mapping[str, Any]) -> int:
-  """The id that pools; the 2 of old files stands for the largest id."""
-  old = text["eos_token_id"] == _OLD_EOS
-  return text["vocab_size"] - 1 if old else text["eos_token_id"]
+def _eos(
+    config: Mapping[str, Any],
+    text: Mapping[str, Any],
+    words: vocabulary.Vocabulary | None,
+) -> int:
+  """The id at which texts are pooled.
+
+  In old files of CLIP, 2 stands for the largest id of each text, which is the
+  one that ends it. MetaCLIP 2 has no such past: there 2 is 2.
+  """
+  found = text["eos_token_id"]
+  if found == _OLD_EOS and config.get("model_type") != "metaclip_2":
+    return _clip.largest(words, text["vocab_size"])
+  if type(found) is not int or not 0 <= found < text["vocab_size"]:
+    raise ValueError(
+        f"text_config.eos_token_id is {found!r}, expected an id from 0 to "
+        f"{text['vocab_size'] - 1}: texts are pooled where it stands"
+    )
+  return found

@@ -7,7 +7,7 @@ from typing import Any
 
 from basic import paths, types
 from basic.data import vocabulary
-from basic.weights import _files, _format, _hugging_face, _table
+from basic.weights import _files, _format, _hf_config, _hugging_face, _table
 
 PIXELS = {"crop": "none", "method": "bicubic", **_format.PLAIN}
 
@@ -56,18 +56,23 @@ def hf_siglip() -> _format.Format:
 
 def _read(path: str | os.PathLike) -> _format.Weights:
   folder = pathlib.Path(path)
-  config = _files.read_json(folder / "config.json")
+  config = _hf_config.read(folder, "hf_siglip")
   flexible = config.get("model_type") == "siglip2"
-  text = {**_TEXT, **(config.get("text_config") or {})}
-  image = {**_IMAGE, **(config.get("vision_config") or {})}
+  text = _hf_config.section(
+      config, "text_config", _TEXT, ("vocab_size", "max_position_embeddings"))
+  image = _hf_config.section(
+      config, "vision_config", _IMAGE,
+      ("num_channels", "image_size", "patch_size", "num_patches"))
   grid = _grid(image, flexible)
   width = text.get("projection_size") or text["hidden_size"]
+  _format.refuse("config.json does not describe two towers", _format.not_sizes(
+      "text_config", {"projection_size": width}, ("projection_size",)))
   settings: dict[str, Any] = {
       "image": {
-          **IMAGE, **_hugging_face.tower(image), "patch": image["patch_size"],
+          **IMAGE, **_hf_config.tower(image), "patch": image["patch_size"],
       },
       "text": {
-          **TEXT, **_hugging_face.tower(text), "vocab": text["vocab_size"],
+          **TEXT, **_hf_config.tower(text), "vocab": text["vocab_size"],
           "length": text["max_position_embeddings"],
       },
       "projection": {"width": width, "bias": True, "only": ("text",)},
@@ -76,7 +81,8 @@ def _read(path: str | os.PathLike) -> _format.Weights:
       _tables(settings, grid, image["num_channels"], flexible),
       _hugging_face.tensors(folder),
   )
-  pixels = _hugging_face.pixels(folder, grid * image["patch_size"], PIXELS)
+  side = grid * image["patch_size"] if flexible else image["image_size"]
+  pixels = _hugging_face.pixels(folder, side, PIXELS)
   stem = "image/encoder/stem"
   flat[f"{stem}/kernel"], flat[f"{stem}/bias"] = _format.to_signal(
       flat[f"{stem}/kernel"], flat[f"{stem}/bias"], pixels["mean"],
@@ -86,10 +92,15 @@ def _read(path: str | os.PathLike) -> _format.Weights:
   flat["image/encoder/positions"] = places.reshape(grid, grid, -1)
   settings["augment"] = {k: pixels[k] for k in ("size", "crop", "method")}
   settings["objective"] = {
-      "name": "sigmoid", "scale": math.exp(flat["objective/log_scale"]),
+      "name": "sigmoid",
+      "scale": _format.scale(flat["objective/log_scale"], "logit_scale"),
       "bias": float(flat["objective/bias"]),
   }
-  words = _hugging_face.words(folder, text["max_position_embeddings"])
+  # Whatever class the folder names, transformers takes this one for SigLIP 2.
+  words = _hugging_face.words(
+      folder, text["max_position_embeddings"],
+      "Siglip2Tokenizer" if flexible else None,
+  )
   return _format.Weights(settings, paths.unflatten(flat), words, pixels)
 
 
@@ -128,14 +139,15 @@ def _write(
       "dtype": "float32",
       "text_config": {
           "model_type": "siglip_text_model",
-          **_hugging_face.tower_config(text), "vocab_size": text["vocab"],
+          **_hf_config.tower_config(text), "vocab_size": text["vocab"],
           "max_position_embeddings": text["length"], "projection_size": width,
           "bos_token_id": None, "eos_token_id": None, "pad_token_id": None,
       },
       "vision_config": {
           "model_type": "siglip_vision_model",
-          **_hugging_face.tower_config(image), "num_channels": channels,
-          "patch_size": image["patch"], "image_size": grid * image["patch"],
+          **_hf_config.tower_config(image), "num_channels": channels,
+          "patch_size": image["patch"],
+          "image_size": _format.side(pixels["size"], grid, image["patch"]),
       },
   })
   _files.write_json(
@@ -199,8 +211,8 @@ def _tables(settings, grid, channels, flexible) -> tuple[_table.Table, ...]:
           f"{head}.attention", f"{pool}/attention", "_in_proj_"),
       *_hugging_face.norm(f"{head}.layernorm", f"{pool}/mlp_norm"),
       *_hugging_face.mlp(f"{head}.mlp", f"{pool}/mlp"),
-      row("logit_scale", "1", "objective/log_scale", "scalar"),
-      row("logit_bias", "1", "objective/bias", "scalar"),
+      row("logit_scale", "1", "objective/log_scale", "number"),
+      row("logit_bias", "1", "objective/bias", "number"),
   )
   words = (
       *_hugging_face.text("text/encoder"),

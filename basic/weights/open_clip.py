@@ -1,6 +1,5 @@
 """OpenAI's names of CLIP's tensors, which open_clip kept, as safetensors."""
 
-import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -56,9 +55,10 @@ def _read(path: str | os.PathLike) -> _format.Weights:
   flat = _table.read(_tables(settings, grid, _CHANNELS), tensors)
   pixels = _open_clip.pixels(config.get("preprocess_cfg") or {}, size)
   settings["augment"] = {k: pixels[k] for k in ("size", "crop", "method")}
-  scale = math.exp(flat["objective/log_scale"])
+  scale = _format.scale(flat["objective/log_scale"], "logit_scale")
   settings["objective"] = {"name": "softmax", "max_scale": max(100.0, scale)}
   words = _hugging_face.words(folder, settings["text"]["length"])
+  settings["text"]["eos"] = _clip.largest(words, settings["text"]["vocab"])
   params = paths.unflatten(kind.to_ours(flat, grid, pixels))
   return _format.Weights(settings, params, words, pixels)
 
@@ -148,6 +148,6 @@ def _tables(settings, grid, channels) -> tuple[_table.Table, ...]:
   sizes = dict(v=text["vocab"], t=text["length"], e=width)
   rows = (
       *_openai.text("text"),
-      _table.Row("logit_scale", "", "objective/log_scale"),
+      _table.Row("logit_scale", "", "objective/log_scale", "number"),
   )
   return (*towers, _table.Table(rows, _hugging_face.sizes(text, **sizes)))

@@ -91,7 +91,7 @@ def _read(path: str | os.PathLike) -> _format.Weights:
 def _known(config: Mapping[str, Any]) -> tuple[int, float]:
   """(depth, width) of an architecture of ours, or why it is none."""
   name = config.get("architecture")
-  if name not in ARCHITECTURES:
+  if not isinstance(name, str) or name not in ARCHITECTURES:
     reasons = (why for start, why in _OTHERS if re.match(start, str(name)))
     why = next(reasons, "no encoder of ours computes what it does")
     raise ValueError(
@@ -105,17 +105,27 @@ def _known(config: Mapping[str, Any]) -> tuple[int, float]:
   return ARCHITECTURES[name]
 
 
-def _pixels(config: Mapping[str, Any]) -> dict[str, Any]:
+def _pixels(config: Any) -> dict[str, Any]:
   """The preprocessing that a `pretrained_cfg` asks for, in our words."""
-  _, height, width = config.get("input_size", (3, 224, 224))
+  if not isinstance(config, Mapping):
+    raise ValueError(f"pretrained_cfg is {config!r}, expected a JSON object")
+  sizes = config.get("input_size", (3, 224, 224))
+  if not isinstance(sizes, list | tuple) or len(sizes) != 3 or (
+      _format.not_sizes("input_size", dict(zip("chw", sizes, strict=True)),
+                        ("c", "h", "w"))):
+    raise ValueError(
+        f"pretrained_cfg.input_size is {sizes!r}, expected channels, height "
+        "and width, whole numbers above 0"
+    )
+  _, height, width = sizes
   method = config.get("interpolation", "bilinear")
   crop, share = config.get("crop_mode", "center"), config.get("crop_pct", 0.875)
   faults = [
-      f"{name} is {list(found)}, ours is {list(_format.PLAIN[name])}: zeros "
-      "pad the image, and stand for that colour"
+      f"{name} is {found!r}, ours is {list(_format.PLAIN[name])}: zeros pad "
+      "the image, and stand for that colour"
       for name in ("mean", "std")
-      if tuple(found := config.get(name, _format.PLAIN[name]))
-      != _format.PLAIN[name]
+      if (found := config.get(name, _format.PLAIN[name]))
+      not in (_format.PLAIN[name], list(_format.PLAIN[name]))
   ]
   if height != width:
     faults.append(f"input_size is {height} by {width}, ours are square")

@@ -50,6 +50,130 @@ def test_every_format_comes_out_as_it_went_in(name):
   assert error <= {"GIF": 20, "JPEG": 20, "AVIF": 30}.get(name, 0)
 
 
+OPAQUE = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "I;16")
+CLEAR = ("LA", "PA", "RGBA", "palette")
+
+
+def of_mode(mode):
+  """The picture in a mode of Pillow; left of column 7 it is transparent."""
+  full = Image.fromarray(picture())
+  alpha = np.where(np.arange(WIDTH) < 7, 0, 255) * np.ones((HEIGHT, 1))
+  mask = Image.fromarray(alpha.astype(np.uint8))
+  if mode == "I;16":
+    return Image.fromarray(picture()[..., 0].astype(np.uint16) * 257)
+  if mode == "P":
+    return full.quantize(16)
+  if mode == "palette":  # One colour of it is transparent.
+    return full.quantize(16)
+  if mode == "LA":
+    return Image.merge("LA", (full.convert("L"), mask))
+  if mode in ("RGBA", "PA"):
+    return Image.merge("RGBA", (*full.split(), mask)).convert(mode)
+  return full.convert(mode)
+
+
+def on_white(data):
+  """Pillow's own full decode, float64, and its alpha over white."""
+  with Image.open(io.BytesIO(data)) as image:
+    image.load()
+    if image.mode.startswith("I;16"):
+      gray = np.asarray(image) >> 8
+      return np.repeat(gray[..., None].astype(float), 3, axis=2)
+    pixels = np.asarray(image.convert("RGBA")).astype(float)
+  share = pixels[..., 3:] / 255
+  return pixels[..., :3] * share + 255 * (1 - share)
+
+
+@pytest.mark.parametrize("animated", [False, True])
+@pytest.mark.parametrize("mode", [*OPAQUE, *CLEAR])
+@pytest.mark.parametrize(
+    "name", ["PNG", "GIF", "WEBP", "TIFF", "BMP", "JPEG", "AVIF"])
+def test_every_path_decodes_what_pillow_decodes(name, mode, animated):
+  if animated and name in ("BMP", "JPEG"):
+    return  # These hold one image.
+  options = {"WEBP": {"lossless": True}}.get(name, {})
+  image = of_mode(mode)
+  if mode == "palette":
+    options["transparency"] = 3
+  if animated:
+    mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    options.update(save_all=True, append_images=[mirrored], duration=40)
+  try:
+    data = encoded(image, name, **options)
+  except (OSError, ValueError, KeyError):
+    return  # A mode that Pillow does not write in this format.
+  # Composited in integers here and in floats there.
+  np.testing.assert_allclose(images.decode(data), on_white(data), atol=0.51)
+
+
+@pytest.mark.parametrize("variant", [
+    {"subsampling": 0}, {"subsampling": 2}, {"progressive": True},
+    {"keep_rgb": True}, {"restart_marker_rows": 1}, "YCCK", "Adobe RGB",
+])
+def test_every_jpeg_is_what_pillow_decodes(variant):
+  if variant == "YCCK":
+    data = bytearray(encoded(of_mode("CMYK"), "JPEG"))
+    data[data.find(b"Adobe") + 11] = 2  # The transform that the file names.
+  elif variant == "Adobe RGB":
+    data = encoded(picture(), "JPEG")
+    marker = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
+    data = data[:2] + marker + data[2:]
+  else:
+    data = encoded(picture(), "JPEG", **variant)
+  data = bytes(data)
+  np.testing.assert_array_equal(images.decode(data), on_white(data))
+
+
+@pytest.mark.parametrize("animated", [False, True])
+@pytest.mark.parametrize("hints", ["container", "frame", "both"])
+def test_a_transparent_webp_is_white_whatever_its_headers_say(animated, hints):
+  options = {"save_all": True, "append_images": [of_mode("RGBA").rotate(180)],
+             "duration": 40} if animated else {}
+  data = bytearray(encoded(
+      of_mode("RGBA"), "WEBP", lossless=True, exact=True, **options))
+  if hints != "frame" and data[12:16] == b"VP8X":
+    data[20] &= ~0x10
+  if hints != "container":
+    data[data.find(b"VP8L") + 12] &= ~0x10
+  found = images.decode(bytes(data))
+  np.testing.assert_array_equal(
+      found, images.decode(encoded(of_mode("RGBA"), "PNG")))
+  assert (found[:, :7] == 255).all()
+
+
+def test_what_a_first_frame_does_not_cover_is_white():
+  small = encoded(picture(), "WEBP", lossless=True)[12:]
+  frame = bytes(6) + struct.pack("<I", WIDTH - 1)[:3] + struct.pack(
+      "<I", HEIGHT - 1)[:3] + bytes(4) + small
+  body = b"VP8X" + struct.pack("<I", 10) + b"\x02" + bytes(3) + struct.pack(
+      "<I", WIDTH + 3)[:3] + struct.pack("<I", HEIGHT + 1)[:3]
+  body += b"ANIM" + struct.pack("<I", 6) + bytes(6)
+  body += b"ANMF" + struct.pack("<I", len(frame)) + frame
+  found = images.decode(
+      b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body)
+  assert found.shape == (HEIGHT + 2, WIDTH + 4, 3)
+  np.testing.assert_array_equal(found[:HEIGHT, :WIDTH], picture())
+  assert (found[HEIGHT:] == 255).all() and (found[:, WIDTH:] == 255).all()
+
+
+def test_a_transparent_level_of_sixteen_bits_is_white():
+  data = encoded(of_mode("I;16"), "PNG")
+  level = int(np.asarray(of_mode("I;16"))[3, 4])
+  chunk = b"tRNS" + struct.pack(">H", level)
+  chunk = struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk))
+  found = images.decode(data[:33] + chunk + data[33:])
+  want = picture()[..., 0].copy()
+  want[:, 4] = 255
+  np.testing.assert_array_equal(found[..., 0], want)
+
+
+@pytest.mark.parametrize("cut", [*range(12, 48, 3), 60])
+def test_a_webp_that_ends_early_is_refused(cut):
+  data = encoded(of_mode("RGBA"), "WEBP", lossless=True, exif=b"Exif\0\0")
+  assert reason(data[:cut]) in (
+      "broken image header", "truncated image", "broken image data")
+
+
 @pytest.mark.parametrize("name", ["PNG", "JPEG", "BMP"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_the_fast_path_decodes_what_pil_decodes(name, mode):

@@ -259,7 +259,7 @@ def test_settings_that_cannot_be_are_refused(settings, message):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((1, 8, 10, 3), np.float32), "8x10 pixels.*patch=4"),
+        (np.zeros((1, 8, 3, 3), np.float32), "8x3 pixels.*patch=4"),
         (np.zeros((1, 8, 8, 3), np.uint8), "uint8.*x / 127.5 - 1"),
         (np.zeros((8, 8, 3), np.float32), r"float32\[8, 8, 3\]"),
     ],
@@ -270,6 +270,17 @@ def test_images_that_cannot_be_read_are_refused(image, message):
     jax.eval_shape(encoder.apply, shapes(encoder), jnp.asarray(image), None)
 
 
-def test_init_refuses_a_size_that_the_patch_does_not_divide():
+def test_the_convolutional_stem_refuses_a_size_the_patch_does_not_divide():
   with pytest.raises(ValueError, match="9x8 pixels"):
-    shapes(build(), (1, 9, 8, 3))
+    shapes(build(stem="convolution"), (1, 9, 8, 3))
+
+
+def test_pixels_beyond_the_last_whole_patch_are_dropped():
+  encoder = build()
+  params = encoder.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+  draw = np.random.default_rng(0)
+  larger = draw.uniform(-1, 1, (2, 11, 9, 3)).astype(np.float32)
+  np.testing.assert_array_equal(
+      encoder.apply(params, larger, None).pooled,
+      encoder.apply(params, larger[:, :8, :8], None).pooled,
+  )

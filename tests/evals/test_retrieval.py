@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from basic import types
+from basic.data import pipeline
 from basic.evals import retrieval as module
+from basic.evals import zeroshot
 
 # The cosine of image i and caption j, in hundredths. Captions 5 i to 5 i + 4
 # belong to image i: its row is cut into the captions of images 0, 1, 2, 3.
@@ -130,6 +132,57 @@ def test_masked_rows_and_the_cut_into_batches_change_nothing():
       }, jnp.array([False, True, False])),
   ]
   assert module.retrieval()(encode, batches) == expected
+
+
+class Ragged:
+  """Image i has 1 + 5 i % 13 captions, so many more than most sets have."""
+
+  COUNTS = [1 + 5 * i % 13 for i in range(7)]
+
+  def __len__(self):
+    return len(self.COUNTS)
+
+  def __getitem__(self, index):
+    before = sum(self.COUNTS[:index])
+    numbers = range(before, before + self.COUNTS[index])
+    return {
+        "image": np.array([index], np.uint8), "label": index % 2,
+        "text": tuple(str(1 + n) for n in numbers),
+    }
+
+
+def read_number(text):
+  return np.array([int(text), 0], np.int32)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_images_may_have_any_number_of_captions(batch_size):
+  owner = np.repeat(np.arange(7), Ragged.COUNTS)
+  assert max(Ragged.COUNTS) > 10
+  scores = np.random.default_rng(0).uniform(-0.3, 0.3, (7, len(owner)))
+  ready = pipeline.prepare(tokenize=read_number)
+  metrics = module.retrieval(at=(1, 5))(
+      Encode(*embeddings(scores)),
+      pipeline.once(
+          Ragged(), prepare=ready, batch_size=batch_size, threads=0))
+  to_text, to_image = oracle(scores, owner)
+  assert metrics == {
+      **recalls("/image_to_text", to_text, (1, 5)),
+      **recalls("/text_to_image", to_image, (1, 5)),
+      "/image_to_text_median_rank": np.median(to_text + 1),
+      "/text_to_image_median_rank": np.median(to_image + 1),
+      "/count": 7.0, "/captions": float(len(owner)), "/distractors": 0.0,
+  }
+
+
+def test_zero_shot_does_not_mind_how_many_captions_there_are():
+  evaluate = zeroshot.zeroshot(
+      tokenize=lambda names: np.stack([read_number(x) for x in names]),
+      classes=("1", "2"))
+  encode = Encode(np.eye(2)[np.arange(7) % 2], np.eye(2))
+  ready = pipeline.prepare(tokenize=read_number)
+  batches = pipeline.once(Ragged(), prepare=ready, batch_size=4, threads=0)
+  assert evaluate(encode, batches)["@1"] == 1.0
 
 
 def test_absent_captions_and_images_without_any_are_no_question():

@@ -128,6 +128,131 @@ def test_more_words_than_rows_are_refused(weights, tmp_path):
     input_pipeline.run_tokenizer([few], tmp_path)
 
 
+def text(**given):
+  """Settings of a text tower that `words` fits, in the parts that matter."""
+  return {"vocab": 60, "length": LENGTH, "pool": "eos", "eos": 3,
+          "padding": "masked", "causal": True, **given}
+
+
+def made(single, pad="<pad>", side="right"):
+  """A word-level vocabulary with another template, padding token or side."""
+  import tokenizers
+
+  ids = {"<pad>": 0, "<bos>": 1, "<unk>": 2, "<eos>": 3, "a": 4, "cat": 5}
+  model = tokenizers.Tokenizer(
+      tokenizers.models.WordLevel(ids, unk_token="<unk>"))
+  model.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+  if single:
+    model.post_processor = tokenizers.processors.TemplateProcessing(
+        single=single, special_tokens=list(ids.items()))
+  return vocabulary.Vocabulary(model.to_str().encode(), LENGTH, pad, side)
+
+
+@pytest.mark.parametrize(("found", "settings", "said"), [
+    (dict(single="$A <eos>"), dict(eos=2),
+     r"text\.eos=2, and the vocabulary ends texts in id 3.*Set text\.eos=3"),
+    (dict(single=None), {}, r"text\.eos=3, .* ends texts in no id of its own"),
+    (dict(single="<bos> $A"), dict(eos=1), "ends texts in no id of its own"),
+    (dict(single="<eos> $A <eos>"), {}, "also begins texts with it"),
+    (dict(single="$A <eos>", pad="<eos>", side="left"), dict(padding="read"),
+     "or pads them with it on the left"),
+    (dict(single="$A <eos>", pad="<eos>"), {}, "pads with id 3 and .*masked"),
+    (dict(single="$A <eos>", pad="<eos>"), dict(pool="last"),
+     "pads with id 3 and .*masked"),
+    (dict(single="$A <eos>", pad="<eos>"), dict(pool="mean"),
+     "pads with id 3 and .*masked"),
+    (dict(single="<bos> $A", side="left"), dict(pool="first", causal=False),
+     "padding on the left"),
+    (dict(single="$A <eos>"), dict(vocab=4), r"6 pieces and text\.vocab is 4"),
+])
+@pytest.mark.parametrize("given", [True, False])
+def test_a_vocabulary_that_the_tower_would_misread_is_refused(
+    weights, tmp_path, found, settings, said, given
+):
+  needs_tokenizers()
+  weights["vocabulary"] = made(**found)
+  file = tmp_path / "their.json"
+  file.write_bytes(weights["vocabulary"].content)
+  how = config(str(file) if given else None, text=text(**settings))
+  with pytest.raises(ValueError, match=said):
+    input_pipeline.run_tokenizer([how], tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("found", "settings"), [
+    (dict(single="$A <eos>"), {}),
+    (dict(single="<bos> $A <eos>", pad="<eos>"), dict(padding="read")),
+    (dict(single="<bos> $A <eos>", side="left"), {}),
+    (dict(single=None), dict(pool="last")),
+    (dict(single="$A <eos>", pad="<eos>"), dict(pool="last", padding="read")),
+    (dict(single="<bos> $A"), dict(pool="first", causal=False)),
+])
+def test_a_vocabulary_that_the_tower_reads_is_taken(
+    weights, tmp_path, found, settings
+):
+  needs_tokenizers()
+  weights["vocabulary"] = made(**found)
+  how = config(text=text(**settings))
+  assert input_pipeline.run_tokenizer([how], tmp_path).vocab == 6
+
+
+def test_every_stage_of_texts_is_checked_against_the_vocabulary(tmp_path):
+  stages = [config(taken=("image/.*",), text=text(eos=eos)) for eos in (3, 7)]
+  with pytest.raises(ValueError, match=r"text\.eos=7, .* in id 3"):
+    input_pipeline.run_tokenizer(stages, tmp_path)
+
+
+def test_a_vocabulary_without_room_for_its_own_tokens_is_refused(
+    weights, tmp_path
+):
+  needs_tokenizers()
+  weights["vocabulary"] = made("<bos> $A <eos>")
+  with pytest.raises(ValueError, match=r"adds 2 tokens.*raise text\.length"):
+    input_pipeline.run_tokenizer([config(text=text(length=1))], tmp_path)
+
+
+def test_the_words_of_the_weights_come_at_the_length_of_the_run(
+    weights, tmp_path
+):
+  weights["vocabulary"] = words()
+  short = input_pipeline.run_tokenizer(
+      [config(text={"vocab": 60, "length": 4})], tmp_path)
+  assert short.batch(TEXTS).shape == (3, 4)
+  assert short(TEXTS[0])[-1] == short.end
+
+
+def begun(weights, theirs, ours, **settings):
+  """Position embeddings of a run of `ours` ids from weights of `theirs`."""
+  table = np.random.default_rng(0).normal(size=(theirs, 2)).astype(np.float32)
+  weights["settings"]["text"] = {"length": theirs}
+  weights["params"] = {"text": {"encoder": {
+      "vocabulary": np.ones((60, 2), np.float32), "positions": table}}}
+  params = {"text": {"encoder": {
+      "vocabulary": jnp.zeros((60, 2)), "positions": jnp.zeros((ours, 2))}}}
+  state = types.TrainState(jnp.int32(0), params, (), (), None)
+  how = config(text=text(length=ours, **settings))
+  return table, pretrained.begin(state, how).params["text"]["encoder"][
+      "positions"]
+
+
+def test_shorter_texts_begin_from_the_first_position_embeddings(weights):
+  for changes in ({}, dict(padding="read"), dict(causal=False)):
+    table, found = begun(weights, 8, 5, **changes)
+    np.testing.assert_array_equal(found, table[:5])
+
+
+def test_longer_texts_begin_from_all_position_embeddings_and_new_ones(weights):
+  # A text that fits both lengths keeps its embedding; `begun` starts at zero.
+  table, positions = begun(weights, 4, 8)
+  np.testing.assert_array_equal(positions[:4], table)
+  np.testing.assert_array_equal(positions[4:], 0)
+
+
+def test_a_tower_that_reads_its_padding_keeps_its_text_length(weights):
+  with pytest.raises(ValueError, match=r"text\.length is 5, the weights need 8"):
+    begun(weights, 8, 5, causal=False, padding="read")
+
+
 def test_a_tokenizer_json_can_be_given(weights, tmp_path):
   (tmp_path / "theirs").mkdir()
   file = tmp_path / "theirs" / "tokenizer.json"
@@ -140,7 +265,7 @@ def test_a_tokenizer_json_can_be_given(weights, tmp_path):
 def test_a_sentencepiece_model_of_others_can_be_given(weights, tmp_path):
   file = tmp_path / "spiece.model"
   file.write_bytes(siglip())
-  with pytest.raises(ValueError, match=r"rows are filled up.*pad_token"):
+  with pytest.raises(ValueError, match=r"does not name a padding token.*pad_token"):
     input_pipeline.run_tokenizer([config(str(file))], tmp_path / "run")
   (tmp_path / "tokenizer_config.json").write_text(json.dumps(
       {"pad_token": "</s>", "tokenizer_class": "SiglipTokenizer"}))

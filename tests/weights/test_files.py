@@ -82,7 +82,7 @@ def test_a_layout_and_its_inverse_are_one(layout):
   sizes = {"k": 2, "p": 3, "c": 5}
   shape = {
       "head_bias": (8,), "patches": (4, 5, 3, 3), "flat_patches": (4, 45),
-      "one_pixel": (4, 5, 1, 1), "scalar": (1,), "vector": (1, 1, 4),
+      "one_pixel": (4, 5, 1, 1), "number": (), "vector": (1, 1, 4),
   }.get(layout, (8, 8))
   x = np.random.default_rng(0).normal(size=shape)
   there, back = _table.LAYOUTS[layout]

@@ -72,15 +72,16 @@ def test_a_clip_that_would_pool_at_padding_is_refused():
     _clip.refuse(read)
 
 
-def test_an_end_that_transformers_takes_for_the_largest_id_is_refused(tmp_path):
-  params = zeros(CLIP)
-  with pytest.raises(ValueError, match=r"text\.eos is 2, by which .* 29"):
-    hf_clip.hf_clip().write(
-        tmp_path, {**CLIP, "text": dict(TEXT, eos=2)}, params, None, PIXELS)
+@pytest.mark.parametrize(("eos", "family"), [(2, "metaclip_2"), (3, "clip")])
+def test_an_end_is_written_under_the_family_that_pools_there(
+    tmp_path, eos, family
+):
+  # In a CLIP of transformers, 2 stands for the largest id.
   hf_clip.hf_clip().write(
-      tmp_path, {**CLIP, "text": dict(TEXT, eos=3)}, params, None, PIXELS)
-  found = hf_clip.hf_clip().read(tmp_path).settings["text"]
-  assert found["eos"] == 3
+      tmp_path, {**CLIP, "text": dict(TEXT, eos=eos)}, zeros(CLIP), None,
+      PIXELS)
+  assert _files.read_json(tmp_path / "config.json")["model_type"] == family
+  assert hf_clip.hf_clip().read(tmp_path).settings["text"]["eos"] == eos
 
 
 def test_open_clip_has_images_of_three_channels(tmp_path):
