@@ -11,7 +11,7 @@ import numpy as np
 
 from basic import files, paths, types
 from basic.data import vocabulary
-from basic.weights import _files, _format, _npz, _table
+from basic.weights import _format, _npz, _table
 
 Row = _table.Row
 

@@ -327,7 +327,7 @@ def test_what_a_run_begins_from_is_one_end_of_a_line(
       gradient=dict(name="direct"), optimizer=dict(name="sgd", peak=1e-2),
       weights=dict(name="x", path="there", paths=("image/.*",)))
   shapes = jax.eval_shape(
-      build.run(settings.complete(how), tmp_path / "shapes")[0].fresh).params
+      build.run(settings.complete(how), tmp_path / "shapes")[0].program.fresh).params
   draw = np.random.default_rng(0)
   weights["params"] = {"image": jax.tree.map(
       lambda x: draw.normal(size=x.shape).astype(np.float32),
