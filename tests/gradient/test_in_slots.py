@@ -12,7 +12,7 @@ from basic.objectives import softmax
 from basic.ops import factored
 from basic.sharding import layout
 
-ROWS, CHUNKS, COPIES = 64, 4, 4
+ROWS, CHUNKS, REPLICAS = 64, 4, 4
 MODEL = toys.two_towers(dropout=.2)
 OBJECTIVE = softmax.softmax(scale=10.)
 SETTINGS = dict(
@@ -47,11 +47,13 @@ def run(way, tx, sizes, count=2, **settings):
 
 
 @pytest.mark.parametrize("chunks, sizes", [
-    (CHUNKS, dict(data=COPIES)),
+    (CHUNKS, dict(data=REPLICAS)),
     ({"image": 4, "text": 1}, dict(data=2)),
     (1, dict(data=2, fsdp=2)),
 ], ids=["chunks", "of one view", "split parameters"])
-def test_without_factors_steps_are_those_of_the_sum(chunks, sizes):
+def test_without_factored_moments_steps_equal_those_of_the_summed_gradient(
+    chunks, sizes
+):
   found, metrics = run("in_slots", WHOLE, sizes, chunks=chunks)
   expected, theirs = run("cached", WHOLE, sizes, chunks=chunks)
   # float32, sums in another order, and a root of squares near zero
@@ -62,10 +64,10 @@ def test_without_factors_steps_are_those_of_the_sum(chunks, sizes):
 
 
 def parts_of(state, batch):
-  """The image tower's gradient by chunk and copy, [chunk copy ...] by path.
+  """The image tower's gradient by chunk and replica, [chunk replica ...] by path.
 
-  One row at a time, from the definition: rows lie in blocks on the copies, and
-  chunk c of a copy holds every CHUNKS-th of its rows, from the c-th.
+  One row at a time, from the definition: rows lie in blocks on the replicas, and
+  chunk c of a replica has every CHUNKS-th of its rows, from the c-th.
   """
   rng = jax.random.fold_in(state.rng, state.step)
   of_rows, _ = jax.random.split(rng)
@@ -89,23 +91,23 @@ def parts_of(state, batch):
   found = {}
   for row in range(ROWS):
     mine = pull(batch["image"][row], keys[row], bars[row])
-    copy, within = divmod(row, ROWS // COPIES)
+    replica, within = divmod(row, ROWS // REPLICAS)
     for path, leaf in paths.flatten(mine).items():
-      shape = (CHUNKS, COPIES, *leaf.shape)
+      shape = (CHUNKS, REPLICAS, *leaf.shape)
       sums = found.setdefault(path, np.zeros(shape))
-      sums[within % CHUNKS, copy] += np.asarray(leaf, np.float64)
+      sums[within % CHUNKS, replica] += np.asarray(leaf, np.float64)
   return found
 
 
-def test_rows_and_columns_are_the_estimate_from_chunks_and_copies():
+def test_rows_and_columns_are_the_estimate_from_chunks_and_replicas():
   state, _ = begin(FACTORED, place(data=1))
   parts = parts_of(state, toys.batch(ROWS))
-  found, _ = run("in_slots", FACTORED, dict(data=COPIES), 1, chunks=CHUNKS)
+  found, _ = run("in_slots", FACTORED, dict(data=REPLICAS), 1, chunks=CHUNKS)
   slots = found.opt_state[1]
   for path, part in parts.items():
     c = part.sum(1)
-    spread = ((part**2).sum(1) - c**2 / COPIES) * COPIES / (COPIES - 1)
-    square = (CHUNKS * c**2 - (CHUNKS - 1) * spread).sum(0)
+    variance = ((part**2).sum(1) - c**2 / REPLICAS) * REPLICAS / (REPLICAS - 1)
+    square = (CHUNKS * c**2 - (CHUNKS - 1) * variance).sum(0)
     shape = square.shape
     rows, columns = factored.axes(shape, 8)
     for kept, axis in ((slots.nu.rows, columns), (slots.nu.columns, rows)):
@@ -120,11 +122,11 @@ def test_rows_and_columns_are_the_estimate_from_chunks_and_copies():
         mean, .1 * c.sum(0), rtol=0, atol=1e-6 * np.abs(mean).max())
 
 
-def test_factored_steps_stay_near_those_of_the_sum():
+def test_factored_steps_stay_near_those_of_the_summed_gradient():
   # The toys' text kernel has columns whose gradients all but vanish after the
   # first steps: a floor that forgets them divides what m remembers by nothing.
-  found, _ = run("in_slots", FACTORED, dict(data=COPIES), 8, chunks=CHUNKS)
-  expected, _ = run("cached", FACTORED, dict(data=COPIES), 8, chunks=CHUNKS)
+  found, _ = run("in_slots", FACTORED, dict(data=REPLICAS), 8, chunks=CHUNKS)
+  expected, _ = run("cached", FACTORED, dict(data=REPLICAS), 8, chunks=CHUNKS)
   start = paths.flatten(begin(FACTORED, place(data=1))[0].params)
   ours, theirs = map(paths.flatten, (found.params, expected.params))
   for path, before in start.items():
@@ -134,7 +136,7 @@ def test_factored_steps_stay_near_those_of_the_sum():
     assert .5 < np.linalg.norm(a) / np.linalg.norm(b) < 2, path
 
 
-def test_no_buffer_holds_the_sum():
+def test_no_buffer_holds_the_summed_gradient():
   net = model.model(
       {n: toys.tower(hidden=4_096) for n in ("image", "text")}, width=8)
   size = 4 * 4_096 * (16 + 8)  # bytes of the image tower; the text's are fewer
@@ -165,18 +167,18 @@ def refused(match, tx=WHOLE, encode=MODEL.encode, sizes=None, chunks=CHUNKS):
     optim.adamw(steps=5, clip=None).tx,
     optim.lamb(steps=5, clip=None, average=.9).tx,
 ], ids=["adafactorw", "adamw", "lamb"])
-def test_an_optimizer_that_needs_the_sum_refuses_chunks(tx):
+def test_an_optimizer_that_needs_the_summed_gradient_refuses_chunks(tx):
   refused("chunk by chunk .* only adafactorw takes, with accumulate", tx)
 
 
 @pytest.mark.parametrize("settings", [
     {}, dict(clip=None, momentum="update")], ids=["clipped", "AdaFactor's"])
-def test_slots_that_need_the_sum_are_refused(settings):
+def test_settings_that_need_the_summed_gradient_are_refused(settings):
   with pytest.raises(ValueError, match="need the whole gradient at once"):
     optim.adafactorw(steps=5, accumulate="slots", **settings)
 
 
-def test_chunks_on_one_copy_are_refused():
+def test_chunks_on_one_replica_are_refused():
   for sizes in (dict(data=1), dict(data=2, fsdp=2)):
     refused("1 replica shows no variance", FACTORED, sizes=sizes)
 
