@@ -16,7 +16,7 @@ def init(net, rows=4):
   return net.init(jax.random.key(0), batch), batch
 
 
-def test_an_embedding_is_the_projection_of_what_its_tower_pools(double):
+def test_an_embedding_is_the_projection_of_the_pooled_features(double):
   net = model.model(
       {"image": toys.tower(), "text": toys.tower()}, width=5, bias=True
   )
@@ -31,7 +31,7 @@ def test_an_embedding_is_the_projection_of_what_its_tower_pools(double):
   np.testing.assert_allclose(z.views["image"].pooled, expected, rtol=1e-5)
 
 
-def test_what_is_not_encoded_goes_beside_and_belongs_to_rows():
+def test_fields_that_no_view_encodes_are_passed_on_as_side_information():
   net = toys.two_towers()
   params, batch = init(net)
   z = net.encode(params, batch)
@@ -41,7 +41,7 @@ def test_what_is_not_encoded_goes_beside_and_belongs_to_rows():
   assert sorted(prompts.views) == ["text"] and not prompts.side
 
 
-def test_pixels_become_numbers_from_minus_one_to_one():
+def test_pixels_are_scaled_to_minus_one_to_one():
   found = model.as_signal(np.array([[0, 51, 255]], np.uint8))
   np.testing.assert_allclose(found, [[-1.0, -0.6, 1.0]], atol=1e-6)
   assert found.dtype == jnp.float32
@@ -97,7 +97,7 @@ def test_parameters_depend_on_neither_rows_nor_the_order_of_towers():
   assert not np.allclose(towers[0]["out"]["kernel"], towers[1]["out"]["kernel"])
 
 
-def test_shapes_are_enough_to_begin():
+def test_parameters_are_initialised_from_shapes_alone():
   net = toys.two_towers()
   batch = toys.batch(4)
   shapes = {
@@ -107,7 +107,7 @@ def test_shapes_are_enough_to_begin():
   jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
-def test_projections_keep_the_size_of_what_they_project():
+def test_projections_preserve_the_scale_of_their_inputs():
   net = model.model({"image": toys.tower(width=256)}, width=256)
   params, _ = init(net)
   pooled = np.random.default_rng(0).normal(size=(64, 256))
@@ -127,7 +127,7 @@ def test_every_parameter_has_axes_under_its_towers_name():
   assert known["image/projection/kernel"] == ("embed", "projected")
 
 
-def test_noise_is_the_keys_of_rows():
+def test_noise_depends_on_the_keys_of_rows_alone():
   net = toys.two_towers(dropout=0.5)
   params, batch = init(net)
   keys = jax.random.split(jax.random.key(1), 4)

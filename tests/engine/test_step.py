@@ -37,7 +37,7 @@ def take(state, steps=1, tx=DESCENT, objective=OBJECTIVE, frozen=()):
   return states, seen
 
 
-def test_the_first_state_holds_everything_and_is_a_function_of_the_key():
+def test_the_first_state_is_complete_and_a_function_of_the_key():
   one, two, other = begin(), begin(), begin(seed=1)
   assert int(one.step) == 0 and one.step.dtype == jnp.int32
   assert list(one.params) == ["image", "objective", "text"]
@@ -101,7 +101,7 @@ def remembering():
   )
 
 
-def test_what_the_objective_remembers_goes_along():
+def test_the_memory_of_the_objective_is_updated_with_the_state():
   objective = remembering()
   states, _ = take(begin(objective=objective), steps=2, objective=objective)
   assert [float(s.memory["asked"]) for s in states] == [0, 1, 2]
@@ -110,7 +110,7 @@ def test_what_the_objective_remembers_goes_along():
 FROZEN = ("image/.*", "text/encoder/in/kernel")
 
 
-def test_frozen_parameters_stay_bit_for_bit_and_have_no_slots():
+def test_frozen_parameters_stay_bit_for_bit_and_have_no_optimizer_state():
   first = begin(ADAM, frozen=FROZEN)
   states, _ = take(first, steps=3, tx=ADAM, frozen=FROZEN)
   before, after = (paths.flatten(s.params) for s in (states[0], states[-1]))
@@ -155,7 +155,7 @@ def test_a_stage_goes_on_with_what_was_learned():
   assert one == two
 
 
-def test_the_same_optimizer_goes_on_with_its_slots():
+def test_the_same_optimizer_goes_on_with_its_state():
   states, _ = take(begin(ADAM), 2, ADAM)
   carried = step.carry(states[-1], begin(ADAM, seed=1), optimizer=True)
   jax.tree.map(
@@ -363,7 +363,7 @@ def test_memory_goes_on_where_its_shapes_are_the_same():
 
 
 def curve(chunks, steps):
-  """The losses of 256 pairs that are learned by heart."""
+  """The losses of 256 pairs that are overfit."""
   net = model.model(
       {"image": toys.tower(256, 32), "text": toys.tower(256, 32)}
   )
@@ -384,7 +384,7 @@ def curve(chunks, steps):
   return losses
 
 
-def test_pairs_are_learned_by_heart_alike_in_chunks_and_at_once(double):
+def test_256_pairs_are_overfit_alike_in_chunks_and_at_once(double):
   chunked, whole = curve(8, 60), curve(1, 60)
   # Adam keeps its mean in float32, and what is rounded there grows with steps.
   np.testing.assert_allclose(chunked, whole, rtol=1e-6)

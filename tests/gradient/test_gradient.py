@@ -44,7 +44,7 @@ def test_cached_equals_direct_in_float64(double, name, rng, chunks):
 
 
 @pytest.mark.parametrize("kept", [1, 3, 100])
-def test_kept_chunks_change_no_number(double, kept):
+def test_chunks_that_keep_their_activations_change_no_value(double, kept):
   objective = OBJECTIVES["softmax"]
   net, params, memory, batch = setting(32, objective)
   params = toys.double(params)
@@ -301,7 +301,7 @@ def test_a_budget_is_that_of_all_devices_together(keep_bytes):
     assert saved() == alone > 0
 
 
-def test_unsaid_gradients_are_summed_for_every_chunk(monkeypatch):
+def test_without_by_replica_gradients_are_summed_for_every_chunk(monkeypatch):
   # The fault that the test above watches for, planted.
   monkeypatch.setattr(row_sharding, "by_replica", lambda f, multiple: f)
   # Three times more, of what is not the loss's own.
@@ -309,7 +309,7 @@ def test_unsaid_gradients_are_summed_for_every_chunk(monkeypatch):
   assert summed(4).count > summed(0).count
 
 
-def test_rows_that_the_copies_cannot_share_are_worked_on_together():
+def test_rows_that_the_replicas_do_not_divide_are_encoded_together():
   # Two rows a chunk, four devices: slow, and the same numbers.
   objective = OBJECTIVES["softmax"]
   net, params, memory, batch = setting(8, objective)

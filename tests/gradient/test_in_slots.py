@@ -51,7 +51,9 @@ def run(way, tx, sizes, count=2, **settings):
     ({"image": 4, "text": 1}, dict(data=2)),
     (1, dict(data=2, fsdp=2)),
 ], ids=["chunks", "of one view", "split parameters"])
-def test_without_factors_steps_are_those_of_the_sum(chunks, sizes):
+def test_without_factored_moments_steps_equal_those_of_the_summed_gradient(
+    chunks, sizes
+):
   found, metrics = run("in_slots", WHOLE, sizes, chunks=chunks)
   expected, theirs = run("cached", WHOLE, sizes, chunks=chunks)
   # Sums of 64 rows in another order, in both passes and both steps.
@@ -122,7 +124,7 @@ def test_rows_and_columns_are_the_estimate_from_chunks_and_replicas():
         atol=checks.rounding(ROWS, size=np.abs(mean).max()))
 
 
-def test_factored_steps_stay_near_those_of_the_sum():
+def test_factored_steps_stay_near_those_of_the_summed_gradient():
   # The toys' text kernel has columns whose gradients all but vanish after the
   # first steps: a floor that forgets them divides the first moment by nothing.
   found, _ = run("in_slots", FACTORED, dict(data=REPLICAS), 8, chunks=CHUNKS)
@@ -136,7 +138,7 @@ def test_factored_steps_stay_near_those_of_the_sum():
     assert .5 < np.linalg.norm(a) / np.linalg.norm(b) < 2, path
 
 
-def test_no_buffer_holds_the_sum():
+def test_no_buffer_holds_the_summed_gradient():
   net = model.model(
       {n: toys.tower(hidden=4_096) for n in ("image", "text")}, width=8)
   size = 4 * 4_096 * (16 + 8)  # bytes of the image tower; the text's are fewer
@@ -167,13 +169,13 @@ def refused(match, tx=WHOLE, encode=MODEL.encode, sizes=None, chunks=CHUNKS):
     optim.adamw(steps=5, clip=None).tx,
     optim.lamb(steps=5, clip=None, ema_decay=.9).tx,
 ], ids=["adafactorw", "adamw", "lamb"])
-def test_an_optimizer_that_needs_the_sum_refuses_chunks(tx):
+def test_an_optimizer_that_needs_the_summed_gradient_refuses_chunks(tx):
   refused("chunk by chunk .* only adafactorw takes, with accumulate", tx)
 
 
 @pytest.mark.parametrize("settings", [
     {}, dict(clip=None, momentum="update")], ids=["clipped", "AdaFactor's"])
-def test_slots_that_need_the_sum_are_refused(settings):
+def test_settings_that_need_the_summed_gradient_are_refused(settings):
   with pytest.raises(ValueError, match="need the whole gradient at once"):
     optim.adafactorw(steps=5, accumulate="slots", **settings)
 

@@ -177,7 +177,7 @@ def split(array):
   return array.sharding.spec != PartitionSpec() and any(array.sharding.spec)
 
 
-def test_slots_live_where_their_parameters_do():
+def test_optimizer_state_lives_where_its_parameters_do():
   _, (state, _) = stepped("all 8")
   parameters = paths.flatten(state.params)
   slots = {

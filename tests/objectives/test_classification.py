@@ -110,7 +110,7 @@ def test_large_logits_stay_finite(kind):
 @pytest.mark.parametrize(
     ("kind", "bias"), [("softmax", 0.0), ("sigmoid", -np.log(CLASSES))]
 )
-def test_a_fresh_head_expects_one_class_a_row(kind, bias):
+def test_a_new_classifier_expects_one_class_per_row(kind, bias):
   objective = classification.classification(classes=CLASSES, kind=kind)
   params, memory = objective.init(
       jax.random.key(0), jax.eval_shape(lambda: embedded(IDS))
@@ -141,7 +141,7 @@ def test_the_kernel_gives_logits_of_order_one():
         ("sigmoid", [[0.0, np.nan, 1.0]] * ROWS),
     ],
 )
-def test_what_is_no_class_is_not_lost_in_silence(kind, label):
+def test_a_value_that_is_no_class_makes_the_loss_nan(kind, label):
   value, _ = evaluate(np.array(label), kind=kind)
   assert np.isnan(value)
 
@@ -173,7 +173,7 @@ def test_settings_that_cannot_be_are_refused(settings, message):
     classification.classification(**settings)
 
 
-def test_another_view_and_leaf_may_be_named():
+def test_another_view_and_field_may_be_named():
   objective = classification.classification(
       classes=CLASSES, view="crop", label="digit"
   )

@@ -67,7 +67,7 @@ def test_the_oracle_depends_on_each_field():
   assert len(found) == 1 + len(z.side)
 
 
-def test_a_bias_of_minus_log_of_the_batch_balances_what_is_random():
+def test_a_bias_of_minus_log_b_balances_the_loss_of_random_embeddings():
   # At scale 0+: b - 1 negatives at softplus(-log b), one positive at log b.
   rows = 64
   value, _, _ = measure(
@@ -86,7 +86,7 @@ def test_perfect_alignment_ends_at_zero():
   assert 0 <= value < 1e-6
 
 
-def test_views_are_alike():
+def test_swapping_the_views_changes_nothing():
   z = checks.embedded()
   # The same terms in another order: logits of 6, sums of 12 over 12 rows.
   np.testing.assert_allclose(

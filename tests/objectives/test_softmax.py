@@ -82,7 +82,7 @@ def test_the_oracle_sees_what_each_setting_does(double):
   assert len(found) == 4
 
 
-def test_twins_are_neither_negatives_nor_targets(double):
+def test_duplicates_are_neither_negatives_nor_targets(double):
   # All rows agree: each sees itself alone, and there is nothing to learn.
   z = checks.embedded(rows=ROWS, dtype=np.float64)
   z = z._replace(side={"label": jnp.zeros(ROWS, jnp.int32)})

@@ -74,7 +74,7 @@ def estimate(parts, factor):
 
 
 @pytest.mark.parametrize("chunks", [1, 4, 16])
-def test_the_mean_from_chunks_is_the_mean_from_their_sum(double, chunks):
+def test_the_first_moment_from_chunks_is_that_from_their_sum(double, chunks):
   draw = np.random.default_rng(0)
   m, c = draw.standard_normal((5, 4)), draw.standard_normal((chunks, 5, 4))
   expected = .9 * m + .1 * c.sum(0)
@@ -101,7 +101,7 @@ def test_chunks_without_replicas_are_refused():
         jnp.ones(2), jnp.ones(2), chunks=4, replicas=1)
 
 
-def test_equal_rows_leave_nothing_to_take_off(double):
+def test_equal_rows_have_no_variance_to_subtract(double):
   g = jnp.asarray(np.random.default_rng(0).standard_normal(9))
   parts = jnp.broadcast_to(g / 12, (4, 3, 9))
   np.testing.assert_allclose(estimate(parts, "right"), g**2, rtol=1e-12)
@@ -162,7 +162,7 @@ def test_clamping_entries_before_the_means_brings_the_bias_back(double):
   assert abs(kept / square - 1) < .05 and clamped / square > 1.4
 
 
-def test_steps_from_slots_become_those_from_a_buffer(double):
+def test_steps_from_accumulated_moments_converge_to_those_from_a_buffer(double):
   # AdaFactorW on one weight, rows dealt anew in each step. The plain
   # accumulator, which hands over the sum, is the oracle. One draw of the row
   # statistics is wrong by about their own size; what they are used for is

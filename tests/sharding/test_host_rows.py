@@ -51,7 +51,7 @@ def test_values_wider_than_a_word_come_back(double):
   np.testing.assert_array_equal(placed.chunk(jnp.int32(1)), rows[1::2])
 
 
-def test_values_wider_than_the_device_s_are_narrowed():
+def test_values_wider_than_those_of_the_device_are_narrowed():
   rows = np.random.default_rng(0).normal(size=(8, 3))
   folded = host_rows.fold(rows, 2)
   assert folded.dtype == np.float32
@@ -75,7 +75,7 @@ def test_only_a_slice_of_the_host_s_rows_is_moved():
   assert touched == {"scan", "jit", "dynamic_slice", "squeeze", "device_put"}
 
 
-def test_the_place_of_a_slice_is_read_and_not_computed():
+def test_the_index_of_a_slice_is_read_and_not_computed():
   # See `numbers`: with the barrier gone it would be count - 1 - i.
   text = jax.jit(lambda: host_rows.numbers(4)).lower().as_text()
   assert "optimization_barrier" in text

@@ -76,7 +76,7 @@ def test_every_number_is_that_of_inputs_on_the_device(chunks, mesh, how):
   jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def test_devices_hold_a_chunk_of_what_waits():
+def test_devices_hold_one_chunk_of_fields_in_host_memory():
   _, made, (_, batch) = traced("host", {"image": 8}, dict(data=2))
   assert isinstance(batch["image"], host_rows.HostRows)
   places = {
@@ -118,7 +118,7 @@ def test_a_field_in_another_memory_is_refused_in_words():
     way({}, (), batch, None)
 
 
-def test_what_cannot_wait_is_refused_in_words(monkeypatch):
+def test_fields_that_cannot_stay_in_host_memory_are_refused_in_words(monkeypatch):
   where = layout.Layout(
       layout.mesh(jax.devices()[:4]), waiting={"image": 8}
   )
@@ -134,7 +134,7 @@ def test_what_cannot_wait_is_refused_in_words(monkeypatch):
   layout.Layout(where.mesh).check_waiting(63)
 
 
-def test_a_plan_counts_what_waits_apart_from_the_device():
+def test_a_plan_counts_host_memory_apart_from_device_memory():
   where = layout.Layout(layout.mesh(jax.devices()[:4]), waiting={"image": 4})
   net = model.model({"image": toys.tower()})
   batch = {
@@ -177,7 +177,7 @@ def test_a_plan_counts_what_waits_apart_from_the_device():
   )
 
 
-def test_a_setting_makes_chunked_views_wait():
+def test_a_setting_keeps_chunked_views_in_host_memory():
   tower = dict(width=8, depth=1, heads=1, dtype="float32")
   config = dict(
       steps=1, batch_size=32,

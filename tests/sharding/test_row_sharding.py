@@ -61,7 +61,7 @@ def test_rows_are_placed_with_their_gradient_and_the_rest_is_free():
     np.testing.assert_array_equal(found, placed(on))
 
 
-def test_where_there_is_nothing_to_say_nothing_is_said():
+def test_without_anything_to_constrain_the_array_is_left_alone():
   x = jnp.zeros((8, 4))
   assert is_left_alone(x)
   for sizes, alone in (((1, 1, 1), True), ((1, 1, 8), True), ((1, 8, 1), False)):
@@ -72,7 +72,7 @@ def test_where_there_is_nothing_to_say_nothing_is_said():
     assert is_left_alone(jnp.zeros((12, 4))) and is_left_alone(x[:1])
 
 
-def test_axes_that_the_program_places_are_left_to_it():
+def test_manual_and_explicit_mesh_axes_are_left_alone():
   on = mesh(2, 2, 2, AxisType.Explicit)
   with jax.set_mesh(on):
     assert is_left_alone(placed(on))
@@ -93,7 +93,7 @@ def test_axes_that_the_program_places_are_left_to_it():
   assert found == [True, False]
 
 
-def test_loops_and_transformations_do_not_mind():
+def test_it_works_under_loops_and_transformations():
   on = mesh(2, 2)
   ways = {
       "vmap": jax.vmap(row_sharding.keep_rows),
@@ -164,7 +164,7 @@ def test_split_parameters_leave_the_rows_split(name):
 
 
 @pytest.mark.parametrize("name", TOWERS)
-def test_rows_that_nobody_keeps_are_gathered(name, monkeypatch):
+def test_rows_without_the_constraint_are_gathered(name, monkeypatch):
   # The fault that the law watches for: on all devices, activations of all rows.
   memory, sent = needs(name, fsdp=8)
   monkeypatch.setattr(row_sharding, "keep_rows", lambda x: x)
