@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tiny
 
-from basic import report, train
+from basic import train
 from basic.experiment import build, restore, settings
+from basic.pages import report
 
 ENDS = (4, 8, 12)
 
