@@ -341,11 +341,17 @@ def _together(call: Callable[[], Any]) -> Any:
     error = caught
   failed = int(checksums.total([error is not None])[0])
   if failed:
-    # tensorstore adds pages of settings to a sentence
-    cause = f"{type(error).__name__}: {error}"[:400] if error else "not in this one"
+    cause = _cause(error) if error else "not in this one"
     raise _BrokenError(
         f"{cause} (in {failed} of {jax.process_count()} processes)") from error
   return result
+
+
+def _cause(error: Exception) -> str:
+  """An error in a line or two: tensorstore adds pages of settings to it."""
+  text = f"{type(error).__name__}: {error}"
+  full = "No space left on device"
+  return f"{full}: {text[:200]}" if full in text[200:] else text[:400]
 
 
 def _options(read_only, keep, keep_every):

@@ -141,9 +141,7 @@ def takes(function: Callable[..., Any], name: str) -> bool:
   return name in inspect.signature(function).parameters
 
 
-def _nearest(name: Any, names: typing.Iterable[str]) -> str:
-  if not isinstance(name, str):
-    return f": a name is text, not {type(name).__name__}."
+def _nearest(name: str, names: typing.Iterable[str]) -> str:
   close = difflib.get_close_matches(name, list(names), 1)
   return f"; did you mean {close[0]!r}?" if close else "."
 

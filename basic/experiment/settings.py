@@ -166,7 +166,7 @@ def complete(config: Settings) -> dict[str, Any]:
   config, sentences = renewed(config)
   renamed.warn(sentences)
   full = schema.complete("config", experiment, config)
-  _check_groups(full)
+  _check_evals(full)
   for key, function in (
       ("projection", model.model), ("augment", images.augment),
       ("mesh", layout.mesh), ("tokenizer", vocabulary), ("record", recording),
@@ -200,7 +200,9 @@ def complete(config: Settings) -> dict[str, Any]:
       for label, settings in sorted((full["evals"] or {}).items())
   }
   if full["weights"] is not None:
-    schema.plugin("weights", _name("weights", full["weights"]))
+    _found(
+        "weights", schema.plugin, "weights", _name("weights", full["weights"])
+    )
     full["weights"] = {
         "name": full["weights"]["name"],
         **schema.complete("weights", initial, full["weights"]),
@@ -304,30 +306,36 @@ def _functions(group: str, name: Any) -> list[Any]:
   return functions
 
 
-def _check_groups(full: Settings) -> None:
-  """Refuses evaluations, stages and patterns that are no such thing."""
+def _check_evals(full: Settings) -> None:
+  """Refuses evaluations that are no groups of settings."""
   for label, own in (full["evals"] or {}).items():
     if not isinstance(own, Mapping):
       raise ValueError(
           f"evals.{label} is {own!r}; it takes the settings of an evaluation, "
           "such as dict(name='zeroshot', source=...)."
       )
-  for n, changes in enumerate(full["stages"]):
-    if not isinstance(changes, Mapping):
-      raise ValueError(
-          f"stages[{n}] is {changes!r}; it takes the settings that the stage "
-          "changes, such as dict(steps=100)."
-      )
 
 
 def _name(where: str, settings: Settings) -> str:
   if "name" not in settings:
     raise ValueError(f"{where} has no 'name'; it says what to build.")
+  if not isinstance(settings["name"], str):
+    raise ValueError(
+        f"{where}.name is {settings['name']!r}; it takes the name of what to build."
+    )
   return settings["name"]
 
 
+def _found(where, find, *arguments):
+  """What a name stands for; what it does not stand for is said with its path."""
+  try:
+    return find(*arguments)
+  except ValueError as error:
+    raise ValueError(f"{where}.name: {error}") from error
+
+
 def _named(where, folder, settings, given=()):
-  function = schema.plugin(folder, _name(where, settings))
+  function = _found(where, schema.plugin, folder, _name(where, settings))
   return {
       "name": settings["name"],
       **schema.complete(where, function, settings, given),
@@ -335,7 +343,7 @@ def _named(where, folder, settings, given=()):
 
 
 def _member(where, module, result, settings, **arguments):
-  function = schema.member(module, _name(where, settings), result)
+  function = _found(where, schema.member, module, _name(where, settings), result)
   return {
       "name": settings["name"],
       **schema.complete(where, function, settings, **arguments),

@@ -156,3 +156,19 @@ def test_settings_that_only_sound_secret_are_kept(name, found):
 def test_lists_are_searched():
   found = redact.value("tokens", [{"api_key": "abc"}, "https://u:p@h/"])
   assert found == [{"api_key": redact.HIDDEN}, f"https://{redact.HIDDEN}@h/"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "run.json"])
+@pytest.mark.parametrize("content", [
+    b"[]", b"null", b"[1]", b"3", b'"x"', b"\xff\xfe{}", b"{", b"[" * 100_000,
+])
+def test_a_file_that_holds_no_object_is_refused_by_its_name(
+    tmp_path, name, content
+):
+  folder = tmp_path / "run"
+  manifest.begin(folder, CONFIG, command=["train"])
+  (folder / name).write_bytes(content)
+  with pytest.raises(ValueError, match=f"run/{name} .*Put back the file") as told:
+    manifest.check(folder, CONFIG)
+  assert len(str(told.value)) < 1_000
+  assert (folder / name).read_bytes() == content

@@ -109,6 +109,18 @@ def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
     record(tmp_path)
 
 
+@pytest.mark.parametrize("line", [
+    b'{"step": "2"}', b'{"step": null}', b'{"step": [1]}', b'{"step": true}',
+    b'{"step": 1.5}', b'[1]', b'null', b'{"step": 2, "loss": {}}',
+    b'{"step": 2, "loss": "high"}', b'\xff\xfe',
+])
+def test_a_line_that_holds_no_numbers_is_refused_by_its_number(tmp_path, line):
+  (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + line + b"\n")
+  for read in (recorder.read, record):
+    with pytest.raises(ValueError, match=r"Line 2 of .*metrics\.jsonl is not a"):
+      read(tmp_path)
+
+
 def test_a_resumed_run_repeats_the_lines_of_one_that_was_not_stopped(tmp_path):
   def run(folder, start, stop):
     with record(folder, start=start) as writer:
