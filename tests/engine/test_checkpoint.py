@@ -415,7 +415,8 @@ KILLED = """
 import sys
 import time
 import jax, jax.numpy as jnp
-from basic import checkpoint, types
+from basic import types
+from basic.engine import checkpoint
 params = {"kernel": jax.random.normal(jax.random.key(0), (1 << 19,))}
 checkpoints = checkpoint.Checkpoints(sys.argv[1], every=1)
 for step in range(1, 1000):

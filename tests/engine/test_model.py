@@ -31,6 +31,14 @@ def test_an_embedding_is_the_projection_of_the_pooled_features(double):
   np.testing.assert_allclose(z.views["image"].pooled, expected, rtol=1e-5)
 
 
+def test_projections_start_with_the_length_that_towers_pool():
+  net = model.model({"image": toys.tower(width=64)}, width=256)
+  (params, _), n = init(net), 64 * 256
+  square = np.square(params["image"]["projection"]["kernel"]).mean() * 64
+  # A mean of n squares of normal draws has variance 2 / n: six deviations.
+  assert abs(square - 1) < 6 * np.sqrt(2 / n)
+
+
 def test_fields_that_no_view_encodes_are_passed_on_as_side_information():
   net = toys.two_towers()
   params, batch = init(net)
