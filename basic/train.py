@@ -20,7 +20,7 @@ from ml_collections import config_flags
 
 from basic import cli, optim, types
 from basic.data import pipeline
-from basic.engine import checkpoint, step
+from basic.engine import checkpoint, compilation_cache, step
 from basic.experiment import build, restore, settings
 from basic.pages import report
 from basic.recording import in_flight, manifest, recorder
@@ -199,6 +199,8 @@ def main(arguments: list[str]) -> None:
   """Trains, and prints where the report is."""
   del arguments
   with cli.sentences():
+    if flags.FLAGS.compilation_cache:
+      compilation_cache.use(flags.FLAGS.compilation_cache)
     if flags.FLAGS.distributed:
       layout.join()
     page = train(flags.FLAGS.config.to_dict(), flags.FLAGS.workdir)
@@ -210,5 +212,8 @@ if __name__ == "__main__":
   config_flags.DEFINE_config_file("config", None, "Experiment to run.")
   flags.DEFINE_string("workdir", None, "Folder of the run.")
   flags.DEFINE_bool("distributed", False, "Join the cluster's processes first.")
+  flags.DEFINE_string(
+      "compilation_cache", None, "Folder for compiled programs, to start faster."
+  )
   flags.mark_flags_as_required(["config", "workdir"])
   app.run(main, flags_parser=_parse)
