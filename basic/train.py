@@ -21,7 +21,7 @@ from ml_collections import config_flags
 
 from basic import cli, files, optim, types
 from basic.data import pipeline
-from basic.engine import checkpoint, checksums, step
+from basic.engine import checkpoint, checksums, compilation_cache, step
 from basic.experiment import build, restore, sanity, settings
 from basic.pages import report
 from basic.recording import in_flight, lock, manifest, recorder
@@ -228,6 +228,8 @@ def main(arguments: list[str]) -> None:
         flags.FLAGS.config,
         config_flags.get_override_values(flags.FLAGS["config"]),
     )
+    if flags.FLAGS.compilation_cache:
+      compilation_cache.use(flags.FLAGS.compilation_cache)
     if flags.FLAGS.distributed:
       layout.join()
     page = train(flags.FLAGS.config, flags.FLAGS.workdir)
@@ -239,5 +241,8 @@ if __name__ == "__main__":
   config_flags.DEFINE_config_file("config", None, "Experiment to run.")
   flags.DEFINE_string("workdir", None, "Folder of the run.")
   flags.DEFINE_bool("distributed", False, "Join the cluster's processes first.")
+  flags.DEFINE_string(
+      "compilation_cache", None, "Folder for compiled programs, to start faster."
+  )
   flags.mark_flags_as_required(["config", "workdir"])
   app.run(main, flags_parser=cli.parser(app.parse_flags_with_usage))

@@ -72,7 +72,8 @@ def products(jaxpr):
   """Multiplications of all matrix products and convolutions."""
   total = 0
   for equation in jaxpr.eqns:
-    size = math.prod(equation.outvars[0].aval.shape)
+    # Some equations have no result.
+    size = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
     if equation.primitive.name == "dot_general":
       (contracted, _), _ = equation.params["dimension_numbers"]
       left = equation.invars[0].aval.shape
