@@ -32,12 +32,12 @@ def captions(
     classes: names in the order of the labels. Not empty.
     templates: each holds "{}", where the names go. Not empty.
     joiner: what stands between two names; " and ", or ", ".
-    label: the leaf of an example with its classes: an integer, or integers [m]
+    label: the field of an example with its classes: an integer, or integers [m]
       of which -1 stands for no class and repetition means nothing.
 
   Returns:
     (example, generator or None) -> caption; it can be pickled. It raises
-    ValueError if an example has no such leaf, or one that names no class, and
+    ValueError if an example has no such field, or one that names no class, and
     `types.Unreadable` if an example has no class at all.
 
   Raises:
@@ -94,11 +94,11 @@ class _Captions:
     return template.replace("{}", names)
 
   def _labels(self, example: types.Example) -> list[int]:
-    """The classes of an example, each once, in the order of the leaf."""
+    """The classes of an example, each once, in the order of the field."""
     if self.label not in example:
       raise ValueError(
-          f"captions found the leaves {sorted(example)} and needs "
-          f"{self.label!r}: set captions.label to the leaf with the labels."
+          f"captions found the fields {sorted(example)} and needs "
+          f"{self.label!r}: set captions.label to the field with the labels."
       )
     found: Any = np.asarray(example[self.label])
     if found.dtype.kind not in "iu" or found.ndim > 1:

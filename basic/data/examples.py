@@ -111,9 +111,9 @@ def prepare(
   Returns:
     (example, generator or None) -> arrays: "text" int32 [t]; with noise also
     "caption_id" int32 [2], equal where texts are; "image" [h w c];
-    "captions" int32 [k t], only without noise; every other leaf as it is, but
+    "captions" int32 [k t], only without noise; every other field as it is, but
     int64 as int32, float64 as float32. It raises `types.Unreadable` if there
-    is no caption or a caption is not text, ValueError if a leaf is neither
+    is no caption or a caption is not text, ValueError if a field is neither
     number nor text or beyond int32. It can be pickled if its parts can.
 
   Example:
@@ -206,7 +206,7 @@ def _stack(rows: Sequence[Row]) -> Leaves:
       raise ValueError(
           f"example {row.index} has {sorted(row.leaves)}, but example "
           f"{first.index} has {sorted(first.leaves)}; the examples of a source "
-          "need the same leaves"
+          "need the same fields"
       )
     for name, leaf in row.leaves.items():
       if _kind(leaf) != _kind(first.leaves[name]):

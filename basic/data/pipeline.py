@@ -180,7 +180,7 @@ def stream(
 
   Raises:
     ValueError: if the source is empty, or a number is out of its range; later,
-      from the iterator, if examples do not have equal leaves and shapes.
+      from the iterator, if examples do not have equal fields and shapes.
     RuntimeError: from the iterator, if an example and 16 substitutes for it
       are unreadable.
 

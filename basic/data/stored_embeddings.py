@@ -33,7 +33,7 @@ def encode(inner: types.Encode, leaves: Collection[str]) -> types.Encode:
     The same views; those of `leaves` have pooled features and no tokens.
 
   Raises:
-    ValueError: if a leaf is not a view.
+    ValueError: if one of them is not a view.
   """
   unknown = sorted(set(leaves) - inner.views.keys())
   if unknown:
@@ -144,7 +144,7 @@ def shapes(
 def files(
     leaves: Collection[str], workdir: str | os.PathLike, start: int
 ) -> dict[str, str]:
-  """Where the embeddings of a stage are: leaf -> path.
+  """Where the embeddings of a stage are: field -> path.
 
   Named by the step at which the stage begins, for what is locked in a stage is
   what the one before it left.
@@ -155,11 +155,11 @@ def files(
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-  """A source some of whose leaves are embeddings from files.
+  """A source some of whose fields are embeddings from files.
 
   Attributes:
     source: the examples.
-    files: leaf -> path of its embeddings, float32 [n d], written by `write`.
+    files: field -> path of its embeddings, float32 [n d], written by `write`.
   """
 
   source: types.Source

@@ -183,7 +183,8 @@ def read(path: str | os.PathLike, length: int) -> Vocabulary:
   spec = _sentencepiece.parse(content)
   if pad is None:
     raise ValueError(
-        f"{path} does not name a padding token: put a {SETTINGS} beside "
+        f"{path} does not name a padding token (if it is a tokenizer.model of a "
+        f"run of ours, it is damaged): put a {SETTINGS} beside "
         'it, such as {"pad_token": "</s>", "tokenizer_class": '
         '"SiglipTokenizer"} for SigLIP, or give a tokenizer.json'
     )

@@ -34,10 +34,10 @@ def retrieval(
 
   Args:
     at: each k of recall@k. One above the number of items is left out.
-    image: the view of the images, and the leaf that it reads.
-    captions: the leaf of the captions, int [b k t] with t always the same. A
+    image: the view of the images, and the field of a batch that it reads.
+    captions: the field of the captions, int [b k t] with t always the same. A
       caption of zeros alone is absent.
-    text: the view of the captions, and the leaf that it reads.
+    text: the view of the captions, and the field of a batch that it reads.
     block: rows of a tile of scores, on both sides.
     batch_size: rows of every batch of captions; id 0 fills the last one.
 
@@ -46,11 +46,11 @@ def retrieval(
     "/image_to_text@1", "/text_to_image@1", ... as fractions;
     "/image_to_text_median_rank", "/text_to_image_median_rank", where 1 is the
     best; "/count", the images with captions; "/captions", their captions;
-    "/distractors", the images without, which are answers but not questions.
+    "/distractors", the images without, which are candidates but not queries.
 
   Raises:
     ValueError: if a k, `block` or `batch_size` is below 1; when called, if
-      there is no caption, a leaf is missing, or `captions` is not [b k t].
+      there is no caption, a field is missing, or `captions` is not [b k t].
 
   References:
     Karpathy and Fei-Fei, Deep Visual-Semantic Alignments for Generating Image
@@ -87,7 +87,7 @@ def retrieval(
       seen += len(texts)
     if not sum(len(owner) for owner in owners):
       raise ValueError(
-          f"retrieval found {seen} images and no caption to judge: give the "
+          f"retrieval found {seen} images and no caption: give the "
           f"eval a source whose {captions!r} hold ids other than 0."
       )
     owner = np.concatenate(owners).astype(np.int32)
@@ -95,7 +95,7 @@ def retrieval(
     y = jnp.asarray(_embed_texts(encode, text, np.concatenate(tokens), batch_size))
     own = jnp.asarray(owner)
     every = jnp.arange(seen, dtype=jnp.int32)
-    asking = np.unique(owner)  # an image without a caption has no question
+    asking = np.unique(owner)  # an image without a caption is no query
     to_text = np.asarray(ranking.ranks(x, y, every, own, block=block))[asking]
     to_image = np.asarray(ranking.ranks(y, x, own, every, block=block))
     return {
@@ -109,20 +109,20 @@ def retrieval(
   return evaluate
 
 
-def _embed(encode, leaf, rows):
+def _embed(encode, field, rows):
   """Unit embeddings of one view, on the host."""
-  pooled = np.asarray(encode({leaf: rows}).views[leaf].pooled)
+  pooled = np.asarray(encode({field: rows}).views[field].pooled)
   return np.asarray(normalize.unit(jnp.asarray(pooled)))
 
 
 def _embed_texts(encode, text, tokens, batch_size):
   """Unit embeddings of captions, in batches of one shape."""
-  found = []
+  embedded = []
   for start in range(0, len(tokens), batch_size):
     chunk = tokens[start : start + batch_size]
     padded = np.pad(chunk, ((0, batch_size - len(chunk)), (0, 0)))
-    found.append(_embed(encode, text, padded)[: len(chunk)])
-  return np.concatenate(found)
+    embedded.append(_embed(encode, text, padded)[: len(chunk)])
+  return np.concatenate(embedded)
 
 
 def _recall(name, ranks, at, items):
@@ -137,7 +137,7 @@ def _captions(batch, image, captions):
   missing = {image, captions} - set(batch)
   if missing:
     raise ValueError(
-        f"retrieval found the leaves {sorted(batch)} and needs "
+        f"retrieval found the fields {sorted(batch)} and needs "
         f"{sorted(missing)} too: give the eval a source with captioned images."
     )
   texts = np.asarray(batch[captions])

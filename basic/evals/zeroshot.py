@@ -38,22 +38,22 @@ def zeroshot(
     classes: names in the order of the labels. Not empty.
     templates: each holds "{}", where the name goes. Not empty.
     batch_size: rows of every batch of prompts; id 0 fills the last one.
-    image: the view to judge, and the leaf that it reads.
-    text: the view of the prompts, and the leaf that it reads.
+    image: the view to classify, and the field of a batch that it reads.
+    text: the view of the prompts, and the field of a batch that it reads.
     top: each k of hit@k. One above the number of candidates is left out.
     subset: the labels that may be answered; None is all. ImageNet-A and -R
-      judge 200 of 1000 classes, and their labels count among the 1000.
+      use 200 of 1000 classes, and their labels count among the 1000.
 
   Returns:
     An evaluator over batches with `image` and "label" int [b]. Metrics: "@1",
     "@5", ... as fractions; "/per_class@1", the mean over the classes present
-    of the fraction of each; "/count", the images judged.
+    of the fraction of each; "/count", the images classified.
 
   Raises:
     ValueError: if `classes`, `templates` or `subset` is empty, a template has
       no "{}", `subset` names a class twice or one that is not there, or a k
-      or `batch_size` is below 1; when called, if there is nothing to judge,
-      a leaf is missing, or a label is not among the candidates.
+      or `batch_size` is below 1; when called, if there is no image,
+      a field is missing, or a label is not among the candidates.
 
   References:
     Radford et al., Learning Transferable Visual Models From Natural Language
@@ -98,7 +98,7 @@ def zeroshot(
       ranks.append(np.asarray(rank)[kept])
     if not sum(len(label) for label in labels):
       raise ValueError(
-          "zeroshot found no image to judge: the source is empty, or every "
+          "zeroshot found no image to classify: the source is empty, or every "
           "row is masked. Give the eval a source with examples."
       )
     return _metrics(
@@ -109,9 +109,9 @@ def zeroshot(
   return evaluate
 
 
-def _embed(encode, leaf, rows):
+def _embed(encode, field, rows):
   """Unit embeddings of one view, moved to this process alone."""
-  pooled = np.asarray(encode({leaf: rows}).views[leaf].pooled)
+  pooled = np.asarray(encode({field: rows}).views[field].pooled)
   return normalize.unit(jnp.asarray(pooled))
 
 
@@ -145,7 +145,7 @@ def _labels(batch, image, kept, candidates):
   missing = {image, "label"} - set(batch)
   if missing:
     raise ValueError(
-        f"zeroshot found the leaves {sorted(batch)} and needs {sorted(missing)}"
+        f"zeroshot found the fields {sorted(batch)} and needs {sorted(missing)}"
         " too: give the eval a source with images and labels."
     )
   labels = np.asarray(batch["label"])

@@ -63,18 +63,18 @@ def _pooling(text: _format.Settings | None) -> list[str]:
     ]
   return [
       f"text.pool is 'last' and text.padding {text['padding']!r}: the last "
-      "place is padding, and the format pools at eos; it has padding='masked'"
+      "position is padding, and the format pools at eos; it has padding='masked'"
   ] if text["padding"] != "masked" else []
 
 
 def to_ours(
     flat: Mapping[str, Any], grid: int, pixels: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-  """Folds the places of the tokens, and the pixels, into our parameters.
+  """Folds the position of the class token, and the pixels, into parameters.
 
   Args:
-    flat: by path, with "image/encoder/table" [1 + grid^2, d], the place of the
-      class token first, and a stem without bias.
+    flat: by path, with "image/encoder/table" [1 + grid^2, d], that of the class
+      token first, and a stem without bias.
     grid: patches each way.
     pixels: `mean` and `std` of the stem's inputs.
   """
@@ -92,7 +92,7 @@ def to_ours(
 def to_theirs(
     flat: Mapping[str, Any], pixels: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-  """The inverse of `to_ours`, with nothing at the class token's place."""
+  """The inverse of `to_ours`, with zeros as the class token's position embedding."""
   flat = {k: np.asarray(x) for k, x in flat.items()}
   stem = "image/encoder/stem"
   flat[f"{stem}/kernel"], bias = _format.from_signal(
@@ -110,7 +110,7 @@ def square(flat: Mapping[str, Any]) -> tuple[int, int]:
   """(patches each way, channels) of our image tower, by path.
 
   Raises:
-    ValueError: if its places are no square.
+    ValueError: if its positions are no square grid.
   """
   height, width = flat["image/encoder/positions"].shape[:2]
   _format.refuse("the format has square images", [

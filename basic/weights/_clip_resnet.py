@@ -68,14 +68,14 @@ def vision_config(image: Mapping[str, Any], size: int) -> dict[str, Any]:
 
 
 def square(flat: Mapping[str, Any]) -> tuple[int, int]:
-  """(places each way, channels of an image) of our tower, by path.
+  """(positions each way, channels of an image) of our tower, by path.
 
   Raises:
-    ValueError: if its places are no square.
+    ValueError: if its positions are no square grid.
   """
   height, width = flat[f"{_TOWER}/pool/positions"].shape[:2]
   _format.refuse("the format has square images", [
-      f"places are learned on a grid of {height} by {width}"
+      f"position embeddings are learned on a grid of {height} by {width}"
   ] if height != width else [])
   return width, flat[_STEM].shape[2]
 
@@ -83,17 +83,17 @@ def square(flat: Mapping[str, Any]) -> tuple[int, int]:
 def to_ours(
     flat: Mapping[str, Any], grid: int, pixels: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-  """Folds the pixels into the stem, and takes the places apart.
+  """Folds the pixels into the stem, and splits the position embeddings.
 
       k * pad((x - m) / s)  =  k / (2 s) * pad((2 x - 1) - (2 m - 1))
 
-  What zeros stand for is the colour m, so it is subtracted in the tower, and
-  no bias could take its place along the borders.
+  Padding zeros stand for the colour m, so the tower subtracts it: along the
+  borders no bias could do the same.
 
   Args:
-    flat: by path, with "image/encoder/pool/table" [1 + grid^2, d], the place of
-      the mean first.
-    grid: places each way.
+    flat: by path, with "image/encoder/pool/table" [1 + grid^2, d], that of the
+      mean token first.
+    grid: positions each way.
     pixels: `mean` and `std` of the stem's inputs.
   """
   flat = dict(flat)

@@ -21,7 +21,7 @@ class Weights(NamedTuple):
       "image", "text", "projection", "objective", "augment".
     params: {"image": ..., "text": ..., "objective": ...}, float32 NumPy.
     vocabulary: text to ids; None where the checkpoint holds none.
-    preprocessing: how an image is made ready: `size`, `crop` and `method` as
+    preprocessing: how an image is resized and cropped: `size`, `crop` and `method` as
       in images.augment, and the `mean` and `std` (of values in [0, 1]) that
       the checkpoint's own first layer expects. Ours expects [-1, 1]: what was
       read is converted, so these two matter to who writes it back.
@@ -47,7 +47,7 @@ class Format(NamedTuple):
   write: Callable[..., None]
 
 
-# Images as ours are: values in [0, 1] become values in [-1, 1].
+# Images as our towers take them: values in [0, 1] become values in [-1, 1].
 PLAIN = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 

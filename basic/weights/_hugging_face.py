@@ -182,11 +182,11 @@ def pixels(
     config = config.get("image_processor")
   if not isinstance(config, Mapping):
     _log.warning(
-        "%s does not say how images are made ready; taken as is usual: %s",
+        "%s does not describe preprocessing; taken as is usual: %s",
         folder, dict(defaults),
     )
     return {"size": size, **defaults}
-  # What is null is what is usual.
+  # null means the default.
   config = {key: value for key, value in config.items() if value is not None}
   side, crop, faults = _side(config)
   resample = config.get("resample", 3)
@@ -195,7 +195,7 @@ def pixels(
   factor = config.get("rescale_factor", 1 / 255)
   if not _format.is_number(factor, 0.999 / 255, 1.001 / 255):
     faults.append(f"rescale_factor is {factor!r}, not 1/255")
-  _format.refuse(f"{folder}: images cannot be made ready as it says", faults)
+  _format.refuse(f"{folder}: its preprocessing is not one of ours", faults)
   return {
       "size": side or size, "crop": crop, "method": METHODS[resample],
       "mean": _format.channels(

@@ -104,7 +104,7 @@ def config(
 
   Args:
     known: settings of our towers, sizes filled in.
-    grid: places of the image tower each way.
+    grid: patches of the image tower each way.
     preprocessing: as in `_format.Weights`.
   """
   image, text = known["image"], known["text"]
@@ -163,7 +163,7 @@ def pixels(found: Any, size: int) -> dict[str, Any]:
   found = {key: value for key, value in found.items() if value is not None}
   mode = found.get("resize_mode", "shortest")
   method = found.get("interpolation", "bicubic")
-  _format.refuse("images cannot be made ready as preprocess_cfg says", [
+  _format.refuse("the preprocessing of preprocess_cfg is not one of ours", [
       *([f"resize_mode is {mode!r}, ours are 'shortest' and 'squash'"]
         if mode not in ("shortest", "squash") else []),
       *([f"interpolation is {method!r}, ours are 'bilinear' and 'bicubic'"]

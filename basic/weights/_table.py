@@ -5,7 +5,7 @@ another layout. "{l}" in a name stands for the number of a layer; such tensors
 are one parameter of ours, stacked along a leading axis. Letters of shapes:
 
     d width of a token    m hidden width of the MLP    e width of an embedding
-    v vocabulary          t text length                n image places
+    v vocabulary          t text length                n image positions
     c channels            p side of a patch            l layers
     k heads               h width of a head
 """

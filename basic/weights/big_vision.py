@@ -140,8 +140,8 @@ def _settings(tensors) -> tuple[dict[str, Any], int]:
   ])
   places = tensors["img/pos_embedding"].shape[1]
   grid = math.isqrt(places)
-  _format.refuse("the image tower's places are no square", [
-      f"img/pos_embedding has {places} places"
+  _format.refuse("the image tower's positions are no square grid", [
+      f"img/pos_embedding has {places} positions"
   ] if grid * grid != places else [])
   stem = tensors["img/embedding/kernel"]
   return {

@@ -135,7 +135,7 @@ def _pixels(config: Any) -> dict[str, Any]:
     )
   if crop not in ("center", "squash"):
     faults.append(f"crop_mode is {crop!r}, ours are 'center' and 'squash'")
-  _format.refuse("images cannot be made ready as pretrained_cfg says", faults)
+  _format.refuse("the preprocessing of pretrained_cfg is not one of ours", faults)
   if crop == "center" and share != 1:
     _log.warning(
         "crop_pct is %s: images were scaled larger and only that share of the "

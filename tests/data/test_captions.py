@@ -65,7 +65,7 @@ def test_captions_that_cannot_be_made_are_refused(wrong, sentence):
     ({"label": [0, -2]}, "'label' -2, and"),
     ({"label": 1.0}, r"'label' float64\[\] and needs an integer"),
     ({"label": [[1]]}, r"int64\[1, 1\] and needs"),
-    ({"image": 0}, r"the leaves \['image'\] and needs 'label'"),
+    ({"image": 0}, r"the fields \['image'\] and needs 'label'"),
 ])
 def test_labels_that_name_nothing_are_refused(example, sentence):
   caption = captions.captions(classes=ANIMALS)
