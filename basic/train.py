@@ -111,7 +111,7 @@ def enter(stage: build.Stage, state: types.TrainState) -> types.TrainState:
     return state
   return step.carry(
       state, stage.program.fresh(), optimizer=stage.rate_start < stage.start,
-      fresh=stage.config["fresh"],
+      fresh=stage.starts_anew,
   )
 
 

@@ -31,7 +31,6 @@ from basic.sources import digits
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OF_DATA = (
     "source", "tokenizer", "evals", "checkpoint", "record", "stages", "steps",
-    "fresh",
 )
 CLOCKED = ("time", "throughput/examples_per_second")
 

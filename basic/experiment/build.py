@@ -79,6 +79,8 @@ class Stage(NamedTuple):
     stream: position -> Stream of batches on the host.
     source: where they come from.
     evals: its evaluations.
+    starts_anew: patterns of the parameters that do not continue from the stage
+      before.
   """
 
   start: int
@@ -91,6 +93,7 @@ class Stage(NamedTuple):
   stream: Callable[[int], pipeline.Stream]
   source: types.Source
   evals: tuple[evaluation.Evaluation, ...]
+  starts_anew: tuple[str, ...] = ()
 
 
 def run(config: Settings, workdir: str | os.PathLike) -> list[Stage]:
@@ -118,6 +121,9 @@ def run(config: Settings, workdir: str | os.PathLike) -> list[Stage]:
         stage_config, mesh, tokenizer, workdir, start=starts[n], end=starts[n + 1],
         rate_start=starts[first], rate_steps=starts[last + 1] - starts[first],
     ))
+    if config["stages"]:
+      own, _ = settings.split_stage(config["stages"][n])
+      stages[n] = stages[n]._replace(starts_anew=own["fresh"])
   return stages
 
 
@@ -128,9 +134,8 @@ def stage_configs(config: Settings) -> list[dict[str, Any]]:
   base = {**config, "stages": ()}
   stages = []
   for changes in config["stages"]:
-    own, changes = settings.split_stage(changes)
-    whole = settings.complete(settings.changed(base, changes))
-    stages.append({**whole, **own})
+    _, changes = settings.split_stage(changes)
+    stages.append(settings.complete(settings.changed(base, changes)))
   return stages
 
 
@@ -148,7 +153,7 @@ def check_stages(stages: list[Stage]) -> None:
       step.check_carry(
           jax.eval_shape(before.program.fresh),
           jax.eval_shape(after.program.fresh),
-          fresh=after.config["fresh"],
+          fresh=after.starts_anew,
       )
     except ValueError as error:
       raise ValueError(f"stages[{n}]: {error}") from error

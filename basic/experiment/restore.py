@@ -77,9 +77,9 @@ def load(
         f"{workdir} holds no config.json, so it is not the folder of a run; "
         "give the --workdir that the training was given."
     )
-  # JSON has lists where settings have tuples; and a setting may be newer, or
+  # JSON has lists where settings have tuples; and a setting may be newer, or may
   # have had another name when the run began.
-  stored, _ = settings.renewed(json.loads(config.read_text()))
+  stored, _ = settings.renewed(stored)
   known = settings.complete(stored)
   stages = build.run(known, folder)
   with checkpoint.Checkpoints(folder / FOLDER, every=None) as checkpoints:
