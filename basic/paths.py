@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import jax
+
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   """Lists the leaves of a nested dict by path, in the order of the dict.
@@ -24,6 +26,16 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     else:
       found[f"{prefix}{key}"] = value
   return found
+
+
+def of_keys(keys: tuple[Any, ...]) -> str:
+  """A key path of JAX as a path: "opt_state/0/mu/image/encoder/norm/scale".
+
+  Example:
+    >>> of_keys(jax.tree_util.tree_leaves_with_path({"a": [1]})[0][0])
+    'a/0'
+  """
+  return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
 def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:

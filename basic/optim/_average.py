@@ -140,7 +140,6 @@ def judged(state: types.TrainState) -> types.Params:
   known = paths.flatten(average)
 
   def pick(keys, leaf):
-    path = jax.tree_util.keystr(keys, simple=True, separator="/")
-    return known.get(path, leaf)
+    return known.get(paths.of_keys(keys), leaf)
 
   return jax.tree_util.tree_map_with_path(pick, state.params)

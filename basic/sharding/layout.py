@@ -23,7 +23,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from basic import types
+from basic import paths, types
 from basic.sharding import host_rows, row_sharding
 
 AXES = ("data", "fsdp", "model")
@@ -282,7 +282,7 @@ class Layout(NamedTuple):
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(
-            self.mesh, self._spec(_name(path), leaf)
+            self.mesh, self._spec(paths.of_keys(path), leaf)
         ),
         shapes,
     )
@@ -339,8 +339,3 @@ def _assign(
     else:
       spec.append(axis)
   return PartitionSpec(*spec), undivided
-
-
-def _name(path: tuple[Any, ...]) -> str:
-  """A JAX key path as ours: "opt_state/0/mu/image/encoder/norm/scale"."""
-  return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -87,5 +87,5 @@ def test_what_used_to_be_a_traceback_is_a_sentence(path, value, sentence):
 
 @pytest.mark.parametrize("stages", [(3,), ("x",), (None,)])
 def test_a_stage_that_is_no_mapping_is_refused(stages):
-  with pytest.raises(ValueError, match="config.stages is"):
+  with pytest.raises(ValueError, match=r"config\.stages is"):
     settings.complete({**full(), "stages": stages})
