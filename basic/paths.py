@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import jax
+
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   """Maps the path of every leaf of a nested dict to the leaf, in its order.
@@ -25,6 +27,16 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     else:
       leaves[f"{prefix}{key}"] = value
   return leaves
+
+
+def of_keys(keys: tuple[Any, ...]) -> str:
+  """A key path of JAX as a path: "opt_state/0/mu/image/encoder/norm/scale".
+
+  Example:
+    >>> of_keys(jax.tree_util.tree_leaves_with_path({"a": [1]})[0][0])
+    'a/0'
+  """
+  return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
 def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,9 +27,6 @@ from basic.data import examples
 Leaves: TypeAlias = examples.Leaves
 Prepare: TypeAlias = examples.Prepare
 
-# The one way in this library to make a `Prepare`.
-prepare = examples.prepare
-
 _log = logging.getLogger(__name__)
 
 
@@ -164,7 +161,7 @@ def stream(
 
   Args:
     source: at least one example. Threads read it at the same time.
-    prepare: called with a generator of the example's own; see `prepare`.
+    prepare: called with a generator of the example's own; see `examples.prepare`.
     batch_size: rows of all processes together; positive.
     seed: of order, captions and noise; 0 to 2**32 - 1.
     start: position to go on from: examples seen so far, not only a multiple
@@ -186,8 +183,9 @@ def stream(
 
   Example:
     >>> source = [{"label": 0}, {"label": 1}, {"label": 2}]
-    >>> with stream(source, prepare=prepare(tokenize=None), batch_size=3,
-    ...             seed=0, threads=0) as batches:
+    >>> prepare = examples.prepare(tokenize=None)
+    >>> with stream(source, prepare=prepare, batch_size=3, seed=0,
+    ...             threads=0) as batches:
     ...   sorted(next(batches)["label"].tolist()), batches.position
     ([0, 1, 2], 3)
   """
@@ -271,7 +269,7 @@ def once(
 
   Args:
     source: at least one example. Threads read it at the same time.
-    prepare: called without a generator; see `prepare`.
+    prepare: called without a generator; see `examples.prepare`.
     batch_size: rows of all processes together; positive.
     shard: (index of this process, number of processes), which must divide
       `batch_size`.
@@ -289,8 +287,9 @@ def once(
 
   Example:
     >>> source = [{"label": 0}, {"label": 1}, {"label": 2}]
-    >>> for batch, mask in once(source, prepare=prepare(tokenize=None),
-    ...                         batch_size=2, threads=0):
+    >>> prepare = examples.prepare(tokenize=None)
+    >>> for batch, mask in once(source, prepare=prepare, batch_size=2,
+    ...                         threads=0):
     ...   print(batch["label"], mask)
     [0 1] [ True  True]
     [2 2] [ True False]

@@ -372,7 +372,7 @@ def _options(read_only, keep, keep_every):
 def _leaves(tree):
   """Leaves by path: "opt_state/1/mu/image/stem/kernel"."""
   return {
-      jax.tree_util.keystr(keys, simple=True, separator="/"): leaf
+      paths.of_keys(keys): leaf
       for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
   }
 

@@ -168,7 +168,7 @@ def leaves(tree: Any) -> tuple[dict[str, Any], Any]:
   """(leaves by path, tree structure): its `unflatten` takes them in order."""
   with_keys, structure = jax.tree_util.tree_flatten_with_path(tree)
   return {
-      jax.tree_util.keystr(keys, simple=True, separator="/"): leaf
+      paths.of_keys(keys): leaf
       for keys, leaf in with_keys
   }, structure
 

@@ -25,7 +25,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from basic import types
+from basic import paths, types
 from basic.sharding import host_rows, row_sharding
 
 AXES = ("data", "fsdp", "model")
@@ -287,7 +287,7 @@ class Layout(NamedTuple):
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(
-            self.mesh, self._spec(_name(path), leaf)
+            self.mesh, self._spec(paths.of_keys(path), leaf)
         ),
         shapes,
     )
@@ -365,8 +365,3 @@ def _assign(
     used.update(axes)
     spec.append(axes if len(axes) > 1 else axes[0] if axes else None)
   return PartitionSpec(*spec), undivided
-
-
-def _name(path: tuple[Any, ...]) -> str:
-  """A JAX key path as a string: "opt_state/0/mu/image/encoder/norm/scale"."""
-  return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from basic import types
-from basic.data import captions, pipeline, tokenizer
+from basic.data import captions, examples, pipeline, tokenizer
 from basic.experiment import build, settings
 
 ANIMALS = ("cat", "dog", "newt")
@@ -100,7 +100,7 @@ def test_a_stream_reads_labels_in_place_of_text():
     return np.array([len(caption)], np.int32)
 
   source = [{"label": n % 3, "text": "no"} for n in range(12)]
-  ready = pipeline.prepare(
+  ready = examples.prepare(
       tokenize=tokenize,
       caption=captions.captions(classes=ANIMALS, templates=("{}", "a {}")),
   )

@@ -47,7 +47,7 @@ def jitter(image, rng):
   return (image + rng.random(image.shape)).astype(np.float32)
 
 
-PREPARE = pipeline.prepare(tokenize=tokenize, augment=jitter)
+PREPARE = examples.prepare(tokenize=tokenize, augment=jitter)
 
 
 def take(source, steps, **settings):
