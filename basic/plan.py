@@ -98,7 +98,10 @@ def plan(
           "per_example": work.flops / size, "per_step": work.flops,
           "forward": forward,
       },
-      "collectives": {k: t._asdict() for k, t in traffic.kinds.items()},
+      "collectives": {
+          kind: {"count": t.runs, "bytes": t.bytes}
+          for kind, t in traffic.kinds.items()
+      },
       "fit": None if room is None else _fit(
           made, memory.total(compiled), room
       ),

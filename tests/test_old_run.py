@@ -44,7 +44,8 @@ def recorded():
 
 def test_it_resumes_and_ends_with_the_numbers_of_the_old_version(folder):
   assert "rates" in config(folder)["optimizer"]  # A setting since renamed.
-  train.train(config(folder), folder)
+  with pytest.warns(FutureWarning, match="lr_multipliers|ema_decay"):
+    train.train(config(folder), folder)
   found = {}
   for row in tiny.rows(folder):
     found.setdefault(row["step"], {}).update(row)

@@ -25,7 +25,7 @@ def convolve(
   To be called within a compact method, as are those below.
   """
   convolution = nn.Conv(
-      width, (size,) * 2, (stride,) * 2, [(size // 2,) * 2] * 2,
+      width, (size,) * 2, (stride,) * 2, [(size // 2, size // 2)] * 2,
       use_bias=False, dtype=x.dtype, name=name,
   )
   return convolution(x)

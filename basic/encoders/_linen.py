@@ -41,7 +41,9 @@ def pair(
   def apply(
       params: types.Params, inputs: types.Inputs, keys: Any = None
   ) -> types.Features:
-    return module.apply({"params": params}, inputs, keys)
+    features = module.apply({"params": params}, inputs, keys)
+    assert isinstance(features, types.Features)  # Nothing mutable beside it.
+    return features
 
   return init, apply
 
@@ -74,11 +76,12 @@ def scan(
   The block is called as block(x, layer, ...) -> (x, None): each copy reads its
   own entry of `layer`, and all read the same `same` further arguments.
   """
+  axes: Any = (0, *(nn.broadcast,) * same)  # Annotated as int by Flax.
   return nn.scan(
       remat(block, policy, prevent_cse=False),
       variable_axes={"params": 0},
       split_rngs={"params": True},
-      in_axes=(0, *(nn.broadcast,) * same),
+      in_axes=axes,
       length=length,
   )
 

@@ -139,7 +139,7 @@ class Convolution(nn.Module):
         x,
         standardize(kernel, self.epsilon).astype(self.dtype),
         (self.stride,) * 2,
-        [(self.size // 2,) * 2] * 2,
+        [(self.size // 2, self.size // 2)] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 

@@ -148,7 +148,7 @@ def _shape(
   """The numbers that a variant stands for, that were given, or those of B/16."""
   chosen = {name: x for name, x in given.items() if x is not None}
   letters, slash, patch = (variant or "").partition("/")
-  known = {}
+  known: dict[str, int] = {}
   if variant is not None:
     if letters not in VARIANTS or (slash and not patch.isdecimal()):
       raise ValueError(
@@ -156,7 +156,7 @@ def _shape(
           "alone or with a patch size, such as 'B/16'"
       )
     names = ("width", "depth", "heads", "mlp")
-    known = dict(zip(names, VARIANTS[letters], strict=True))
+    known.update(zip(names, VARIANTS[letters], strict=True))
     if slash:
       known["patch"] = int(patch)
   if twice := sorted(known.keys() & chosen.keys()):

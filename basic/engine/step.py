@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +95,8 @@ def update(
     )
     trainable, constant = paths.split(state.params, frozen)
     updates, opt_state = tx.update(grads, state.opt_state, trainable)
-    params = paths.merge(optax.apply_updates(trainable, updates), constant)
+    moved: Any = optax.apply_updates(trainable, updates)
+    params = paths.merge(moved, constant)
     norm = {}  # Unknown if the optimizer sums the gradient.
     if not isinstance(grads, types.Contributions):
       norm = {"gradient_norm": optax.global_norm(grads)}
@@ -141,7 +143,7 @@ def carry(
     known = _by_path(before)
 
     def kept(path, leaf):
-      path = _name(path)
+      path = paths.of_keys(path)
       found = known.get(path)
       # The path of a moment ends in the path of its parameter.
       owner = next((end for end in _endings(path) if end in parameters), path)
@@ -265,7 +267,7 @@ def _change(before, after):
 
 def _by_path(tree):
   return {
-      _name(path): leaf
+      paths.of_keys(path): leaf
       for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
 
@@ -278,10 +280,6 @@ def _endings(path):
   """a/b/c, b/c, c."""
   parts = path.split("/")
   return ["/".join(parts[n:]) for n in range(len(parts))]
-
-
-def _name(path):
-  return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _shapes(tree):

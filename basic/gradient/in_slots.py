@@ -115,7 +115,7 @@ def _add_chunks(view, count, add):
       )
       part = {view.tower: pullback(cotangent)[0]}
       return add(state, types.Contribution(
-          part, replicas.total, number, count, replicas.count
+          part, replicas.total, number, count, replicas.number
       )), None
 
     xs = jnp.arange(count), chunks, _rows.chunk(cotangents, count)

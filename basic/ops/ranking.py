@@ -55,9 +55,10 @@ def ranks(
   total = items.shape[0]
   tiles = _blocks(items, block), _blocks(item_group, block), _numbers(total, block)
 
-  def rank(query):
-    score, index = _best_positive(*query, tiles, total)
-    before = _count_before(*query, score, index, tiles, total)
+  def rank(block_of_queries):
+    x, groups = block_of_queries
+    score, index = _best_positive(x, groups, tiles, total)
+    before = _count_before(x, groups, score, index, tiles, total)
     return jnp.where(index < total, before, total)
 
   by_block = jax.lax.map(

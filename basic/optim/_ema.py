@@ -76,7 +76,7 @@ def with_ema(
           "ema_decay needs parameters: call update(grads, state, params)"
       )
     updates, inner = tx.update(updates, state.inner, params)
-    count = optax.safe_increment(state.count)
+    count = jnp.asarray(optax.safe_increment(state.count))
     weight = newest_weight(count, decay)
     average = jax.tree.map(
         lambda a, w: a + (w - a) * weight.astype(a.dtype),
@@ -144,7 +144,7 @@ def evaluation_params(state: types.TrainState) -> types.Params:
   averages = paths.flatten(average)
 
   def pick(keys, leaf):
-    path = jax.tree_util.keystr(keys, simple=True, separator="/")
+    path = paths.of_keys(keys)
     return averages.get(path, leaf)
 
   return jax.tree_util.tree_map_with_path(pick, state.params)

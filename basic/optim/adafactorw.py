@@ -186,8 +186,9 @@ def _scale_by_factored_adam(
     )
     return moments, _contributions.clamped(moments)
 
-  def update(grads, state, params=None):
+  def update(updates, state, params=None):
     del params
+    grads = updates
     count = optax.safe_increment(state.count)
     weight = _second_moment_weight(count, b2, growth)
     if accumulate == "slots":

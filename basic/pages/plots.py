@@ -11,6 +11,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.figure
 import matplotlib.image
@@ -24,7 +25,7 @@ SERIES = ("#030301", "#030302", "#030303", "#030304", "#030305", "#030306")
 _VARIABLES = {INK: "var(--muted)", FAINT: "var(--line)"} | {
     color: f"var(--series-{n})" for n, color in enumerate(SERIES)
 }
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "axes.formatter.useoffset": False,
@@ -148,7 +149,8 @@ def png(image: UInt8[np.ndarray, "h w c"], size: int) -> str:
     image = np.round(blocks.mean((1, 3))).astype(np.uint8)
   file = io.BytesIO()
   pixels = np.ascontiguousarray(image)
-  matplotlib.image.imsave(file, pixels, metadata={"Software": None})
+  without_name: Any = {"Software": None}  # Annotated as str by Matplotlib.
+  matplotlib.image.imsave(file, pixels, metadata=without_name)
   return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
@@ -237,7 +239,7 @@ def _svg(figure, label: str) -> str:
   text = re.sub(r"<!--.*?-->|<style.*?</style>", "", text, flags=re.DOTALL)
   text = re.sub(r"\s*\n\s*", " ", text)
   text = re.sub(r"<[^>]*>", lambda tag: _tidy(tag[0]), text)
-  size = re.search(r'viewBox="[^"]*"', text)[0]
+  size = re.findall(r'viewBox="[^"]*"', text)[0]
   opening = f'<svg role="img" aria-label="{html.escape(label)}" {size}>'
   return opening + text[text.index(">") + 1:]
 

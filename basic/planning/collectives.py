@@ -33,11 +33,11 @@ class Traffic(NamedTuple):
   """Collectives of one kind in one step.
 
   Attributes:
-    count: how many run; one in a loop counts once an iteration.
+    runs: how many run; one in a loop counts once an iteration.
     bytes: sent by one device, with ring algorithms.
   """
 
-  count: int
+  runs: int
   bytes: float
 
 
@@ -133,7 +133,7 @@ class _Reader:
       return int(stated[1])
     condition = _CONDITION.search(line)
     lines = self._computations.get(condition[1], ()) if condition else ()
-    constants = dict(m.groups() for m in map(_CONSTANT.match, lines) if m)
+    constants = {m[1]: m[2] for m in map(_CONSTANT.match, lines) if m}
     below = next((m[1] for m in map(_BELOW.match, lines) if m), None)
     # Loops of JAX start at 0 and count by 1.
     return int(constants[below]) if below in constants else None
@@ -150,8 +150,8 @@ class _Reader:
     kind = kind.replace("all-reduce-scatter", "reduce-scatter")
     started = f" {kind}-start(" in line and kind != "all-reduce"
     sent = factor * (_result_bytes(shape) if started else _bytes(shape))
-    count, total = self._kinds.get(kind, Traffic(0, 0.0))
-    self._kinds[kind] = Traffic(count + rounds, total + rounds * sent)
+    runs, total = self._kinds.get(kind, Traffic(0, 0.0))
+    self._kinds[kind] = Traffic(runs + rounds, total + rounds * sent)
     return 1
 
 

@@ -45,9 +45,10 @@ def size(text: str) -> int:
     1536
   """
   match = re.fullmatch(r"\s*([\d.]+)\s*([A-Za-z]*)\s*", text)
+  number, unit = match.groups() if match else ("", "")
   try:
-    bytes_ = int(float(match[1]) * _UNITS[match[2].upper()])
-  except (TypeError, ValueError, KeyError, OverflowError):
+    bytes_ = int(float(number) * _UNITS[unit.upper()])
+  except (ValueError, KeyError, OverflowError):
     bytes_ = 0
   if not bytes_:
     raise ValueError(

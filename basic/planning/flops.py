@@ -59,7 +59,7 @@ def count(function: Callable[..., Any], *args: Any) -> Work:
     >>> count(jnp.dot, jnp.ones((4, 8)), jnp.ones((8, 16))).flops
     1024.0
   """
-  closed = jax.make_jaxpr(function)(*args)
+  closed: Any = jax.make_jaxpr(function)(*args)
   jaxpr = getattr(closed, "jaxpr", closed)
   # Reverse mode leaves forward products behind whose results nothing uses.
   alive, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))

@@ -76,7 +76,8 @@ def step(
       does, and it is too small.
   """
   with program.layout.context():
-    lowered = program.update.lower(state, program.layout.sharded(batch))
+    update: Any = program.update  # From `jax.jit`, which adds `lower`.
+    lowered = update.lower(state, program.layout.sharded(batch))
   try:
     return lowered.compile(_compiler_options(program))
   except jax.errors.JaxRuntimeError as error:
@@ -99,6 +100,21 @@ def _compiler_options(program: build.Program) -> dict[str, Any]:
   return options
 
 
+def analysed(compiled: jax.stages.Compiled) -> Any:
+  """The compiler's memory analysis of a program, sizes in bytes.
+
+  Raises:
+    RuntimeError: if the compiler of this platform has none.
+  """
+  analysis = compiled.memory_analysis()
+  if analysis is None:
+    raise RuntimeError(
+        "this platform's compiler gives no memory analysis; plan on another, "
+        "such as --topology v5e:2x2 or the CPU."
+    )
+  return analysis
+
+
 def total(compiled: jax.stages.Compiled) -> int:
   """Bytes that a compiled step takes on one device, by the compiler.
 
@@ -106,7 +122,7 @@ def total(compiled: jax.stages.Compiled) -> int:
   counts once, and an argument in host memory does not count. The compiler for
   CPUs, which have a single memory, counts that too, so it is subtracted here.
   """
-  analysis = compiled.memory_analysis()
+  analysis = analysed(compiled)
   miscounted = sum(jax.tree.leaves(jax.tree.map(
       _host_bytes, compiled.in_avals, compiled.input_shardings
   ))) - analysis.host_argument_size_in_bytes
@@ -227,7 +243,7 @@ def breakdown(
       "input": held(batch) - on_host,
   }
   sum_of_all = total(compiled)
-  left = compiled.memory_analysis().temp_size_in_bytes
+  left = analysed(compiled).temp_size_in_bytes
   other = sum_of_all - left - sum(resident.values())
   # A field of the batch that the step does not use is no argument of it.
   resident["input"] += min(other, 0)
@@ -243,6 +259,6 @@ def breakdown(
   temporary["activations"] = left
   return {
       **resident, **temporary, "total": sum_of_all,
-      "loss": loss.memory_analysis().temp_size_in_bytes,
+      "loss": analysed(loss).temp_size_in_bytes,
       "input_on_host": on_host,
   }

@@ -88,7 +88,7 @@ def chip(text: str) -> Chip:
         f"for {', '.join(Chip._fields)}, each once."
     )
   try:
-    numbers = {key: _number(key, value) for key, value in given.items()}
+    numbers: dict[str, Any] = {key: _number(key, value) for key, value in given.items()}
     return _preset(names[0])._replace(**numbers) if names else Chip(**numbers)
   except (TypeError, ValueError) as error:
     raise ValueError(

@@ -84,11 +84,11 @@ class Replicas(NamedTuple):
   """The replicas of the parameters, as one of them sees all.
 
   Attributes:
-    count: how many there are.
+    number: how many there are.
     total: tree of arrays -> their sum over all replicas.
   """
 
-  count: int
+  number: int
   total: Callable[[Any], Any]
 
 

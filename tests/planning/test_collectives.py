@@ -78,7 +78,7 @@ def test_trip_counts_of_nested_loops_multiply():
 
 def test_a_loop_of_unknown_trip_count_is_reported():
   found = collectives.read(LOOP.replace("%TRIPS%", ""), 2)
-  assert found.kinds["collective-permute"].count == 3
+  assert found.kinds["collective-permute"].runs == 3
   assert found.unbounded == 1
 
 
@@ -87,7 +87,7 @@ def test_a_trip_count_is_read_from_a_constant_bound():
       "  ROOT %lt", "  %n = s32[]{:T(128)} constant(7)\n  ROOT %lt"
   )
   found = collectives.read(counted, 2)
-  assert (found.kinds["collective-permute"].count, found.unbounded) == (21, 0)
+  assert (found.kinds["collective-permute"].runs, found.unbounded) == (21, 0)
 
 
 def test_an_all_reduce_whose_shards_are_kept_is_a_reduce_scatter():

@@ -133,14 +133,16 @@ def _backward(reduction, plan, residuals, cotangents):
   x, y, scale_and_bias, values = residuals
   reduce = functools.partial(METHODS[plan.method].backward, reduction, plan)
   rows = PartitionSpec(plan.axes)
-  specs = tiles.Sums(rows, rows, PartitionSpec())
+  # `_make`, because these hold specs and None where a tile holds arrays.
+  specs = tiles.Sums._make((rows, rows, PartitionSpec()))
   row, col = zip(values, cotangents, strict=True)
   sums = _on_mesh(plan, reduce, specs)((x, row), (y, col), scale_and_bias)
   scale, _ = scale_and_bias
   gx, gy = (scale * sums.x).astype(x.z.dtype), (scale * sums.y).astype(y.z.dtype)
   # dL/dt = sum_ij G_ij <x_i, y_j> needs no pass over the pairs (tiles.Sums).
   scale_grad = jnp.sum(x.z * sums.x)
-  return tiles.Side(gx, None), tiles.Side(gy, None), (scale_grad, sums.bias)
+  sides = tiles.Side._make((gx, None)), tiles.Side._make((gy, None))
+  return *sides, (scale_grad, sums.bias)
 
 
 reduce_pairs.defvjp(_forward, _backward)

@@ -139,10 +139,11 @@ def _merge(states):
 
 
 def _finish(row_state, col_state):
-  return tuple(
-      _finite(maximum) + jnp.log(total)
-      for maximum, total in (row_state, col_state)
-  )
+  def log_of_sum(state):
+    maximum, total = state
+    return _finite(maximum) + jnp.log(total)
+
+  return log_of_sum(row_state), log_of_sum(col_state)
 
 
 def _log_sum_exp_slope(logits, row, col):

@@ -133,11 +133,11 @@ def softplus_sums(
   """
   reduction = reductions.softplus(positive or reductions.diagonal)
   x, y = _cast(x, dtype), _cast(y, dtype)
-  rows, _ = distributed.reduce_pairs(
+  sums: Any = distributed.reduce_pairs(
       reduction, distributed.plan(method, tile, kernel, x, y),
       _side(x, row_tags), _side(y, col_tags), _scale_and_bias(x, scale, bias),
   )
-  return rows
+  return sums[0]
 
 
 def _cast(z: Array, dtype: str) -> Array:
