@@ -77,6 +77,7 @@ def test_a_setting_of_an_older_name_completes_to_the_newer_one():
       optimizer=dict(name="adafactorw", factor_from=16), image=None,
       text=dict(name="text_transformer", width=16, depth=1, heads=2),
   )
-  complete = settings.complete(old)
-  assert 16 in complete["optimizer"].values()
+  with pytest.warns(FutureWarning, match="min_dim_size_to_factor"):
+    complete = settings.complete(old)
+  assert complete["optimizer"]["min_dim_size_to_factor"] == 16
   assert settings.complete(complete) == complete
