@@ -84,8 +84,8 @@ class Bottleneck(nn.Module):
     y = nn.relu(norm(convolve(y, narrow, 3, "convolution2"), "norm2"))
     y = average(y, self.stride)
     y = norm(convolve(y, wide, 1, "convolution3"), "norm3")
-    y = _residual.thin(
-        y, layer, keys, place=0, depth=self.depth, rate=self.stochastic_depth
+    y = _residual.drop_path(
+        y, layer, keys, branch=0, depth=self.depth, rate=self.stochastic_depth
     )
     if x.shape[-1] != wide or self.stride != 1:
       x = convolve(average(x, self.stride), wide, 1, "shortcut")
@@ -94,7 +94,7 @@ class Bottleneck(nn.Module):
 
 
 class MeanPool(nn.Module):
-  """Attention over a grid, asked by its mean; places added to all."""
+  """Attention pooling of a grid: its mean is the query of all positions."""
 
   heads: int
   features: int
@@ -104,17 +104,17 @@ class MeanPool(nn.Module):
   def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
     b, height, width, c = x.shape
     draw = nn.initializers.normal(c**-0.5)
-    places = self.param("positions", draw, (height, width, c))
+    embeddings = self.param("positions", draw, (height, width, c))
     token = self.param("token", draw, (c,))
     x = x.reshape(b, height * width, c)
     first = (pooling.mean(x) + token[None]).astype(x.dtype)
-    x = x + places.reshape(1, -1, c).astype(x.dtype)
+    x = x + embeddings.reshape(1, -1, c).astype(x.dtype)
     x = jnp.concatenate([first[:, None], x], axis=1)
     return Attention(self.heads, self.features, self.dtype, name="attention")(x)
 
 
 class Attention(nn.Module):
-  """What the first token asks of all, in another width."""
+  """Attention of the first token over all tokens, to another width."""
 
   heads: int
   features: int

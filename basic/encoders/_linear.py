@@ -30,7 +30,6 @@ class Linear(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-    rows = x.shape[: x.ndim - self.contracted]
     inputs = x.shape[x.ndim - self.contracted :]
     matrix = (math.prod(inputs), math.prod(self.features))
 
@@ -38,10 +37,10 @@ class Linear(nn.Module):
       return self.kernel_init(rng, matrix, jnp.float32).reshape(shape)
 
     kernel = self.param("kernel", init, (*inputs, *self.features))
-    kernel = kernel.astype(self.dtype).reshape(matrix)
     bias = None
     if self.use_bias:
       bias = self.param("bias", nn.initializers.zeros, self.features)
-      bias = bias.astype(self.dtype).reshape(-1)
-    x = x.astype(self.dtype).reshape(*rows, matrix[0])
-    return linear.linear(x, kernel, bias).reshape(*rows, *self.features)
+      bias = bias.astype(self.dtype)
+    return linear.linear(
+        x.astype(self.dtype), kernel.astype(self.dtype), bias, self.contracted
+    )

@@ -1,4 +1,4 @@
-"""The way out of Linen: a module becomes a pair of pure functions."""
+"""Flax Linen modules as pairs of pure functions, and their scans and remat."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias

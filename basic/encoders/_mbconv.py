@@ -129,8 +129,8 @@ class MbConv(nn.Module):
     squeeze = max(1, x.shape[-1] // SQUEEZE)
     y = Excitation(squeeze, self.dtype, name="excitation")(y)
     y = _linear.Linear((self.width,), self.dtype, name="project")(y)
-    y = _residual.thin(
-        y, layer, keys, place=0, depth=self.depth, rate=self.stochastic_depth
+    y = _residual.drop_path(
+        y, layer, keys, branch=0, depth=self.depth, rate=self.stochastic_depth
     )
     x = _residual.shortcut(x, self.width, self.stride, self.dtype)
     return row_sharding.keep_rows(x + y), None

@@ -1,4 +1,4 @@
-"""The transformer block whose attention knows the way between two places."""
+"""The transformer block with relative position bias."""
 
 import functools
 from typing import Any, Literal, TypeAlias
@@ -28,11 +28,12 @@ AXES: types.AxisTable = (
 
 
 class Attention(nn.Module):
-  """Attention over a grid, with one learned number a head and offset.
+  """Attention over a grid, with a learned relative position bias.
 
       a_ij = softmax_j(<q_i, k_j> / sqrt(d) + P[i - j])
 
-  `positions` is P, float32 [k 2h-1 2w-1]; no other layer shares it.
+  `positions` is P, float32 [k 2h-1 2w-1], one number for each head and
+  offset; layers do not share it.
   """
 
   width: int
@@ -82,8 +83,8 @@ class RelativeBlock(nn.Module):
       layer: Int[Array, ""],
       keys: types.RowKeys | None,
   ) -> tuple[Float[Array, "b i j d"], None]:
-    thin = functools.partial(
-        _residual.thin, layer=layer, keys=keys, depth=self.depth,
+    drop_path = functools.partial(
+        _residual.drop_path, layer=layer, keys=keys, depth=self.depth,
         rate=self.stochastic_depth,
     )
     y = _residual.pool(_transformer.norm(x, "attention_norm"), self.stride)
@@ -94,8 +95,8 @@ class RelativeBlock(nn.Module):
     )
     y = attend(y.reshape(b, height * width, c))
     x = _residual.shortcut(x, self.width, self.stride, self.dtype)
-    x = x.reshape(y.shape) + thin(y, place=0)
+    x = x.reshape(y.shape) + drop_path(y, branch=0)
     y = _transformer.norm(x, "mlp_norm")
     y = _transformer.Mlp(4 * self.width, self.dtype, name="mlp")(y)
-    x = row_sharding.keep_rows(x + thin(y, place=1))
+    x = row_sharding.keep_rows(x + drop_path(y, branch=1))
     return x.reshape(b, height, width, self.width), None

@@ -1,4 +1,4 @@
-"""What a residual block does beside its branch: shrink the input, skip rows."""
+"""Parts of a residual block: pooled input, shortcut, stochastic depth."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -31,27 +31,27 @@ def shortcut(
   return _linear.Linear((width,), dtype, name="shortcut")(pool(x, stride))
 
 
-def thin(
+def drop_path(
     y: Float[Array, "b ..."],
     layer: Int[Array, ""],
     keys: types.RowKeys | None,
     *,
-    place: int,
+    branch: int,
     depth: int,
     rate: float,
 ) -> Float[Array, "b ..."]:
-  """A branch that some rows skip, the more often the deeper it lies.
+  """Stochastic depth: rows skip the branch, in deeper blocks more of them.
 
   Args:
     y: the branch, before it is added.
     layer: number of the block, from 0.
     keys: one key a row, or None for no noise.
-    place: number of the branch within its block.
+    branch: number of the branch within its block, from 0.
     depth: blocks of the whole tower.
-    rate: share of rows that skip the last block.
+    rate: share of rows that skip the branches of the last block.
   """
   if keys is None or not rate:
     return y
-  keys = noise.fold(noise.fold(keys, layer), place)
+  keys = noise.fold(noise.fold(keys, layer), branch)
   share = jnp.float32(rate) * layer / max(depth - 1, 1)
   return noise.stochastic_depth(y, keys, share)

@@ -13,8 +13,8 @@ from basic.encoders import _linear, _linen
 from basic.ops import attention, gelu, layer_norm, noise
 from basic.sharding import row_sharding
 
-# What an MLP bends its hidden units with. Weights learned under one are not
-# those of another: outputs differ by a percent, and accuracy by more.
+# The nonlinearity of the MLPs. Weights trained with one do not fit another:
+# outputs differ by a percent, and accuracy by more.
 Activation: TypeAlias = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
 # Paths end in these; one row a rank.
@@ -143,20 +143,20 @@ class Block(nn.Module):
       keys = noise.fold(keys, layer)
     y = norm(x, "attention_norm", self.epsilon)
     y = Attention(self.heads, self.dtype, name="attention")(y, y, mask)
-    x = x + self._thin(y, layer, keys, 0)
+    x = x + self._drop(y, layer, keys, 0)
     y = norm(x, "mlp_norm", self.epsilon)
     y = Mlp(self.mlp, self.dtype, self.activation, name="mlp")(y)
-    return row_sharding.keep_rows(x + self._thin(y, layer, keys, 2)), None
+    return row_sharding.keep_rows(x + self._drop(y, layer, keys, 2)), None
 
-  def _thin(self, y, layer, keys, place):
-    """The branch under noise; deeper layers are skipped more often."""
+  def _drop(self, y, layer, keys, draw):
+    """Dropout and stochastic depth of a branch; deeper layers drop more."""
     if keys is None:
       return y
     if self.dropout:
-      y = noise.dropout(y, noise.fold(keys, place), self.dropout)
+      y = noise.dropout(y, noise.fold(keys, draw), self.dropout)
     if self.stochastic_depth:
       rate = self.stochastic_depth * layer / max(self.depth - 1, 1)
-      y = noise.stochastic_depth(y, noise.fold(keys, place + 1), rate)
+      y = noise.stochastic_depth(y, noise.fold(keys, draw + 1), rate)
     return y
 
 

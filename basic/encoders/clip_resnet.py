@@ -52,7 +52,7 @@ def clip_resnet(
     remat: _linen.Remat = "none",
     keep_tokens: bool = False,
 ) -> types.Encoder:
-  """Reads an image by convolutions, then asks the last grid one question.
+  """Reads an image by convolutions, then pools the last grid by attention.
 
   The ResNet of CLIP: three convolutions instead of one begin it, averages
   stand before what would be strided convolutions, and the last grid x_1 .. x_n
@@ -64,9 +64,9 @@ def clip_resnet(
   this is a tower for weights that were trained elsewhere, and `resnet` the one
   to train from nothing. The statistics have no gradient, nor has `stem/mean`,
   the colour that counts as nothing: it is subtracted before zeros pad the rest.
-  frozen=(".*/(mean|variance)",) spares their slots. Images may have any size
-  from 31 pixels: places learned on the grid of one are resized, bilinearly, to
-  that of another.
+  frozen=(".*/(mean|variance)",) saves their optimizer state. Images may have
+  any size from 31 pixels: position embeddings learned on the grid of one size
+  are resized, bilinearly, to that of another.
 
   Args:
     variant: "RN50", "RN101", "RN50x4", "RN50x16" or "RN50x64": stands for
@@ -151,9 +151,10 @@ def _grid(images: Any) -> tuple[int, int]:
 
 
 def _fit(params: types.Params, images: Any) -> types.Params:
-  """Learned places, at the size of these images."""
-  places = position_embeddings.resize(params["pool"]["positions"], *_grid(images))
-  return {**params, "pool": {**params["pool"], "positions": places}}
+  """Learned position embeddings, resized to these images."""
+  positions = params["pool"]["positions"]
+  embeddings = position_embeddings.resize(positions, *_grid(images))
+  return {**params, "pool": {**params["pool"], "positions": embeddings}}
 
 
 class ClipResNet(nn.Module):

@@ -77,7 +77,7 @@ def coatnet(
       x <- Proj(Pool(x)) + Conv(DepthConv(Conv(Norm(x), stride 2)))  (5)
 
   begin a stage; other blocks are x <- x + Module(Norm(x)). Images may have any
-  size: tables of relative positions learned on the grid of one are resized,
+  size: relative position biases learned on the grid of one size are resized,
   bilinearly, to that of another.
 
   Args:
@@ -161,7 +161,7 @@ def _shape(variant: str | None, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fit(params: types.Params, images: Any) -> types.Params:
-  """Tables of relative positions, at the size of these images."""
+  """Relative position biases, resized to these images."""
   _linen.check_images(images)
 
   def fit(path, leaf):

@@ -43,7 +43,8 @@ def text_transformer(
 
   Padding, id 0, is masked out of attention and pooling: more of it changes
   nothing. A text of padding alone gives a finite vector. Towers that were
-  trained to read their padding (SigLIP), or where 0 is a word (CLIP), say so.
+  trained to read their padding (SigLIP), or where 0 is an ordinary token (CLIP),
+  take padding="read".
 
   Args:
     vocab: ids are in [0, vocab); one beyond gives NaN.
@@ -62,7 +63,7 @@ def text_transformer(
     activation: of the MLPs: exact GELU, or approximated by a tanh or by a
       sigmoid ("quick_gelu", CLIP's).
     epsilon: added to the variance in every norm; positive.
-    positions: one learned vector a place, or fixed sines and cosines.
+    positions: position embeddings, learned or fixed sines and cosines.
     dropout: share of each residual branch's entries to drop, in [0, 1).
     stochastic_depth: share of rows that skip the last block's branches, in
       [0, 1); earlier blocks are skipped less, the first never.
@@ -155,21 +156,21 @@ class TextTransformer(nn.Module):
       )
 
   def _embed(self, ids: Int[Array, "b t"]):
-    """Ids and places as vectors, float32."""
+    """Token and position embeddings, added, float32."""
     draw = nn.initializers.normal(self.width**-0.5)
     table = self.param("vocabulary", draw, (self.vocab, self.width))
     if self.positions == "learned":
-      places = self.param("positions", draw, (self.length, self.width))
+      embeddings = self.param("positions", draw, (self.length, self.width))
     else:
-      places = position_embeddings.sincos(self.length, self.width)
+      embeddings = position_embeddings.sincos(self.length, self.width)
     # Gathered before any cast: the table is far larger than a batch of text.
-    return jnp.take(table, ids, axis=0) + places[None, : ids.shape[1]]
+    return jnp.take(table, ids, axis=0) + embeddings[None, : ids.shape[1]]
 
   def _visible(self, mask: Bool[Array, "b t"]) -> Bool[Array, "b _ t"]:
     visible = mask[:, None]
     if self.causal:
-      place = jnp.arange(mask.shape[1])
-      visible = visible & (place[None, None, :] <= place[None, :, None])
+      index = jnp.arange(mask.shape[1])
+      visible = visible & (index[None, None, :] <= index[None, :, None])
     return visible
 
   def _pool(self, x, mask, ids):
@@ -180,8 +181,8 @@ class TextTransformer(nn.Module):
       )
       return head(x, mask)
     if self.pool == "eos":
-      place = jnp.argmax(ids == self.eos, axis=1)
-      return jnp.take_along_axis(x, place[:, None, None], axis=1)[:, 0]
+      index = jnp.argmax(ids == self.eos, axis=1)
+      return jnp.take_along_axis(x, index[:, None, None], axis=1)[:, 0]
     if self.pool == "first":
       return x[:, 0]
     return {"mean": pooling.mean, "last": pooling.last}[self.pool](x, mask)

@@ -192,12 +192,12 @@ def _grid(images: Any, patch: int, stem: str) -> tuple[int, int]:
 def _fit(
     params: types.Params, images: Any, patch: int, stem: str
 ) -> types.Params:
-  """Learned positions, at the size of these images."""
+  """Learned position embeddings, resized to these images."""
   height, width = _grid(images, patch, stem)
   if "positions" not in params:
     return params
-  places = position_embeddings.resize(params["positions"], height, width)
-  return {**params, "positions": places}
+  embeddings = position_embeddings.resize(params["positions"], height, width)
+  return {**params, "positions": embeddings}
 
 
 class Vit(nn.Module):
@@ -236,7 +236,7 @@ class Vit(nn.Module):
     return types.Features(pooled, kept if self.keep_tokens else None)
 
   def _patches(self, images) -> Float[Array, "b n d"]:
-    """One vector a patch, places added."""
+    """Patch embeddings with position embeddings added."""
     height, width = _grid(images, self.patch, self.stem)
     x = images.astype(self.dtype)
     if self.stem == "convolution":
@@ -245,10 +245,10 @@ class Vit(nn.Module):
       x = PatchEmbedding(self.width, self.patch, self.dtype, name="stem")(x)
     if self.positions == "learned":
       draw = nn.initializers.normal(self.width**-0.5)
-      places = self.param("positions", draw, (height, width, self.width))
+      embeddings = self.param("positions", draw, (height, width, self.width))
     else:
-      places = position_embeddings.sincos_2d(height, width, self.width)
-    x = x + places.astype(x.dtype)[None]
+      embeddings = position_embeddings.sincos_2d(height, width, self.width)
+    x = x + embeddings.astype(x.dtype)[None]
     return x.reshape(x.shape[0], height * width, self.width)
 
   def _pool(self, x):

@@ -11,64 +11,82 @@ products are of two-dimensional factors, rows by columns. Accelerators, which
 fuse and tile otherwise, get JAX's own derivative.
 """
 
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def linear(
-    x: Float[Array, "*b d"],
-    kernel: Float[Array, "d e"],
-    bias: Float[Array, "e"] | None = None,
-) -> Float[Array, "*b e"]:
-  """x W + b over the last axis, with a backward pass for CPUs.
+    x: Float[Array, "..."],
+    kernel: Float[Array, "..."],
+    bias: Float[Array, "..."] | None = None,
+    contracted: int = 1,
+) -> Float[Array, "..."]:
+  """x W + b over the last axes, with a backward pass for CPUs.
 
   The same numbers as `x @ kernel + bias`, to rounding. Reverse mode only:
   `jax.jvp` refuses it.
 
   Args:
-    x: any number of rows.
-    kernel: W, of the same dtype as `x`.
-    bias: b, of the same dtype; None adds nothing.
+    x: [*b *d], any number of rows.
+    kernel: W [*d *e], of the same dtype as `x`.
+    bias: b [*e], of the same dtype; None adds nothing.
+    contracted: how many axes d stands for, the last of `x` and the first of
+      `kernel`: 2 for what heads put out, [heads head].
 
   Returns:
-    `Float[*b e]` in that dtype.
+    `Float[*b *e]` in that dtype.
 
   Example:
     >>> linear(jnp.ones((4, 2, 3)), jnp.ones((3, 5)), jnp.zeros(5)).shape
     (4, 2, 5)
   """
-  return _plain(x, kernel, bias)
+  return _plain(x, kernel, bias, contracted)
 
 
-def _plain(x, kernel, bias):
-  y = jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
-  return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+def _plain(x, kernel, bias, contracted):
+  last = tuple(range(x.ndim - contracted, x.ndim))
+  first = tuple(range(contracted))
+  y = jax.lax.dot_general(x, kernel, ((last, first), ((), ())))
+  if bias is None:
+    return y
+  return y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
 
 
-def _forward(x, kernel, bias):
-  return _plain(x, kernel, bias), (x, kernel, bias)
+def _forward(x, kernel, bias, contracted):
+  return _plain(x, kernel, bias, contracted), (x, kernel, bias)
 
 
-def _backward(saved, cotangent):
+def _backward(contracted, saved, cotangent):
   return jax.lax.platform_dependent(
-      *saved, cotangent, cpu=_backward_on_cpu, default=backward_elsewhere
+      *saved, cotangent,
+      cpu=functools.partial(_backward_on_cpu, contracted),
+      default=functools.partial(backward_elsewhere, contracted),
   )
 
 
-def backward_elsewhere(x, kernel, bias, cotangent):
+def backward_elsewhere(contracted, x, kernel, bias, cotangent):
   """JAX's own derivative: (dx, dW, db)."""
-  return jax.vjp(_plain, x, kernel, bias)[1](cotangent)
+  plain = functools.partial(_plain, contracted=contracted)
+  return jax.vjp(plain, x, kernel, bias)[1](cotangent)
 
 
-def _backward_on_cpu(x, kernel, bias, cotangent):
+def _backward_on_cpu(contracted, x, kernel, bias, cotangent):
+  d = math.prod(kernel.shape[:contracted])
+  matrix = kernel.reshape(d, -1)
   # Without the barrier, each of its three readers computes dy for itself.
-  dy = jax.lax.optimization_barrier(cotangent.reshape(-1, kernel.shape[1]))
-  of_kernel = of_rows(x.reshape(-1, kernel.shape[0]), dy)
-  of_x = jax.lax.dot_general(dy, kernel, (((1,), (1,)), ((), ())))
-  of_bias = None if bias is None else jnp.sum(dy, 0)
+  dy = jax.lax.optimization_barrier(cotangent.reshape(-1, matrix.shape[1]))
+  of_kernel = of_rows(x.reshape(-1, d), dy).reshape(kernel.shape)
+  of_x = jax.lax.dot_general(dy, matrix, (((1,), (1,)), ((), ())))
+  of_bias = None if bias is None else jnp.sum(dy, 0).reshape(bias.shape)
   return of_x.reshape(x.shape), of_kernel, of_bias
+
+
+linear.defvjp(_forward, _backward)
 
 
 def of_rows(
@@ -78,6 +96,3 @@ def of_rows(
   # Without the barrier, XLA takes the transposition back into the product.
   across = jax.lax.optimization_barrier(x.T)
   return jax.lax.dot_general(across, y, (((1,), (0,)), ((), ())))
-
-
-linear.defvjp(_forward, _backward)

@@ -52,7 +52,7 @@ def _convolution(images, kernel):
 def _product(images, kernel):
   b, height, width, _ = images.shape
   p, q, _, d = kernel.shape
-  y = _patches(images, p, q) @ kernel.reshape(-1, d)
+  y = jnp.matmul(_patches(images, p, q), kernel.reshape(-1, d))
   return y.reshape(b, height // p, width // q, d)
 
 

@@ -1,4 +1,4 @@
-"""Where a token stands: fixed sine-cosine codes, and learned ones resized."""
+"""Position embeddings: fixed sines and cosines, and learned ones resized."""
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +8,13 @@ from jaxtyping import Array, Float
 def sincos(
     length: int, width: int, *, period: float = 10_000.0
 ) -> Float[Array, "n d"]:
-  """Codes for places on a line, with nothing to learn.
+  """Fixed embeddings of positions in a sequence.
 
       p(n) = [sin(n w_0) ... sin(n w_{d/2-1})  cos(n w_0) ... cos(n w_{d/2-1})],
       w_i = period^(-2i/d)
 
   Args:
-    length: places, at least 1.
+    length: n, the number of positions, at least 1.
     width: d, even.
     period: sets the slowest frequency. Positive.
 
@@ -43,7 +43,7 @@ def sincos(
 def sincos_2d(
     height: int, width: int, features: int, *, period: float = 10_000.0
 ) -> Float[Array, "h w d"]:
-  """Codes for places on a grid: half the features for x, half for y.
+  """Fixed embeddings of positions on a grid: half the features for x, half for y.
 
   Args:
     height: rows of the grid.
@@ -52,7 +52,7 @@ def sincos_2d(
     period: as in `sincos`.
 
   Returns:
-    `Float[h w d]`, float32 in [-1, 1]; the column's code comes first.
+    `Float[h w d]`, float32 in [-1, 1]; the column's embedding comes first.
 
   Raises:
     ValueError: if `features` is not a multiple of 4.
@@ -77,7 +77,7 @@ def sincos_2d(
 def resize(
     positions: Float[Array, "h w d"], height: int, width: int
 ) -> Float[Array, "i j d"]:
-  """Bilinearly resizes codes learned on one grid to another.
+  """Bilinearly resizes position embeddings learned on one grid to another.
 
   Args:
     positions: learned on an h x w grid.
@@ -90,5 +90,5 @@ def resize(
   if positions.shape[:2] == (height, width):
     return positions
   shape = (height, width, positions.shape[2])
-  # Without anti-aliasing, a halved grid would keep every other code only.
+  # Without anti-aliasing, a halved grid would keep every other embedding only.
   return jax.image.resize(positions, shape, "bilinear", antialias=True)

@@ -1,4 +1,4 @@
-"""Attention biases that depend only on the way from one place to another.
+"""Relative position biases: attention biases that depend on offsets alone.
 
 A table has one number for each offset on an h x w grid: row offsets -(h-1) to
 h-1, then column offsets -(w-1) to w-1. Letters here: k heads, n = h w places in

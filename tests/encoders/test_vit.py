@@ -279,7 +279,7 @@ def test_pixels_beyond_the_last_whole_patch_are_dropped():
   encoder = build()
   params = encoder.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
   draw = np.random.default_rng(0)
-  larger = draw.uniform(-1, 1, (2, 11, 9, 3)).astype(np.float32)
+  larger = jnp.asarray(draw.uniform(-1, 1, (2, 11, 9, 3)), jnp.float32)
   np.testing.assert_array_equal(
       encoder.apply(params, larger, None).pooled,
       encoder.apply(params, larger[:, :8, :8], None).pooled,

@@ -45,13 +45,25 @@ def test_linear_and_its_gradient_are_those_of_the_equation(rows, biased):
     assert db is None
 
 
+def test_heads_are_contracted_as_one_axis():
+  x, w, b = draw(2, 3, 2, 4), draw(2, 4, 3, 5, seed=1), draw(3, 5, seed=2)
+  dy = draw(2, 3, 3, 5, seed=3)
+  y, (dx, dw, db) = pulled_back(
+      lambda *a: linear.linear(*a, 2), (x, w, b), dy
+  )
+  np.testing.assert_allclose(y, np.einsum("bnkd,kdef->bnef", x, w) + b, **CLOSE)
+  np.testing.assert_allclose(dx, np.einsum("bnef,kdef->bnkd", dy, w), **CLOSE)
+  np.testing.assert_allclose(dw, np.einsum("bnkd,bnef->kdef", x, dy), **CLOSE)
+  np.testing.assert_allclose(db, dy.sum((0, 1)), **CLOSE)
+
+
 def test_a_cpu_takes_the_same_derivative_as_accelerators():
   x, w, b = draw(2, 3, 4), draw(4, 5, seed=1), draw(5, seed=2)
   dy = draw(2, 3, 5, seed=3)
   here = pulled_back(linear.linear, (x, w, b), dy)[1]
   arguments = [jnp.asarray(a, "float32") for a in (x, w, b, dy)]
   for a, e in zip(
-      here, linear.backward_elsewhere(*arguments), strict=True
+      here, linear.backward_elsewhere(1, *arguments), strict=True
   ):
     np.testing.assert_allclose(a, e, **CLOSE)
   images, kernel = draw(2, 4, 6, 3), draw(2, 2, 3, 5, seed=1)
