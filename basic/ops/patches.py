@@ -7,6 +7,7 @@ keep the convolution, which needs no copy of the images.
 """
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from basic.ops import linear
