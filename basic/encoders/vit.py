@@ -242,6 +242,7 @@ class Vit(nn.Module):
     if self.stem == "convolution":
       x = Stem(self.width, self.patch, self.dtype, name="stem")(x)
     else:
+      x = x[:, : height * self.patch, : width * self.patch]
       x = PatchEmbedding(self.width, self.patch, self.dtype, name="stem")(x)
     if self.positions == "learned":
       draw = nn.initializers.normal(self.width**-0.5)
