@@ -77,9 +77,11 @@ def test_views_of_other_names_are_described(monkeypatch, tmp_path):
   monkeypatch.setattr(export, "portable", lambda function, shape: b"")
   stage = build.run(settings.complete(tiny.config()), tmp_path)[0]
   names = {"photo": "image", "words": "text"}
+  config = {**stage.config, "views": names}
+  shapes = {field: stage.shapes[tower] for field, tower in names.items()}
   begun(monkeypatch, tmp_path, stage._replace(
-      config={**stage.config, "views": names},
-      shapes={leaf: stage.shapes[name] for leaf, name in names.items()}))
+      config=config, shapes=shapes, program=build.program(
+          config, stage.program.layout.mesh, shapes, steps=stage.end)))
   known = about(tmp_path, tmp_path / "out")
   assert known["photo"]["size"] == 24 and known["photo"]["crop"] == "none"
   assert known["words"]["tokenizer"] == tokenizer.FILE

@@ -102,7 +102,7 @@ def resized(*stages):
   """An image tower with learned positions, whose images change their size."""
   return settings.complete(tiny.config(
       image=dict(name="vit", width=8, depth=1, heads=2, patch=8),
-      optimizer=dict(name="adamw", peak=1e-2, warmup=2, average=0.9),
+      optimizer=dict(name="adamw", peak=1e-2, warmup=2, ema_decay=0.9),
       augment=dict(size=16), evals=None, stages=stages,
   ))
 

@@ -267,7 +267,7 @@ def test_a_pattern_that_starts_nothing_anew_is_refused(pattern):
 
 def test_learned_positions_of_another_size_go_on_with_moments_and_average():
   tx = optim.adamw(
-      steps=9, peak=1e-2, clip=None, average=0.9, mu_dtype="float32").tx
+      steps=9, peak=1e-2, clip=None, ema_decay=0.9, mu_dtype="float32").tx
   draw = np.random.default_rng(0)
   shapes = {"grid": ((3, 3, 4), (4, 5, 4)), "text": ((4, 2), (6, 2))}
 
@@ -308,7 +308,7 @@ def test_learned_positions_of_another_size_go_on_with_moments_and_average():
 
   check(carried.params, before, after)
   # The EMA of new positions of the text begins with them, and not at zero.
-  check(optim.averaged(carried.opt_state), optim.averaged(opt_state), after)
+  check(optim.ema_params(carried.opt_state), optim.ema_params(opt_state), after)
   moments = [
       x for x in jax.tree.leaves(
           (opt_state, carried.opt_state), is_leaf=lambda x: hasattr(x, "mu")
@@ -322,7 +322,7 @@ def test_learned_positions_of_another_size_go_on_with_moments_and_average():
 
 
 def test_the_average_of_a_new_parameter_begins_with_it():
-  tx = optim.adamw(steps=9, peak=1e-2, clip=None, average=0.9).tx
+  tx = optim.adamw(steps=9, peak=1e-2, clip=None, ema_decay=0.9).tx
   before = tower(kernel=jnp.ones(3))
   _, opt_state = tx.update(before, tx.init(before), before)
   after = {**tower(kernel=jnp.zeros(3)), "text": {"kernel": jnp.full(2, 5.0)}}
@@ -330,11 +330,11 @@ def test_the_average_of_a_new_parameter_begins_with_it():
       state(before, opt_state=opt_state), state(after, opt_state=tx.init(after)),
       optimizer=True,
   )
-  average = optim.averaged(carried.opt_state)
+  average = optim.ema_params(carried.opt_state)
   np.testing.assert_array_equal(average["text"]["kernel"], 5.0)
   np.testing.assert_array_equal(
       average["image"]["encoder"]["kernel"],
-      optim.averaged(opt_state)["image"]["encoder"]["kernel"],
+      optim.ema_params(opt_state)["image"]["encoder"]["kernel"],
   )
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from basic import types
-from basic.data import pipeline
+from basic.data import examples, pipeline
 from basic.evals import retrieval as module
 from basic.evals import zeroshot
 
@@ -160,7 +160,7 @@ def test_images_may_have_any_number_of_captions(batch_size):
   owner = np.repeat(np.arange(7), Ragged.COUNTS)
   assert max(Ragged.COUNTS) > 10
   scores = np.random.default_rng(0).uniform(-0.3, 0.3, (7, len(owner)))
-  ready = pipeline.prepare(tokenize=read_number)
+  ready = examples.prepare(tokenize=read_number)
   metrics = module.retrieval(at=(1, 5))(
       Encode(*embeddings(scores)),
       pipeline.once(
@@ -180,7 +180,7 @@ def test_zero_shot_does_not_mind_how_many_captions_there_are():
       tokenize=lambda names: np.stack([read_number(x) for x in names]),
       classes=("1", "2"))
   encode = Encode(np.eye(2)[np.arange(7) % 2], np.eye(2))
-  ready = pipeline.prepare(tokenize=read_number)
+  ready = examples.prepare(tokenize=read_number)
   batches = pipeline.once(Ragged(), prepare=ready, batch_size=4, threads=0)
   assert evaluate(encode, batches)["@1"] == 1.0
 

@@ -176,8 +176,8 @@ def test_what_cannot_be_meant_is_refused_at_once(changes, sentence):
     (whole([(1, 0, 0)], [0.0]), "one integer a row"),
     ([({"image": np.ones((1, 3))}, np.ones(1, bool))], r"needs \['label'\]"),
     ([({"image": np.ones((1, 3)), "label": np.array([0])}, np.zeros(1, bool))],
-     "no image to judge"),
-    ([], "no image to judge"),
+     "no image to classify"),
+    ([], "no image to classify"),
 ])
 def test_what_cannot_be_judged_is_said(batches, sentence):
   with pytest.raises(ValueError, match=sentence):

@@ -123,7 +123,7 @@ def test_stages_follow_each_other_and_share_a_schedule_where_they_can(
   assert spans(stages) == [
       (0, 3, 0), (3, 7, 0), (7, 9, 7), (9, 10, 7), (10, 15, 10)
   ]
-  assert [s.batch_size for s in stages] == [8, 16, 16, 16, 16]
+  assert [s.config["batch_size"] for s in stages] == [8, 16, 16, 16, 16]
   # One cosine over the first two stages: warm at 2, and near zero at 7.
   rate = [float(stages[0].program.rate(n)) for n in range(8)]
   assert rate == [float(stages[1].program.rate(n)) for n in range(8)]
