@@ -1,5 +1,6 @@
 """Encoders and their projections: parameters and a batch -> Embedded."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -115,7 +116,7 @@ def axes(model: types.Model, objective: types.Objective) -> types.AxisTable:
 
 
 def _is_memory(pattern: str) -> bool:
-  return pattern == "memory" or pattern.startswith("memory/")
+  return re.match(r"memory(?!\w)", pattern) is not None
 
 
 def as_signal(inputs: Any) -> Any:
