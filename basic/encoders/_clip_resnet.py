@@ -1,4 +1,4 @@
-"""What CLIP's residual network is made of: stem, block, and pool."""
+"""Parts of CLIP's residual network: stem, bottleneck block, attention pooling."""
 
 import functools
 
@@ -20,9 +20,9 @@ def convolve(
     name: str,
     stride: int = 1,
 ) -> Float[Array, "b i j d"]:
-  """A convolution without bias, padded alike on both sides.
+  """A convolution without bias and with symmetric padding.
 
-  To be called within a compact method, as are those below.
+  Call it within a compact method, as the functions below.
   """
   convolution = nn.Conv(
       width, (size,) * 2, (stride,) * 2, [(size // 2, size // 2)] * 2,
@@ -32,17 +32,17 @@ def convolve(
 
 
 def average(x: Float[Array, "b h w c"], stride: int) -> Float[Array, "b i j c"]:
-  """The mean of each `stride` x `stride` square; odd sides lose their last."""
+  """Average pooling with window and stride `stride`; an odd last row is dropped."""
   return nn.avg_pool(x, (stride,) * 2, (stride,) * 2) if stride > 1 else x
 
 
 def norm(x: Float[Array, "b h w c"], name: str) -> Float[Array, "b h w c"]:
-  """Batch normalisation by stored statistics."""
+  """Batch normalisation with stored statistics."""
   return _mbconv.FrozenBatchNorm(name=name)(x)
 
 
 class Stem(nn.Module):
-  """Three 3 x 3 convolutions, the first with stride 2, and an average."""
+  """Three 3 x 3 convolutions, the first with stride 2, then average pooling."""
 
   width: int
   dtype: _linen.Precision
@@ -64,7 +64,7 @@ class Stem(nn.Module):
 
 
 class Bottleneck(nn.Module):
-  """relu(x + narrow, look around, average, widen), each with its norm."""
+  """A bottleneck: 1x1, 3x3, average pooling, 1x1, then relu(x + branch)."""
 
   channels: int
   stride: int
@@ -114,7 +114,7 @@ class MeanPool(nn.Module):
 
 
 class Attention(nn.Module):
-  """Attention of the first token over all tokens, to another width."""
+  """Attention with the first token as query, projected to another width."""
 
   heads: int
   features: int

@@ -1,4 +1,4 @@
-"""Flax Linen modules as pairs of pure functions, and their scans and remat."""
+"""Linen modules as pairs of pure functions; scanned and rematerialised blocks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
@@ -51,7 +51,7 @@ def pair(
 def remat(
     block: type[nn.Module], policy: Remat, *, prevent_cse: bool = True
 ) -> type[nn.Module]:
-  """A block that keeps only what `policy` says for its backward pass.
+  """Rematerialises a block: only what `policy` names is kept for the backward pass.
 
   Args:
     block: called on arrays and None only.
@@ -71,7 +71,7 @@ def remat(
 def scan(
     block: type[nn.Module], policy: Remat, *, length: int, same: int
 ) -> Any:
-  """`length` copies of a block as one, parameters stacked along a new axis 0.
+  """A scan over `length` blocks whose parameters are stacked along a new axis 0.
 
   The block is called as block(x, layer, ...) -> (x, None): each copy reads its
   own entry of `layer`, and all read the same `same` further arguments.
@@ -87,7 +87,7 @@ def scan(
 
 
 class Stage(nn.Module):
-  """Blocks at one size; the first, which changes the size, stands alone.
+  """A stage of blocks of one size; the first block changes the size.
 
   Attributes:
     block: class of all; called as block(x, layer, keys) -> (x, None).
@@ -130,12 +130,12 @@ def sizes(
 
   Args:
     variant: one of `variants`, or None.
-    given: sizes by name, None where nothing was said.
+    given: sizes by name, None where they were not given.
     variants: sizes by variant, in the order of `given`.
     default: the variant that fills in what was not given.
 
   Raises:
-    ValueError: for an unknown variant, or one along with any size.
+    ValueError: for an unknown variant, or a variant together with a size.
   """
   chosen = {
       name: x if isinstance(x, int) else tuple(x)
@@ -154,7 +154,7 @@ def sizes(
 
 
 def check_images(images: Any) -> None:
-  """Refuses what is not float [b h w c], in words."""
+  """Raises ValueError for what is not floating point [b h w c]."""
   if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
     raise ValueError(
         f"found images {images.dtype}{list(images.shape)}, expected float "
@@ -163,7 +163,7 @@ def check_images(images: Any) -> None:
 
 
 def check_rate(name: str, rate: float) -> None:
-  """Refuses a probability that leaves nothing, in words."""
+  """Raises ValueError for a rate outside [0, 1)."""
   if not 0 <= rate < 1:
     raise ValueError(
         f"found {name}={rate}, expected a share in [0, 1) to drop; 0 drops "

@@ -18,7 +18,7 @@ Downsample: TypeAlias = Literal["expansion", "depthwise"]
 EXPANSION = 4  # hidden channels to output channels
 SQUEEZE = 4  # input channels to channels of the squeeze
 
-# Paths of one block; a stack of blocks has a leading axis more.
+# Paths within one block; stacked blocks have an additional leading axis.
 AXES: types.AxisTable = (
     ("norm1/(scale|bias|mean|variance)", ("embed",)),
     ("norm[23]/(scale|bias|mean|variance)", ("mlp",)),
@@ -35,13 +35,13 @@ AXES: types.AxisTable = (
 
 
 class FrozenBatchNorm(nn.Module):
-  """Batch normalisation by stored statistics: an affine map, row by row.
+  """Batch normalisation with stored statistics, which is an affine map.
 
       y = (x - mean) / sqrt(variance + 1e-5) scale + bias
 
-  For weights that were trained with batch statistics elsewhere. `mean` and
-  `variance` have no gradient; `scale` and `bias` learn as usual. Fresh
-  parameters make it the identity, and nothing will ever fit it to the data.
+  For weights pretrained with batch statistics. `mean` and `variance` have no
+  gradient; `scale` and `bias` are trained as usual. It is initialised to the
+  identity, and its statistics are never updated.
   """
 
   @nn.compact
@@ -69,7 +69,7 @@ def normalize(
 
 
 class Excitation(nn.Module):
-  """x sigmoid(gate(gelu(squeeze(mean of x)))): channels weigh each other.
+  """x sigmoid(gate(gelu(squeeze(mean of x)))): channel attention.
 
   References:
     Hu et al., Squeeze-and-Excitation Networks, 2017, eq. 3.
@@ -92,7 +92,7 @@ class MbConv(nn.Module):
   """x + project(excite(depthwise(expand(norm(x))))), equation 5 where it
   changes the shape.
 
-  Products over one pixel are written as dense layers, which they are.
+  1x1 convolutions are written as dense layers.
 
   References:
     Sandler et al., MobileNetV2, 2018. https://arxiv.org/abs/1801.04381

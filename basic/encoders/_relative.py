@@ -1,4 +1,4 @@
-"""The transformer block with relative position bias."""
+"""A transformer block with relative position bias."""
 
 import functools
 from typing import Any, Literal, TypeAlias
@@ -13,7 +13,7 @@ from basic.sharding import row_sharding
 
 Lookup: TypeAlias = Literal["einsum", "gather"]
 
-# Paths of one block; a stack of blocks has a leading axis more.
+# Paths within one block; stacked blocks have an additional leading axis.
 AXES: types.AxisTable = (
     ("(attention|mlp)_norm/(scale|bias)", ("embed",)),
     ("attention/(query|key|value)/kernel", ("embed", "heads", "head")),

@@ -10,7 +10,7 @@ from basic.ops import noise
 
 
 def pool(x: Float[Array, "b h w c"], stride: int) -> Float[Array, "b i j c"]:
-  """The largest of each `stride` x `stride` square; odd sides round up."""
+  """Max pooling with window and stride `stride`; odd sizes are rounded up."""
   if stride == 1:
     return x
   return nn.max_pool(x, (stride,) * 2, (stride,) * 2, "SAME")
@@ -24,7 +24,7 @@ def shortcut(
 ) -> Float[Array, "b i j d"]:
   """Proj(Pool(x)) where a block changes the shape, else x.
 
-  To be called within a compact method; its parameters are "shortcut".
+  Call it within a compact method; its parameters are named "shortcut".
   """
   if stride == 1 and x.shape[-1] == width:
     return x
@@ -40,7 +40,7 @@ def drop_path(
     depth: int,
     rate: float,
 ) -> Float[Array, "b ..."]:
-  """Stochastic depth: rows skip the branch, in deeper blocks more of them.
+  """Stochastic depth (drop path), at a rate that grows linearly with depth.
 
   Args:
     y: the branch, before it is added.
@@ -48,7 +48,7 @@ def drop_path(
     keys: one key a row, or None for no noise.
     branch: number of the branch within its block, from 0.
     depth: blocks of the whole tower.
-    rate: share of rows that skip the branches of the last block.
+    rate: drop rate of the last block.
   """
   if keys is None or not rate:
     return y

@@ -1,4 +1,4 @@
-"""The transformer that image and text towers share, and its pooling head."""
+"""The transformer blocks of image and text towers, and their pooling head."""
 
 import functools
 from typing import Any, Literal, TypeAlias
@@ -17,7 +17,7 @@ from basic.sharding import row_sharding
 # outputs differ by a percent, and accuracy by more.
 Activation: TypeAlias = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
-# Paths end in these; one row a rank.
+# Suffixes of parameter paths; one row for each rank.
 AXES: types.AxisTable = (
     ("blocks/(attention|mlp)_norm/(scale|bias)", ("layers", "embed")),
     ("blocks/attention/(query|key|value)/kernel",
@@ -60,7 +60,7 @@ class LayerNorm(nn.Module):
 def norm(
     x: Float[Array, "..."], name: str, epsilon: float = 1e-6
 ) -> Float[Array, "..."]:
-  """LayerNorm in float32, back in the dtype of `x`."""
+  """LayerNorm in float32, returned in the dtype of `x`."""
   return LayerNorm(epsilon, name=name)(x)
 
 
@@ -149,7 +149,7 @@ class Block(nn.Module):
     return row_sharding.keep_rows(x + self._drop(y, layer, keys, 2)), None
 
   def _drop(self, y, layer, keys, draw):
-    """Dropout and stochastic depth of a branch; deeper layers drop more."""
+    """Dropout and stochastic depth of a branch, at a rate that grows with depth."""
     if keys is None:
       return y
     if self.dropout:
@@ -200,7 +200,7 @@ def stack(
 ) -> Float[Array, "b n d"]:
   """`depth` blocks as one scan, parameters under "blocks", and a final norm.
 
-  To be called within a compact method.
+  Call it within a compact method.
 
   Args:
     x: tokens, in the precision to compute in.
@@ -220,7 +220,7 @@ def stack(
 
 
 def check_width(width: int, depth: int, heads: int) -> None:
-  """Refuses a shape that no block can have, in words."""
+  """Raises ValueError for sizes that no block can have."""
   if depth < 1 or heads < 1 or width % heads:
     raise ValueError(
         f"found width={width}, depth={depth}, heads={heads}; expected at "

@@ -1,4 +1,4 @@
-"""Images to features by the residual network of CLIP, with frozen norms."""
+"""The residual network of CLIP, with frozen batch normalisation."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -52,34 +52,33 @@ def clip_resnet(
     remat: _linen.Remat = "none",
     keep_tokens: bool = False,
 ) -> types.Encoder:
-  """Reads an image by convolutions, then pools the last grid by attention.
+  """Encodes an image by convolutions, then pools the last grid by attention.
 
-  The ResNet of CLIP: three convolutions instead of one begin it, averages
-  stand before what would be strided convolutions, and the last grid x_1 .. x_n
+  The ResNet of CLIP: its stem has three convolutions, it downsamples by average
+  pooling in place of strided convolutions, and the last grid x_1 .. x_n
   is pooled by attention, whose query is its own mean:
 
       t_0 = mean(x) + p_0,  t_i = x_i + p_i,  z = Attention(t_0; t_0 .. t_n)
 
-  Batch normalisation goes by stored statistics, so that no row feels another:
-  this is a tower for weights that were trained elsewhere, and `resnet` the one
-  to train from nothing. The statistics have no gradient, nor has `stem/mean`,
-  the colour that counts as nothing: it is subtracted before zeros pad the rest.
+  Batch normalisation uses stored statistics, so that rows stay independent: use
+  this tower for pretrained weights, and `resnet` to train from scratch. The
+  statistics have no gradient, nor has `stem/mean`, the mean colour that is
+  subtracted before zero padding.
   frozen=(".*/(mean|variance)",) saves their optimizer state. Images may have
   any size from 31 pixels: position embeddings learned on the grid of one size
   are resized, bilinearly, to that of another.
 
   Args:
-    variant: "RN50", "RN101", "RN50x4", "RN50x16" or "RN50x64": stands for
-      depths, width, heads and features. What it stands for may not be given
-      too.
+    variant: "RN50", "RN101", "RN50x4", "RN50x16" or "RN50x64": it
+      determines depths, width, heads and features, which may not be given too.
     depths: blocks of the four stages, each at least 1; those of "RN50".
     width: channels after the stem, at least 2; the last grid has 32 times as
       many. 64.
     heads: of the attention that pools; divide 32 * width; width / 2.
     features: of the pooled vector: CLIP's embedding, as no projection follows;
       1024.
-    stochastic_depth: share of rows that skip the last block, in [0, 1);
-      earlier blocks are skipped less, the first never.
+    stochastic_depth: drop rate of the last block, in [0, 1); it grows linearly
+      with depth from 0 at the first block.
     dtype: to compute in; parameters, norms and softmax are float32.
     remat: what a block keeps for its backward pass: all that it needs
       ("none"), its input ("full"), the results of convolutions ("products").
@@ -89,9 +88,9 @@ def clip_resnet(
     An encoder from `Float[b h w c]` in [-1, 1] to `Float32[b features]`.
 
   Raises:
-    ValueError: for an unknown variant, one given along with what it stands
-      for, a shape that cannot be, a rate not in [0, 1), and (on use) images
-      that are no floats [b h w c] or too small.
+    ValueError: for an unknown variant, a variant together with a size that it
+      determines, impossible sizes, a rate not in [0, 1), and (when applied)
+      images that are not floating point [b h w c] or too small.
 
   References:
     Radford et al., Learning Transferable Visual Models From Natural Language
@@ -139,7 +138,7 @@ def _shape(variant: str | None, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _grid(images: Any) -> tuple[int, int]:
-  """Places each way in the last grid: halved, rounding up, then down."""
+  """Height and width of the last grid: halved, rounded up at first, then down."""
   _linen.check_images(images)
   height, width = ((side + 1) // 2 // 16 for side in images.shape[1:3])
   if not height or not width:

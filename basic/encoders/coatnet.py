@@ -1,4 +1,4 @@
-"""Images to features by convolutions first and relative attention after."""
+"""CoAtNet: convolutional stages followed by relative attention."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from basic.sharding import row_sharding
 
 
 def _stages(name: str, block: types.AxisTable) -> types.AxisTable:
-  """A block's rows for the first of a stage and for the stack of the rest."""
+  """The axes of a block, for the first of a stage and for the stacked others."""
   alone = tuple((f"{name}/first/{path}", axes) for path, axes in block)
   stacked = tuple(
       (f"{name}/blocks/{path}", ("layers", *axes)) for path, axes in block
@@ -66,7 +66,7 @@ def coatnet(
     remat: _linen.Remat = "none",
     keep_tokens: bool = False,
 ) -> types.Encoder:
-  """Reads an image by convolutions at high resolution, then by attention.
+  """Encodes an image by convolutions at high resolution, then by attention.
 
   Five stages, each at half the resolution of the one before: convolutions;
   inverted bottlenecks with squeeze-excitation, twice; transformer blocks with
@@ -81,8 +81,8 @@ def coatnet(
   bilinearly, to that of another.
 
   Args:
-    variant: "0" to "7": stands for depths, widths, head and split. What it
-      stands for may not be given too.
+    variant: "0" to "7": it determines depths, widths, head and split, which may
+      not be given too.
     depths: layers of stages 0 to 4, each at least 1; those of "0".
     widths: channels of stages 0 to 4; the last is that of the pooled vector.
     head: channels of an attention head; divides the last two widths; 32.
@@ -90,16 +90,16 @@ def coatnet(
     downsample: which convolution of (5) has the stride: the expansion, or the
       depthwise one, which is slower and better in small networks.
     norm: of the convolutional stages: LayerNorm over the channels of a pixel,
-      or batch normalisation by stored statistics, for imported weights. Its
-      `mean` and `variance` have no gradient and, under an optimizer's usual
-      `no_decay`, no decay: they stay as they were imported. Where `no_decay`
-      is another, freeze them: frozen=(".*/norm[1-9]/(mean|variance)",).
-    lookup: how a bias is read from its table: by products, or by index. The
-      same numbers.
+      or batch normalisation with stored statistics, for imported weights. Its
+      `mean` and `variance` have no gradient and, with the default `no_decay`
+      of the optimizers, no weight decay, so they keep their imported values.
+      With another `no_decay`, freeze them: frozen=(".*/norm[1-9]/(mean|variance)",).
+    lookup: how biases are looked up: by one-hot products, or by indexing. The
+      results are equal.
     pre_logits: whether a dense layer and a tanh, of the same width, follow the
       mean, as in the published classifiers.
-    stochastic_depth: share of rows that skip the last block's branches, in
-      [0, 1); earlier blocks are skipped less, the first never.
+    stochastic_depth: drop rate of the last block (drop path), in [0, 1); it
+      grows linearly with depth from 0 at the first block.
     dtype: to compute in; parameters, norms and softmax are float32.
     remat: what a block keeps for its backward pass: all that it needs
       ("none"), its input ("full"), or the results of products and
@@ -111,9 +111,9 @@ def coatnet(
     An encoder from `Float[b h w c]` in [-1, 1] to `Float32[b widths[4]]`.
 
   Raises:
-    ValueError: for an unknown variant, one given along with what it stands
-      for, a shape that cannot be, a rate not in [0, 1), and (on use) images
-      that are no floats [b h w c].
+    ValueError: for an unknown variant, a variant together with a size that it
+      determines, impossible sizes, a rate not in [0, 1), and (when applied)
+      images that are not floating point [b h w c].
 
   References:
     Dai et al., CoAtNet, 2021. https://arxiv.org/abs/2106.04803
@@ -145,7 +145,7 @@ def coatnet(
 
 
 def _shape(variant: str | None, given: dict[str, Any]) -> dict[str, Any]:
-  """Sizes by name, if a tower can have them."""
+  """Sizes by name; ValueError if they are impossible."""
   shape = _linen.sizes(variant, given, VARIANTS, "0")
   sizes = (*shape["depths"], *shape["widths"], *shape["split"], shape["head"])
   if (

@@ -1,4 +1,4 @@
-"""Images to features by a residual network without batch statistics."""
+"""A residual network without batch statistics (BiT)."""
 
 import functools
 from typing import Any, Literal
@@ -42,21 +42,21 @@ def resnet(
     dtype: _linen.Precision = "bfloat16",
     remat: _linen.Remat = "none",
 ) -> types.Encoder:
-  """Reads an image by convolutions: a pre-activation ResNet, made row-wise.
+  """Encodes an image by a pre-activation ResNet without batch statistics.
 
-  Group normalisation and standardised kernels stand where batch
-  normalisation stood, so that no row feels another.
+  Group normalisation and weight standardisation replace batch normalisation, so
+  that rows stay independent.
 
   Args:
     depth: layers with parameters.
     width: multiplies all channels: 64 after the root, 2048 at the end.
-    groups: of channels that are normalised together; where it does not divide
-      the channels, or leaves fewer than two a group, the largest below it
-      that does.
+    groups: number of groups of group normalisation; where it does not divide
+      the channels, or leaves fewer than two in a group, the largest smaller
+      number that does.
     epsilon: added to the variance of a kernel that is standardised; positive.
-      1e-10 where these networks come from, 1e-8 in the copies that go about.
-    stochastic_depth: share of rows that skip the last block, in [0, 1);
-      earlier blocks are skipped less, the first never.
+      1e-10 in the original networks, 1e-8 in common reimplementations.
+    stochastic_depth: drop rate of the last block, in [0, 1); it grows linearly
+      with depth from 0 at the first block.
     dtype: to compute in; parameters, norms and standardisation are float32.
     remat: what a block keeps for its backward pass: all that it needs
       ("none"), its input ("full"), or the results of convolutions
@@ -67,8 +67,8 @@ def resnet(
 
   Raises:
     ValueError: if `width` leaves fewer than 4 channels, `groups` is less than
-      1, `epsilon` is not positive, the rate is not in [0, 1), or (on use)
-      images are no floats [b h w c].
+      1, `epsilon` is not positive, the rate is not in [0, 1), or (when applied)
+      images are not floating point [b h w c].
 
   References:
     Kolesnikov et al., Big Transfer, 2019. https://arxiv.org/abs/1912.11370
@@ -97,7 +97,7 @@ def resnet(
 def standardize(
     kernel: Float[Array, "h w c d"], epsilon: float
 ) -> Float[Array, "h w c d"]:
-  """Gives each output's weights mean 0 and standard deviation 1.
+  """Standardises the weights of each output channel to mean 0, deviation 1.
 
       w' = (w - mean(w)) / sqrt(variance(w) + epsilon)
 
@@ -113,17 +113,17 @@ def standardize(
 
 
 def group_count(channels: int, groups: int) -> int:
-  """The most groups, up to `groups`, that split channels into twos or more.
+  """The largest number of groups, up to `groups`, with two channels or more each.
 
-  A channel alone would be normalised by its own pixels; where one pixel is
-  left, that erases it.
+  A group of one channel would be normalised over its pixels alone, which erases
+  it where a single pixel is left.
   """
   most = max(1, min(groups, channels // 2))
   return next(n for n in range(most, 0, -1) if channels % n == 0)
 
 
 class Convolution(nn.Module):
-  """A convolution with standardised kernel, padded alike on both sides."""
+  """A convolution with weight standardisation and symmetric padding."""
 
   features: int
   size: int
@@ -145,7 +145,7 @@ class Convolution(nn.Module):
 
 
 class Bottleneck(nn.Module):
-  """x + narrow, look around, widen: each after a norm and a ReLU."""
+  """x + 1x1, 3x3, 1x1 convolutions, each after group normalisation and a ReLU."""
 
   depth: int
   channels: int
@@ -181,7 +181,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-  """The tower: a root, four stages, a norm, an average."""
+  """The tower: root convolution, four stages, a norm, average pooling."""
 
   stages: tuple[int, ...]
   channels: int
@@ -201,7 +201,7 @@ class ResNet(nn.Module):
         self.channels, 7, 2, self.epsilon, self.dtype, name="root"
     )
     x = root(x)
-    # Zeros, not -inf, around the pool, as in the published network.
+    # The max pooling pads with zeros, not -inf, as in the published network.
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     x = row_sharding.keep_rows(nn.max_pool(x, (3, 3), (2, 2)))
     same = dict(

@@ -1,4 +1,4 @@
-"""Text ids to features by a transformer that padding cannot reach."""
+"""A text transformer whose output does not depend on padding."""
 
 from typing import Any, Literal
 
@@ -39,21 +39,21 @@ def text_transformer(
     remat: _linen.Remat = "none",
     keep_tokens: bool = False,
 ) -> types.Encoder:
-  """Reads a caption: pre-norm transformer, then one vector a text.
+  """Encodes a text by a pre-norm transformer and pooling.
 
-  Padding, id 0, is masked out of attention and pooling: more of it changes
-  nothing. A text of padding alone gives a finite vector. Towers that were
-  trained to read their padding (SigLIP), or where 0 is an ordinary token (CLIP),
-  take padding="read".
+  Padding, id 0, is masked out of attention and pooling, so its amount changes
+  nothing. A text of padding alone gives a finite vector. Towers trained without
+  a padding mask (SigLIP), or where 0 is an ordinary token (CLIP), take
+  padding="read".
 
   Args:
-    vocab: ids are in [0, vocab); one beyond gives NaN.
-    length: the most ids a text may have; fewer are fine.
+    vocab: size of the vocabulary; an id of `vocab` or more gives NaN.
+    length: the maximum number of ids of a text.
     width: of a token, and of the pooled vector. A multiple of `heads`.
     depth: blocks, at least 1.
     heads: of attention.
     mlp: hidden width of the blocks' MLP; None is 4 * width.
-    causal: whether a token sees only itself and what came before.
+    causal: whether a token attends only to itself and those before it.
     pool: mean of the real tokens, the first, the last real one, the first
       whose id is `eos`, or a learned query over them.
     padding: "masked" hides id 0; with "read" every id is a token, and texts
@@ -64,9 +64,9 @@ def text_transformer(
       sigmoid ("quick_gelu", CLIP's).
     epsilon: added to the variance in every norm; positive.
     positions: position embeddings, learned or fixed sines and cosines.
-    dropout: share of each residual branch's entries to drop, in [0, 1).
-    stochastic_depth: share of rows that skip the last block's branches, in
-      [0, 1); earlier blocks are skipped less, the first never.
+    dropout: rate of dropout on the residual branches, in [0, 1).
+    stochastic_depth: drop rate of the last block (drop path), in [0, 1); it
+      grows linearly with depth from 0 at the first block.
     dtype: to compute in; parameters, norms and softmax are float32.
     remat: what a block keeps for its backward pass: all that it needs
       ("none"), its input ("full"), or the results of products ("products"),
@@ -79,7 +79,7 @@ def text_transformer(
   Raises:
     ValueError: if the heads do not divide the width, a rate is not in [0, 1),
       a causal text is pooled at its first token, which has seen nothing else,
-      or (on use) the ids are no [b t] integers or longer than `length`.
+      or (when applied) the ids are not integers [b t] or longer than `length`.
 
   References:
     Radford et al., Learning Transferable Visual Models From Natural Language
@@ -132,7 +132,7 @@ class TextTransformer(nn.Module):
       self, ids: Any, keys: types.RowKeys | None
   ) -> types.Features:
     self._check(ids)
-    # Where padding is read, every token is real.
+    # Without a padding mask, every token counts.
     mask = ids != 0 if self.padding == "masked" else jnp.ones_like(ids, bool)
     x = self._embed(ids).astype(self.dtype)
     x = _transformer.stack(x, self._visible(mask), keys, **self.blocks)

@@ -1,4 +1,4 @@
-"""Images to features by a vision transformer."""
+"""A vision transformer."""
 
 from typing import Any, Literal
 
@@ -58,14 +58,14 @@ def vit(
     remat: _linen.Remat = "none",
     keep_tokens: bool = False,
 ) -> types.Encoder:
-  """Reads an image as a set of patches: pre-norm transformer, then one vector.
+  """Encodes an image as a sequence of patches by a pre-norm transformer.
 
-  The grid comes from the images: any size whose sides the patch divides.
-  Positions learned at one size are resized, bilinearly, to another.
+  The grid follows the size of the images; position embeddings learned at one
+  size are resized, bilinearly, to another.
 
   Args:
-    variant: "B/16", "L/14", "Ti", ...: stands for width, depth, heads, mlp
-      and, after the slash, patch. What it stands for may not be given too.
+    variant: "B/16", "L/14", "Ti", ...: determines width, depth, heads, mlp and,
+      after the slash, patch, which may not be given too.
     width: of a token, and of the pooled vector. A multiple of `heads`; 768.
     depth: blocks, at least 1; 12.
     heads: of attention; 12.
@@ -74,18 +74,18 @@ def vit(
     stem: one convolution of the patch's size and stride, or one of size 3 and
       stride 2 for each halving, which learns far better from little data and
       needs a patch that is a power of two.
-    positions: one learned vector a place, or fixed sines and cosines.
+    positions: learned position embeddings, or fixed sines and cosines.
     pool: mean of the tokens, a class token, or a learned query over them.
     entry_norm: whether tokens are normalised before the first block too, as
       in CLIP.
     activation: of the MLPs: exact GELU, or approximated by a tanh or by a
       sigmoid ("quick_gelu", CLIP's).
     epsilon: added to the variance in the norms of the transformer; positive.
-    drop_patches: share of each row's patches to leave out, in [0, 1), under
-      noise only.
-    stochastic_depth: share of rows that skip the last block's branches, in
-      [0, 1); earlier blocks are skipped less, the first never.
-    dropout: share of each residual branch's entries to drop, in [0, 1).
+    drop_patches: share of the patches of each image to drop, in [0, 1); nothing
+      is dropped without a key.
+    stochastic_depth: drop rate of the last block (drop path), in [0, 1); it
+      grows linearly with depth from 0 at the first block.
+    dropout: rate of dropout on the residual branches, in [0, 1).
     dtype: to compute in; parameters, norms and softmax are float32.
     remat: what a block keeps for its backward pass: all that it needs
       ("none"), its input ("full"), or the results of products ("products"),
@@ -96,11 +96,11 @@ def vit(
     An encoder from `Float[b h w c]` in [-1, 1] to `Float32[b width]`.
 
   Raises:
-    ValueError: for an unknown variant, one given along with what it stands
-      for, a shape that cannot be, a rate not in [0, 1), and (on use) images
-      that are no floats [b h w c], are smaller than a patch, or, with the
-      convolutional stem, have sides that the patch does not divide. Without it
-      the pixels beyond the last whole patch are dropped.
+    ValueError: for an unknown variant, a variant together with a size that it
+      determines, impossible sizes, a rate not in [0, 1), and (when applied)
+      images that are not floating point [b h w c], are smaller than a patch,
+      or, with the convolutional stem, have sides that the patch does not
+      divide. Otherwise pixels beyond the last whole patch are dropped.
 
   References:
     Dosovitskiy et al., An Image is Worth 16x16 Words, 2020.
@@ -145,7 +145,7 @@ def vit(
 def _shape(
     variant: str | None, given: dict[str, int | None]
 ) -> dict[str, int]:
-  """The numbers that a variant stands for, that were given, or those of B/16."""
+  """The sizes of a variant, those that were given, and those of B/16."""
   chosen = {name: x for name, x in given.items() if x is not None}
   letters, slash, patch = (variant or "").partition("/")
   known: dict[str, int] = {}
@@ -172,7 +172,7 @@ def _shape(
 
 
 def _grid(images: Any, patch: int, stem: str) -> tuple[int, int]:
-  """How many whole patches there are each way."""
+  """Rows and columns of whole patches."""
   _linen.check_images(images)
   height, width = images.shape[1:3]
   if min(height, width) < patch:
@@ -180,7 +180,7 @@ def _grid(images: Any, patch: int, stem: str) -> tuple[int, int]:
         f"found images of {height}x{width} pixels, expected sides of at least "
         f"patch={patch}; resize them or choose another patch"
     )
-  # Halving by strides of 2 pads, and so counts other patches than whole ones.
+  # Strides of 2 pad odd sizes, so the grid would not be that of whole patches.
   if stem == "convolution" and (height % patch or width % patch):
     raise ValueError(
         f"found images of {height}x{width} pixels, expected sides that are "
@@ -228,7 +228,7 @@ class Vit(nn.Module):
       x = jnp.concatenate([token, x], axis=1)
     if self.entry_norm:
       x = _transformer.norm(x, "entry_norm", self.blocks["epsilon"])
-    # Another number than the patches': no two uses share a draw.
+    # A number of its own, so that no two uses share a draw.
     keys = None if keys is None else noise.fold(keys, 1)
     x = _transformer.stack(x, None, keys, **self.blocks)
     kept = x[:, 1:] if self.pool == "token" else x
@@ -265,7 +265,7 @@ class Vit(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-  """One vector a patch: a linear layer over its pixels."""
+  """Patch embedding: a linear layer over the pixels of a patch."""
 
   width: int
   patch: int

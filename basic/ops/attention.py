@@ -18,7 +18,7 @@ def attend(
     mask: Bool[Array, "#b #n m"] | None = None,
     bias: Float[Array, "#b k n m"] | None = None,
 ) -> Float[Array, "b n k d"]:
-  """Mixes values by how well their keys answer each query.
+  """Scaled dot-product attention.
 
       a_nm = softmax_m(<q_n, k_m> / sqrt(d) + bias_nm),    z_n = sum_m a_nm v_m
 
@@ -29,8 +29,8 @@ def attend(
     query: one vector a query, by head.
     key: one vector a key, by head.
     value: one vector a key, by head.
-    mask: True where a query may see a key. A query that sees none gets zeros,
-      so that what is all padding stays finite and does not depend on length.
+    mask: True where a query may attend to a key. A query without any key gets
+      zeros, so that texts of padding alone stay finite.
     bias: added to the logits before the softmax, as in relative attention.
 
   Returns:
@@ -59,6 +59,6 @@ def attend(
     weights = jax.nn.softmax(
         jnp.where(seen, logits, jnp.finfo(exact).min), axis=-1
     )
-    # A row without a single key is uniform up to here.
+    # The softmax of a row without any key is uniform.
     weights = jnp.where(seen, weights, 0)
   return jnp.einsum("bknm,bmkd->bnkd", weights.astype(value.dtype), value)

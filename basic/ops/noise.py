@@ -1,8 +1,8 @@
-"""Random perturbations that belong to rows: one key a row, and no other.
+"""Noise with one key for each row: dropout, stochastic depth, token dropping.
 
-A row draws the same noise wherever it stands in a batch and however the batch
-is cut into chunks. That holds for JAX's default generator, threefry; the "rbg"
-generators give up exactly this under `vmap`.
+The noise of a row does not depend on its position in the batch or on how the
+batch is split into chunks. This holds for JAX's default generator, threefry; the
+"rbg" generators do not guarantee it under `vmap`.
 """
 
 import jax
@@ -13,11 +13,11 @@ from jaxtyping import Array, Float, Int, Key
 def fold(
     keys: Key[Array, "b"], number: int | Int[Array, ""]
 ) -> Key[Array, "b"]:
-  """New keys, one a row, for the use that `number` stands for.
+  """Derives new keys, one for each row, by folding in a number.
 
   Args:
     keys: one key a row.
-    number: a layer, or a place within one. Not negative.
+    number: of the layer, or of the use within a layer. Not negative.
   """
   return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
@@ -25,12 +25,12 @@ def fold(
 def dropout(
     x: Float[Array, "b ..."], keys: Key[Array, "b"], rate: float
 ) -> Float[Array, "b ..."]:
-  """Zeroes entries at random and keeps the expectation.
+  """Dropout: zeroes entries at random and keeps the expectation.
 
   Args:
-    x: anything with a row a key.
+    x: [b ...], one row for each key.
     keys: one key a row.
-    rate: probability that an entry goes, in [0, 1); 0 draws nothing.
+    rate: probability that an entry is dropped, in [0, 1).
 
   Returns:
     x / (1 - rate) where kept, else 0.
@@ -81,10 +81,10 @@ def drop_tokens(
   Args:
     x: one vector a token, positions already added.
     keys: one key a row.
-    rate: share of tokens that go, in [0, 1).
+    rate: share of the tokens to drop, in [0, 1).
 
   Returns:
-    `Float[b m d]`, the tokens that stay.
+    `Float[b m d]`, the remaining tokens.
 
   References:
     Li et al., Scaling Language-Image Pre-training via Masking, 2022.

@@ -1,4 +1,4 @@
-"""Unit vectors, safe at zero and in float32 whatever comes in."""
+"""L2 normalisation that is finite at zero and computed in at least float32."""
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,9 @@ def unit(
 
       u = x / |x|,        du = (dx - u <u, dx>) / |x|
 
-  The largest entry is divided out first, so that no square overflows or
-  vanishes: 1e20 and 1e-20 in float32 are vectors like any other. A vector of
-  zeros has no direction: it gives zeros and passes no gradient back. What is
-  not finite gives NaN, which is louder than a wrong direction.
+  Vectors are first divided by their largest entry, so that no square overflows or
+  underflows at entries of 1e20 or 1e-20 in float32. A vector of zeros gives
+  zeros and has zero gradient. Entries that are not finite give NaN.
 
   Args:
     x: vectors along the last axis, at any length and float precision.

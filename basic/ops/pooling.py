@@ -1,4 +1,4 @@
-"""One vector out of many tokens, blind to padding."""
+"""Masked pooling of tokens."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -23,7 +23,7 @@ def mean(
   tokens = precision.at_least_float32(tokens)
   if mask is None:
     return tokens.mean(axis=1)
-  # `where`, not a product: a NaN behind the mask must not come through.
+  # `where`, not a product: a NaN in a masked token must not propagate.
   total = jnp.where(mask[..., None], tokens, 0).sum(axis=1)
   count = mask.sum(axis=1, keepdims=True).astype(total.dtype)
   return total / jnp.maximum(count, 1)

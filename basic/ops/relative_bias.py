@@ -1,7 +1,7 @@
 """Relative position biases: attention biases that depend on offsets alone.
 
 A table has one number for each offset on an h x w grid: row offsets -(h-1) to
-h-1, then column offsets -(w-1) to w-1. Letters here: k heads, n = h w places in
+h-1, then column offsets -(w-1) to w-1. Letters here: k heads, n = h w positions in
 row-major order, p = 2h-1 and q = 2w-1 offsets.
 """
 
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 def gather(
     table: Float[Array, "k p q"], height: int, width: int
 ) -> Float[Array, "k n n"]:
-  """Looks the bias of every pair of places up by its offset.
+  """Looks up the bias of every pair of positions by their offset.
 
       B[k, (i, j), (x, y)] = P[k, i - x + h - 1, j - y + w - 1]
 
@@ -23,10 +23,10 @@ def gather(
     width: w, columns of the grid.
 
   Returns:
-    B, query places first, in the dtype of the table.
+    B, query positions first, in the dtype of the table.
 
   Raises:
-    ValueError: if the table does not belong to the grid.
+    ValueError: if the table has another size than the grid needs.
 
   References:
     Dai et al., CoAtNet, 2021, eq. 3. https://arxiv.org/abs/2106.04803
@@ -47,14 +47,14 @@ def gather(
 def einsum(
     table: Float[Array, "k p q"], height: int, width: int
 ) -> Float[Array, "k n n"]:
-  """The numbers of `gather` by two products with one-hot matrices.
+  """The same as `gather`, by two products with one-hot matrices.
 
       B[k, (i, j), (x, y)] = sum_pq P[k, p, q] [p = i - x + h - 1]
                                                [q = j - y + w - 1]
 
   First along the height, then along the width. Accelerators multiply faster
   than they gather, and the backward pass is two products too, where that of a
-  gather adds into scattered places.
+  gather is a scatter-add.
 
   Args:
     table: P, one number a head and offset.
@@ -62,10 +62,10 @@ def einsum(
     width: w, columns of the grid.
 
   Returns:
-    B, query places first, in the dtype of the table.
+    B, query positions first, in the dtype of the table.
 
   Raises:
-    ValueError: if the table does not belong to the grid.
+    ValueError: if the table has another size than the grid needs.
 
   References:
     Dai et al., CoAtNet, 2021, appendix A.1. https://arxiv.org/abs/2106.04803
