@@ -155,7 +155,7 @@ def _stablehlo(stage, params, workdir, folder) -> None:
     about[field].update(preprocessing(stage))
   if field := _field(stage.config, "text"):
     about[field].update(_copy_vocabulary(workdir, folder))
-  about.update(_logits(program.objective, params["objective"]))
+  about.update(_logits(stage.program.objective, params["objective"]))
   files.replace(
       folder / "about.json", (json.dumps(about, indent=2) + "\n").encode()
   )

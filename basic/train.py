@@ -11,7 +11,7 @@ import contextlib
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -147,8 +147,10 @@ def _train(stages, config, folder):
           if int(state.step) < stage.end:
             state, position = _stage(run, stage, enter(stage, state), position)
       # A run that had ended is evaluated again, and not recorded again.
-      known = {k for row in recorder.read(folder) if row["step"] == end for k in row}
-      record.show(_evaluate(stages[-1].evals, end, state, record, known))
+      recorded = {
+          k for row in recorder.read(folder) if row["step"] == end for k in row
+      }
+      record.show(_evaluate(stages[-1].evals, end, state, record, recorded))
   return state
 
 
@@ -205,7 +207,9 @@ def _due(stage, n, end):
   return [e for e in stage.evals if e.every and n % e.every == 0 and n < end]
 
 
-def _evaluate(evaluations, n, state, record, known=frozenset()):
+def _evaluate(
+    evaluations, n, state, record, recorded: Collection[str] = ()
+):
   """Evaluates, records what is not recorded yet, and returns all metrics."""
   results = {}
   for evaluation in evaluations:
@@ -213,8 +217,8 @@ def _evaluate(evaluations, n, state, record, known=frozenset()):
         evaluation.prefix + name: value
         for name, value in evaluation.run(optim.evaluation_params(state)).items()
     }
-    if unknown := {k: x for k, x in metrics.items() if k not in known}:
-      record.write(n, unknown)
+    if new := {k: x for k, x in metrics.items() if k not in recorded}:
+      record.write(n, new)
     results |= metrics
   record.rate()  # The time this took is not training's.
   return results

@@ -8,7 +8,7 @@ import functools
 import itertools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -159,7 +159,7 @@ def check_stages(stages: list[Stage]) -> None:
       raise ValueError(f"stages[{n}]: {error}") from error
 
 
-def _span(configs: list[Settings], n: int) -> tuple[int, int]:
+def _span(configs: Sequence[Settings], n: int) -> tuple[int, int]:
   """First and last stage that share the optimizer of stage n."""
 
   def shared(a, b):

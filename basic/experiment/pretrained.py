@@ -250,6 +250,7 @@ def _fits(path: str, theirs: Any, ours: Any) -> bool:
 
 def _placed(path: str, theirs: np.ndarray, ours: jax.Array) -> jax.Array:
   """Their parameter with the shape, dtype and sharding of ours."""
+  values: Any = theirs
   if theirs.shape != ours.shape:
-    theirs = learned_positions.resize(path, jax.numpy.asarray(theirs), ours)
-  return jax.device_put(np.asarray(theirs, ours.dtype), ours.sharding)
+    values = learned_positions.resize(path, jax.numpy.asarray(theirs), ours)
+  return jax.device_put(np.asarray(values, ours.dtype), ours.sharding)

@@ -266,9 +266,13 @@ def changed(base: Settings, changes: Settings) -> dict[str, Any]:
   merged = dict(base)
   for key, value in changes.items():
     old = base.get(key)
-    nested = isinstance(value, Mapping) and isinstance(old, Mapping)
-    same = nested and value.get("name", old.get("name")) == old.get("name")
-    merged[key] = changed(old, value) if same else value
+    if (
+        isinstance(value, Mapping) and isinstance(old, Mapping)
+        and value.get("name", old.get("name")) == old.get("name")
+    ):
+      merged[key] = changed(old, value)
+    else:
+      merged[key] = value
   return merged
 
 

@@ -196,7 +196,7 @@ def _started(
 
 def _facts() -> dict[str, Any]:
   """What a run stands on: software, devices, and the commit of this code."""
-  versions = {"python": platform.python_version()}
+  versions: dict[str, str | None] = {"python": platform.python_version()}
   for library in LIBRARIES:
     try:
       versions[library] = importlib.metadata.version(library)

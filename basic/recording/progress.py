@@ -3,8 +3,12 @@
 import io
 import time
 from collections.abc import Callable
+from typing import TextIO, TypeAlias
 
 import tqdm
+
+# A text file: sys.stderr is typed as the one, io.StringIO is the other.
+Stream: TypeAlias = TextIO | io.TextIOBase
 
 
 class _Bar(tqdm.tqdm):
@@ -35,7 +39,7 @@ class Progress:
       batch_size: int,
       start: int = 0,
       every: float = 10.0,
-      stream: io.TextIOBase | None,
+      stream: Stream | None,
       clock: Callable[[], float] = time.monotonic,
   ):
     """Starts at step `start`.

@@ -14,6 +14,7 @@ of one that was not can be compared line by line.
 
 import collections
 import contextlib
+import importlib
 import io
 import os
 import pathlib
@@ -76,7 +77,7 @@ class Recorder:
       every: float = 10.0,
       tensorboard: bool = True,
       wandb: Mapping[str, Any] | None = None,
-      stream: io.TextIOBase | None = None,
+      stream: progress.Stream | None = None,
       clock: Callable[[], float] = time.monotonic,
   ):
     """Opens the record of a run that starts or resumes.
@@ -102,7 +103,8 @@ class Recorder:
         total=total, batch_size=batch_size, start=start, every=every,
         stream=(stream or sys.stderr) if writes else None, clock=clock,
     )
-    self._file = self._board = self._wandb = None
+    self._file: io.BufferedWriter | None = None
+    self._board = self._wandb = None
     if not writes:
       return
     folder = pathlib.Path(workdir)
@@ -142,7 +144,7 @@ class Recorder:
     found = jax.device_get(dict(metrics))
     values = {prefix + n: _scalar(prefix + n, x) for n, x in found.items()}
     row = {"step": int(step), "time": round(time.time(), 3)}
-    self._append(journal.line({**row, **values}))
+    _append(self._file, journal.line({**row, **values}))
     if "loss" in values:
       self._progress.note(f"loss {values['loss']:.4g}")
     if self._board is not None:
@@ -209,14 +211,15 @@ class Recorder:
     else:
       self.close()
 
-  def _append(self, line: bytes) -> None:
-    """Writes one line at once: a kill can tear only the last one."""
-    try:
-      self._file.write(line)
-      self._file.flush()
-    except OSError as error:
-      error.filename = error.filename or self._file.name
-      raise
+
+def _append(file: io.BufferedWriter, line: bytes) -> None:
+  """Writes a whole line at once, so that a kill can tear only the last one."""
+  try:
+    file.write(line)
+    file.flush()
+  except OSError as error:
+    error.filename = error.filename or file.name
+    raise
 
 
 def _scalar(name: str, found: Any) -> float | int:
@@ -240,7 +243,7 @@ def _weights_and_biases(
 ) -> Any:
   """Opens the Weights & Biases run of this folder, again after a resume."""
   try:
-    import wandb
+    wandb = importlib.import_module("wandb")
   except ImportError as error:
     raise ModuleNotFoundError(
         "Weights & Biases is asked for, but the package `wandb` is not "
