@@ -59,7 +59,7 @@ def test_a_vocabulary_file_can_be_given(tmp_path):
       tokenizer=dict(model=str(model)),
   )
   assert (tmp_path / "mine" / tokenizer.FILE).read_bytes() == model.read_bytes()
-  with pytest.raises(ValueError, match=r"has \d+ pieces and text.vocab is 8; "
+  with pytest.raises(ValueError, match=r"has \d+ tokens and text.vocab is 8; "
                                        r"set text.vocab to \d+ or more"):
     run(
         tmp_path / "few", text=dict(name="toy", vocab=8),
@@ -123,7 +123,7 @@ def test_stages_follow_each_other_and_share_a_schedule_where_they_can(
   assert spans(stages) == [
       (0, 3, 0), (3, 7, 0), (7, 9, 7), (9, 10, 7), (10, 15, 10)
   ]
-  assert [s.batch_size for s in stages] == [8, 16, 16, 16, 16]
+  assert [s.config["batch_size"] for s in stages] == [8, 16, 16, 16, 16]
   # One cosine over the first two stages: warm at 2, and near zero at 7.
   rate = [float(stages[0].program.rate(n)) for n in range(8)]
   assert rate == [float(stages[1].program.rate(n)) for n in range(8)]
