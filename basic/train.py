@@ -36,7 +36,7 @@ def train(config: Config, workdir: str | os.PathLike) -> pathlib.Path:
   Args:
     config: settings of `settings.experiment`, as a nested mapping or a
       ConfigDict.
-    workdir: folder of the run; a run that is there goes on.
+    workdir: folder of the run; an existing run is resumed.
 
   Returns:
     The path of the report.
@@ -68,7 +68,7 @@ def train(config: Config, workdir: str | os.PathLike) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _owned(folder: pathlib.Path) -> Iterator[None]:
-  """Owns the folder; the first process of a run does so for all of them."""
+  """Locks the folder; the first process does so for all processes of a run."""
   with contextlib.ExitStack() as stack:
     refusal = None
     if jax.process_index() == 0:
@@ -78,18 +78,18 @@ def _owned(folder: pathlib.Path) -> Iterator[None]:
         refusal = error
     if checksums.total([int(refusal is not None)])[0]:
       raise refusal or lock.InUseError(
-          f"{folder}: the first process of this run could not have it; it says "
-          "why."
+          f"{folder}: the first process of this run could not lock the folder; "
+          "see its error message."
       )
     yield
 
 
 def rehearse(stage: build.Stage) -> None:
-  """Tries a step and the evaluations, so that what does not fit is said first.
+  """Traces a step and rehearses the evaluations, so that errors come early.
 
-  The step is traced and not computed, and the evaluations do on a few examples
-  all but the encoding. Nothing is traced twice: the first step and the first
-  evaluation find these traces.
+  The step is only traced, and the evaluations run on a few examples with zeros
+  for embeddings. Nothing is traced twice: the first step and the first
+  evaluation reuse these traces.
 
   Args:
     stage: of the run.
@@ -220,7 +220,7 @@ def _evaluate(
     if new := {k: x for k, x in metrics.items() if k not in recorded}:
       record.write(n, new)
     results |= metrics
-  record.rate()  # The time this took is not training's.
+  record.rate()  # Excludes the evaluation from the throughput.
   return results
 
 

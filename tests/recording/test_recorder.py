@@ -144,7 +144,7 @@ def test_lines_taken_out_are_reported(tmp_path):
       writer.write(step, {})
   said = io.StringIO()
   record(tmp_path, start=1, stream=said).close()
-  assert "took out 2 lines, torn or after step 1" in said.getvalue()
+  assert "removed 2 lines, incomplete or after step 1" in said.getvalue()
 
 
 def test_a_curve_holds_the_steps_that_have_the_metric():
