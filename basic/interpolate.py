@@ -25,7 +25,7 @@ def interpolate(
     mixes: Sequence[float],
     step: int | None = None,
 ) -> tuple[int, dict[float, dict[str, float]]]:
-  """Evaluates interpolations of two checkpoints with the evaluations of the later stage.
+  """Evaluates interpolations of two checkpoints, as the later stage is evaluated.
 
   Args:
     workdir: folder of the run.
