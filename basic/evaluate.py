@@ -17,7 +17,7 @@ from basic.recording import recorder
 def evaluate(
     workdir: str | os.PathLike, step: int | None = None
 ) -> tuple[int, dict[str, float]]:
-  """Judges a checkpoint by the evaluations of its configuration.
+  """Evaluates a checkpoint with the evaluations of its configuration.
 
   Args:
     workdir: folder of the run.
@@ -30,23 +30,23 @@ def evaluate(
     FileNotFoundError: if there is no run, or no checkpoint.
   """
   stage, state = restore.load(workdir, step)
-  found = {}
+  metrics = {}
   with stage.program.layout.context():
     for evaluation in stage.evals:
       for name, value in evaluation.run(optim.evaluation_params(state)).items():
-        found[evaluation.prefix + name] = value
-  return int(state.step), found
+        metrics[evaluation.prefix + name] = value
+  return int(state.step), metrics
 
 
 def main(arguments: list[str]) -> None:
   """Evaluates, and prints a table, or one JSON object."""
   del arguments
   with cli.sentences():
-    step, found = evaluate(flags.FLAGS.workdir, flags.FLAGS.step)
+    step, metrics = evaluate(flags.FLAGS.workdir, flags.FLAGS.step)
   if flags.FLAGS.json:
-    print(json.dumps({"step": step, **found}))
+    print(json.dumps({"step": step, **metrics}))
   else:
-    print(f"step {step}\n{recorder.table(found)}")
+    print(f"step {step}\n{recorder.table(metrics)}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """python -m basic.interpolate --workdir runs/finetune_toy --start 800
 
-Judges the weights on the line between two checkpoints of a run: often a point
-within beats both ends, because it keeps what the first knew of other data and
-has what the second learned.
+Evaluates linear interpolations of the weights of two checkpoints of a run. A
+point between often beats both ends: fine-tuned accuracy, with the robustness of
+the pretrained weights.
 """
 
 import json
@@ -25,7 +25,7 @@ def interpolate(
     mixes: Sequence[float],
     step: int | None = None,
 ) -> tuple[int, dict[float, dict[str, float]]]:
-  """Judges mixtures of two checkpoints by the evaluations of the later stage.
+  """Evaluates interpolations of two checkpoints, as the later stage is evaluated.
 
   Args:
     workdir: folder of the run.
@@ -63,7 +63,7 @@ def _table(found: dict[float, dict[str, float]]) -> str:
 
 
 def main(arguments: list[str]) -> None:
-  """Judges the mixes, and prints a table of each, or one JSON object."""
+  """Evaluates the mixtures, and prints a table of each, or one JSON object."""
   del arguments
   given = flags.FLAGS
   with cli.sentences():

@@ -67,14 +67,14 @@ def plan(
     ValueError: as `draft`; or, in a sentence, if a compiler that knows its
       device finds that the step does not fit it.
   """
-  config = sanity.plain(config)
-  made = draft.draft(config, image=image, stage=stage, on=on)
+  plain = sanity.plain(config)
+  made = draft.draft(plain, image=image, stage=stage, on=on)
   try:
     compiled = memory.step(made.program, made.state, made.batch)
   except memory.TooLarge as error:
     raise ValueError(_fit(made, error.needs, error.has)["sentence"]) from error
   mesh, size = made.program.layout.mesh, made.config["batch_size"]
-  traffic = collectives.read(compiled.as_text(), mesh.size)
+  traffic = collectives.read(_text(compiled), mesh.size)
   room = chip.memory if room is None and chip is not None else room
   # A mesh of devices that are not here runs nothing, so that programs are
   # built outside its context and only traced and compiled within.
@@ -112,8 +112,19 @@ def plan(
               made.program, made.state, placed, made.config["frozen"]
           ),
       ),
-      "notes": _notes(made, work, traffic) + _which(config, stage),
+      "notes": _notes(made, work, traffic) + _which(plain, stage),
   }
+
+
+def _text(compiled: Any) -> str:
+  """The optimised HLO of a compiled program."""
+  text = compiled.as_text()
+  if text is None:
+    raise RuntimeError(
+        "the compiler returns no text of the compiled program, so its "
+        "collectives cannot be counted; plan for another device type."
+    )
+  return text
 
 
 def _forward(made):

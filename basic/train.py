@@ -11,7 +11,7 @@ import contextlib
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -36,7 +36,7 @@ def train(config: Config, workdir: str | os.PathLike) -> pathlib.Path:
   Args:
     config: settings of `settings.experiment`, as a nested mapping or a
       ConfigDict.
-    workdir: folder of the run; a run that is there goes on.
+    workdir: folder of the run; an existing run is resumed.
 
   Returns:
     The path of the report.
@@ -68,7 +68,7 @@ def train(config: Config, workdir: str | os.PathLike) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _owned(folder: pathlib.Path) -> Iterator[None]:
-  """Owns the folder; the first process of a run does so for all of them."""
+  """Locks the folder; the first process does so for all processes of a run."""
   with contextlib.ExitStack() as stack:
     refusal = None
     if jax.process_index() == 0:
@@ -78,18 +78,18 @@ def _owned(folder: pathlib.Path) -> Iterator[None]:
         refusal = error
     if checksums.total([int(refusal is not None)])[0]:
       raise refusal or lock.InUseError(
-          f"{folder}: the first process of this run could not have it; it says "
-          "why."
+          f"{folder}: the first process of this run could not lock the folder; "
+          "see its error message."
       )
     yield
 
 
 def rehearse(stage: build.Stage) -> None:
-  """Tries a step and the evaluations, so that what does not fit is said first.
+  """Traces a step and rehearses the evaluations, so that errors come early.
 
-  The step is traced and not computed, and the evaluations do on a few examples
-  all but the encoding. Nothing is traced twice: the first step and the first
-  evaluation find these traces.
+  The step is only traced, and the evaluations run on a few examples with zeros
+  for embeddings. Nothing is traced twice: the first step and the first
+  evaluation reuse these traces.
 
   Args:
     stage: of the run.
@@ -147,8 +147,10 @@ def _train(stages, config, folder):
           if int(state.step) < stage.end:
             state, position = _stage(run, stage, enter(stage, state), position)
       # A run that had ended is evaluated again, and not recorded again.
-      known = {k for row in recorder.read(folder) if row["step"] == end for k in row}
-      record.show(_evaluate(stages[-1].evals, end, state, record, known))
+      recorded = {
+          k for row in recorder.read(folder) if row["step"] == end for k in row
+      }
+      record.show(_evaluate(stages[-1].evals, end, state, record, recorded))
   return state
 
 
@@ -205,7 +207,9 @@ def _due(stage, n, end):
   return [e for e in stage.evals if e.every and n % e.every == 0 and n < end]
 
 
-def _evaluate(evaluations, n, state, record, known=frozenset()):
+def _evaluate(
+    evaluations, n, state, record, recorded: Collection[str] = ()
+):
   """Evaluates, records what is not recorded yet, and returns all metrics."""
   results = {}
   for evaluation in evaluations:
@@ -213,10 +217,10 @@ def _evaluate(evaluations, n, state, record, known=frozenset()):
         evaluation.prefix + name: value
         for name, value in evaluation.run(optim.evaluation_params(state)).items()
     }
-    if unknown := {k: x for k, x in metrics.items() if k not in known}:
-      record.write(n, unknown)
+    if new := {k: x for k, x in metrics.items() if k not in recorded}:
+      record.write(n, new)
     results |= metrics
-  record.rate()  # The time this took is not training's.
+  record.rate()  # Excludes the evaluation from the throughput.
   return results
 
 

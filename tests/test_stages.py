@@ -157,7 +157,7 @@ def test_what_a_stage_says_may_start_anew(tmp_path):
 
 
 def test_the_first_stage_has_nothing_to_start_anew():
-  with pytest.raises(ValueError, match="the first stage has fresh"):
+  with pytest.raises(ValueError, match="the first stage sets `fresh`"):
     resized(dict(steps=1, fresh=("image/.*",)), dict(steps=1))
 
 

@@ -112,7 +112,7 @@ def test_a_run_whose_vocabulary_is_gone_is_not_given_another(tmp_path):
   folder = tmp_path / "run"
   begun(tiny.config(evals={}), folder)
   (folder / "tokenizer.model").unlink()
-  assert "put back the file" in refusal(tiny.config(evals={}), folder)
+  assert "restore the file" in refusal(tiny.config(evals={}), folder)
   assert not (folder / "tokenizer.model").exists()
 
 
@@ -248,7 +248,7 @@ def test_a_setting_that_does_nothing_is_warned_of(tmp_path, caplog, name):
 
 def test_a_run_in_which_every_setting_counts_is_not_warned_of(tmp_path, caplog):
   begun(staged(), tmp_path / "run")
-  assert "does nothing" not in caplog.text and "the run has" not in caplog.text
+  assert "has no effect" not in caplog.text and "the run has" not in caplog.text
 
 
 @pytest.mark.parametrize("override", [
@@ -261,7 +261,7 @@ def test_the_command_line_may_not_set_what_every_stage_sets(tmp_path, override):
   done = tiny.program(
       "basic.train", "--config", config, "--workdir", tmp_path / "run", override)
   assert done.returncode == 1
-  assert "does nothing: every stage sets" in done.stderr
+  assert "has no effect: every stage sets" in done.stderr
   assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
 
 

@@ -194,7 +194,7 @@ def _cut(block, at, span):
 
 
 def _crc(block):
-  return zlib.crc32(np.asarray(block).ravel().view(np.uint8))
+  return zlib.crc32(np.asarray(block).ravel().view(np.uint8).data)
 
 
 __all__ = ["compare", "difference", "digest", "seal", "total", "unseal"]

@@ -1,1 +1,1 @@
-"""From a configuration to objects, and from a folder of a run to its state."""
+"""Configurations: checking them, building runs from them, and restoring runs."""

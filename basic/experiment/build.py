@@ -1,14 +1,15 @@
-"""Configurations to objects: names and numbers in, functions out.
+"""Builds the stages of an experiment from its configuration.
 
-Past this file nobody sees a setting. `run` makes every stage of an experiment;
-nothing is on a device until `Stage.fresh` is called.
+The code called from here takes plain arguments and never reads a configuration.
+`run` builds every stage; nothing is placed on a device until `Program.fresh` is
+called.
 """
 
 import functools
 import itertools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +28,7 @@ from basic.sharding import layout
 
 Settings = settings.Settings
 
-# Rows that are encoded at a time where nothing is kept of them.
+# Rows per batch when embeddings are computed for storage, without gradients.
 _STORE_ROWS = 256
 _log = logging.getLogger(__name__)
 
@@ -36,14 +37,14 @@ class Program(NamedTuple):
   """What a stage computes, apart from its data.
 
   Attributes:
-    layout: placement of its parameters.
+    layout: mesh and shardings of its parameters and batches.
     model: its towers.
     objective: its loss.
     rate: step of the schedule -> learning rate.
-    fresh: () -> TrainState, placed; pure, so that `eval_shape` serves.
-    update: (state, batch) -> (state, metrics), compiled, state donated.
-    batch: ShapeDtypeStructs of what `update` takes: embeddings where they are
-      stored.
+    fresh: () -> initial TrainState, sharded; pure, so `eval_shape` can trace it.
+    update: (state, batch) -> (state, metrics), compiled; the state is donated.
+    batch: ShapeDtypeStructs of the batch that `update` takes, with embeddings
+      in place of the inputs of stored views.
   """
 
   layout: layout.Layout
@@ -55,7 +56,7 @@ class Program(NamedTuple):
   batch: types.Batch
 
   def state(self) -> types.TrainState:
-    """Shapes and shardings of the state, nothing allocated."""
+    """Shapes and shardings of the state; nothing is allocated."""
     shapes = jax.eval_shape(self.fresh)
     return jax.tree.map(
         lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
@@ -64,23 +65,23 @@ class Program(NamedTuple):
 
 
 class Stage(NamedTuple):
-  """One stretch of steps under the same settings.
+  """A number of consecutive steps with the same settings.
 
   Attributes:
-    start: the step it begins at.
-    end: the step it ends at.
-    rate_start: the step at which its optimizer's schedule begins.
+    start: steps already taken when it begins.
+    end: steps taken when it ends.
+    rate_start: the step at which its learning rate schedule begins.
     config: its complete configuration.
-    shapes: ShapeDtypeStructs of the global batch, as it is before any of it is
-      stored.
+    shapes: ShapeDtypeStructs of the global batch as read from the source,
+      before fields of stored views are replaced by embeddings.
     program: what it computes.
-    store: parameters -> None; writes the embeddings that the stream reads,
-      where there are such and they are not there.
-    stream: position -> Stream of batches on the host.
-    source: where they come from.
+    store: parameters -> None; computes and writes the stored embeddings that
+      `stream` reads, unless they exist already.
+    stream: position -> Stream of batches in host memory.
+    source: the dataset that the batches are read from.
     evals: its evaluations.
-    starts_anew: patterns of the parameters that do not continue from the stage
-      before.
+    starts_anew: patterns of parameter paths that are initialised again instead
+      of continuing from the stage before.
   """
 
   start: int
@@ -101,14 +102,15 @@ def run(config: Settings, workdir: str | os.PathLike) -> list[Stage]:
 
   Args:
     config: from `settings.complete`.
-    workdir: folder of the run; its vocabulary is stored there, and used again.
+    workdir: folder of the run; its vocabulary is stored there and reused.
 
   Returns:
-    The stages, in order; most runs have one.
+    The stages, in order; most runs have only one.
 
   Raises:
-    ValueError: if settings do not fit each other: a batch that devices or
-      chunks do not divide, a source without examples, views without a tower.
+    ValueError: if settings contradict each other: a batch size that is not
+      divisible by the devices or chunks, a source without examples, views
+      without a tower.
   """
   mesh = layout.mesh(**config["mesh"])
   configs = stage_configs(config)
@@ -122,8 +124,8 @@ def run(config: Settings, workdir: str | os.PathLike) -> list[Stage]:
         rate_start=starts[first], rate_steps=starts[last + 1] - starts[first],
     ))
     if config["stages"]:
-      own, _ = settings.split_stage(config["stages"][n])
-      stages[n] = stages[n]._replace(starts_anew=own["fresh"])
+      stage_only, _ = settings.split_stage(config["stages"][n])
+      stages[n] = stages[n]._replace(starts_anew=stage_only["fresh"])
   return stages
 
 
@@ -140,10 +142,10 @@ def stage_configs(config: Settings) -> list[dict[str, Any]]:
 
 
 def check_stages(stages: list[Stage]) -> None:
-  """Refuses stages that would lose what the stage before them learned.
+  """Rejects stages that would silently discard what the previous stage learned.
 
   Args:
-    stages: of a run, in order.
+    stages: all stages of a run, in order.
 
   Raises:
     ValueError: as `engine.step.check_carry`, with the number of the stage.
@@ -159,8 +161,8 @@ def check_stages(stages: list[Stage]) -> None:
       raise ValueError(f"stages[{n}]: {error}") from error
 
 
-def _span(configs: list[Settings], n: int) -> tuple[int, int]:
-  """First and last stage that share the optimizer of stage n."""
+def _span(configs: Sequence[Settings], n: int) -> tuple[int, int]:
+  """First and last of the consecutive stages that share stage n's optimizer."""
 
   def shared(a, b):
     return all(configs[a][k] == configs[b][k] for k in ("optimizer", "frozen"))
@@ -179,58 +181,60 @@ def program(
   """Builds what a stage computes for batches of these shapes.
 
   Args:
-    config: complete, of one stage.
+    config: complete configuration of one stage.
     mesh: from `layout.mesh`.
     shapes: ShapeDtypeStructs of a global batch.
-    steps: length of its optimizer's schedule.
+    steps: length of the learning rate schedule.
 
   Returns:
-    A program; nothing is on a device.
+    A program; nothing is placed on a device yet.
 
   Raises:
-    ValueError: if settings do not fit each other.
+    ValueError: if settings contradict each other.
   """
   towers = {
       name: schema.make("encoders", config[name])
       for name in ("image", "text") if config[name] is not None
   }
-  both = model.model(towers, views=config["views"], **config["projection"])
+  network = model.model(towers, views=config["views"], **config["projection"])
   objective = schema.make("objectives", config["objective"])
   placement = layout.Layout(
-      mesh, model.axes(both, objective), _waiting(config, both.encode)
+      mesh, model.axes(network, objective), _waiting(config, network.encode)
   )
   placement.check_batch(config["batch_size"])
   placement.check_waiting(config["batch_size"])
-  optimizer = _called(optim, config["optimizer"], steps=steps)
+  optimizer = _call(optim, config["optimizer"], steps=steps)
   frozen = config["frozen"]
   stored = config["stored"]
-  gradients = _called(
+  gradients = _call(
       gradient, config["gradient"],
-      stored_embeddings.encode(both.encode, stored), objective, frozen=frozen,
+      stored_embeddings.encode(network.encode, stored), objective, frozen=frozen,
   )
   init = functools.partial(
-      step.fresh(both, objective, optimizer.tx, frozen=frozen),
+      step.fresh(network, objective, optimizer.tx, frozen=frozen),
       jax.random.key(config["seed"]), shapes,
   )
   state = jax.eval_shape(init)
-  placed = placement.place(state)
+  shardings = placement.place(state)
   _check_trainable(state.params, frozen)
   stored_embeddings.check(
-      stored, both.encode, state.params, frozen, config["augment"], shapes
+      stored, network.encode, state.params, frozen, config["augment"], shapes
   )
   return Program(
-      placement, both, objective, optimizer.rate,
-      fresh=jax.jit(init, out_shardings=placed),
+      placement, network, objective, optimizer.rate,
+      fresh=jax.jit(init, out_shardings=shardings),
       update=jax.jit(
           step.update(gradients, optimizer.tx, frozen=frozen),
-          donate_argnums=0, out_shardings=(placed, None),
+          donate_argnums=0, out_shardings=(shardings, None),
       ),
-      batch=stored_embeddings.shapes(stored, both.encode, state.params, shapes),
+      batch=stored_embeddings.shapes(
+          stored, network.encode, state.params, shapes
+      ),
   )
 
 
 def _check_trainable(params, frozen):
-  """Refuses a stage that cannot learn, and warns of one that learns no tower."""
+  """Rejects a stage that trains nothing; warns if it trains no tower."""
   trainable, _ = paths.split(params, frozen)
   if not trainable:
     raise ValueError(
@@ -245,49 +249,54 @@ def _check_trainable(params, frozen):
 
 
 def _waiting(config, encode):
-  """Leaf of the batch that waits on the host -> its chunks."""
-  chosen = config["gradient"]
-  if chosen.get("inputs", "device") == "device":  # Not every one has this setting.
+  """Field of the batch kept in host memory -> its number of chunks."""
+  method = config["gradient"]
+  # Only methods that work in chunks have the setting `inputs`.
+  if method.get("inputs", "device") == "device":
     return {}
-  return gradient.waiting(chosen["chunks"], encode.views)
+  return gradient.waiting(method["chunks"], encode.views)
 
 
 def _stage(
     config, mesh, tokenizer, workdir, *, start, end, rate_start, rate_steps
 ):
+  """Builds one stage of a run: its program, its data and its evaluations."""
   source = schema.make("sources", config["source"])
   to_arrays = input_pipeline.to_arrays(
       source, tokenizer, config, config["captions"]
   )
   shapes = input_pipeline.shapes(source, to_arrays, config["batch_size"])
-  made = program(config, mesh, shapes, steps=rate_steps)
+  stage_program = program(config, mesh, shapes, steps=rate_steps)
   files = stored_embeddings.files(config["stored"], workdir, start)
-  read = stored_embeddings.Stored(source, files) if files else source
-  of_read = input_pipeline.to_arrays(
+  train_source = (
+      stored_embeddings.Stored(source, files) if files else source
+  )
+  train_arrays = input_pipeline.to_arrays(
       source, tokenizer, config, config["captions"], embedded=files
   )
   towers = evaluation.encoder(
-      made.model, made.layout,
-      {view.field for view in made.model.encode.views.values()},
+      stage_program.model, stage_program.layout,
+      {view.field for view in stage_program.model.encode.views.values()},
   )
   return Stage(
       start=start, end=end, rate_start=rate_start, config=config,
-      shapes=shapes, program=made, source=source,
-      store=functools.partial(_store, files, source, to_arrays, made),
+      shapes=shapes, program=stage_program, source=source,
+      store=functools.partial(_store, files, source, to_arrays, stage_program),
       stream=functools.partial(
-          input_pipeline.stream, read, of_read, config["batch_size"], config["seed"]
+          input_pipeline.stream, train_source, train_arrays,
+          config["batch_size"], config["seed"],
       ),
       evals=tuple(
           evaluation.evaluation(
-              label, own, towers, made.layout, tokenizer, config
+              label, eval_config, towers, stage_program.layout, tokenizer, config
           )
-          for label, own in config["evals"].items()
+          for label, eval_config in config["evals"].items()
       ),
   )
 
 
 def _store(files, source, to_arrays, program, params):
-  """Writes what locked towers make of the source, unless it is there already."""
+  """Stores the embeddings of the source by locked towers, unless they exist."""
   devices = program.layout.mesh.size
   rows = -(-_STORE_ROWS // devices) * devices
   for field, path in files.items():
@@ -296,10 +305,11 @@ def _store(files, source, to_arrays, program, params):
     def embed(batch, field=field, tower=tower):
       return tower.encode(params, batch).views[field].pooled
 
-    with pipeline.once(source, prepare=to_arrays, batch_size=rows) as passed:
-      stored_embeddings.write(path, len(source), passed, embed)
+    with pipeline.once(source, prepare=to_arrays, batch_size=rows) as batches:
+      stored_embeddings.write(path, len(source), batches, embed)
 
 
-def _called(module: Any, config: Settings, *args: Any, **given: Any) -> Any:
-  own = {k: v for k, v in config.items() if k != "name"}
-  return getattr(module, config["name"])(*args, **{**given, **own})
+def _call(module: Any, config: Settings, *args: Any, **defaults: Any) -> Any:
+  """Calls the function `name` of a module with the group's other settings."""
+  arguments = {k: v for k, v in config.items() if k != "name"}
+  return getattr(module, config["name"])(*args, **{**defaults, **arguments})

@@ -1,4 +1,4 @@
-"""What a stage is evaluated by: an evaluator, its data, and samples to look at."""
+"""Evaluations of a stage: an evaluator, its dataset, and samples for the report."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
@@ -13,19 +13,19 @@ from basic.sharding import layout
 
 Settings = settings.Settings
 
-# Examples that a rehearsal reads: enough to meet a readable one.
+# Examples that a rehearsal reads: more than one, as some may be unreadable.
 _REHEARSED = 32
-# A batch may have so many rows though the data has fewer, for prompts are
-# encoded in batches of the same size.
+# Batches of small datasets may still have this many rows, since class prompts
+# are encoded in batches of the same size.
 _ROWS = 1024
 
 
 class Shown(NamedTuple):
-  """Examples with their embeddings, on the host.
+  """Examples with their embeddings, in host memory.
 
   Attributes:
-    images: uint8 [n h w c]; None where the data has none.
-    captions: n strings, the first of each example; empty where there are none.
+    images: uint8 [n h w c]; None if the data has no images.
+    captions: the first caption of each example; empty if there are none.
     views: pooled embeddings [n d] by view, not normalised.
   """
 
@@ -35,13 +35,13 @@ class Shown(NamedTuple):
 
 
 class Encoder(NamedTuple):
-  """Encodes batches that every process holds in full, without noise.
+  """Encodes batches that every process holds in full, without dropout.
 
   Attributes:
-    encode: (parameters, batch on the host) -> embeddings, of which every
-      process can read all.
+    encode: (parameters, batch in host memory) -> embeddings, replicated, so
+      that every process can read all of them.
     shapes: (shapes of the parameters, shapes of a batch) -> shapes of the
-      embeddings; traced and not computed, and `encode` finds the trace again.
+      embeddings; only traced, and `encode` reuses the cached trace.
   """
 
   encode: Callable[[types.Params, Mapping[str, Any]], types.Embedded]
@@ -49,15 +49,16 @@ class Encoder(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-  """An evaluator with its data: `run(params)` gives metrics.
+  """An evaluator with its dataset: `run(params)` returns metrics.
 
   Attributes:
-    prefix: of its metrics: "zeroshot/pairs".
-    every: steps between two; None: at the end only.
+    prefix: of its metrics' names: "zeroshot/pairs".
+    every: steps between two evaluations; None: at the end only.
     run: parameters -> metrics, floats.
-    rehearse: shapes of the parameters -> None; does on a few examples all that
-      `run` does, but for the encoding, and raises what `run` would raise.
-    samples: (parameters, count) -> the first examples, to look at.
+    rehearse: shapes of the parameters -> None; runs the evaluation on a few
+      examples with zeros for embeddings, to raise before training what `run`
+      would raise after it.
+    samples: (parameters, count) -> the first examples, for the report.
   """
 
   prefix: str
@@ -72,13 +73,13 @@ def encoder(
 ) -> Encoder:
   """Compiles the towers for batches that every process holds in full.
 
-  One is enough for all evaluations of a stage: those with batches of the same
+  All evaluations of a stage share one encoder: those with batches of the same
   shape share the compiled program.
 
   Args:
     model: the towers.
-    placement: of their parameters.
-    fields: of a batch that are encoded, if it has them; others stay behind.
+    placement: mesh and shardings of their parameters.
+    fields: fields of a batch that are encoded; others are not transferred.
 
   Returns:
     An encoder.
@@ -109,21 +110,21 @@ def evaluation(
     tokenizer: input_pipeline.Tokenizer | None,
     stage: Settings,
 ) -> Evaluation:
-  """Joins an evaluator of the configuration with its data and the towers.
+  """Builds an evaluation from its settings and the towers of a stage.
 
   Args:
     label: its name in the configuration.
-    config: its settings, complete.
-    towers: of the stage.
-    placement: of their parameters.
+    config: its complete settings.
+    towers: encoder of the stage.
+    placement: mesh and shardings of the parameters.
     tokenizer: of the run; None without text.
     stage: the complete configuration of the stage.
 
   Returns:
-    An evaluation; its source is open, and nothing has run.
+    An evaluation; its source is open, and nothing has been computed.
 
   Raises:
-    ValueError: if settings do not fit each other.
+    ValueError: if settings contradict each other.
   """
   source = schema.make("sources", config["source"])
   placement.check_batch(config["batch_size"], f"evals.{label}.batch_size")
@@ -138,33 +139,33 @@ def evaluation(
   )
 
   def batches(limit):
-    # Every process evaluates all of it: results need no collective.
+    # Every process reads the whole dataset, so results need no collective.
     return pipeline.once(
         source, prepare=to_arrays, batch_size=size, limit=limit
     )
 
   def run(params):
-    with batches(config["limit"]) as passed:
-      metrics = evaluate(lambda batch: towers.encode(params, batch), passed)
-    unreadable = {f"/unreadable/{k}": n for k, n in passed.unreadable.items()}
+    with batches(config["limit"]) as dataset:
+      metrics = evaluate(lambda batch: towers.encode(params, batch), dataset)
+    unreadable = {f"/unreadable/{k}": n for k, n in dataset.unreadable.items()}
     return {name: float(x) for name, x in {**metrics, **unreadable}.items()}
 
   def rehearse(params):
-    few = min(config["limit"] or _REHEARSED, _REHEARSED)
+    count = min(config["limit"] or _REHEARSED, _REHEARSED)
     try:
-      with batches(few) as passed:
-        evaluate(_pretended(towers, params, size), passed)
+      with batches(count) as dataset:
+        evaluate(_zeros(towers, params, size), dataset)
     except Exception as error:
       error.add_note(
-          f"evals.{label} was tried on its first {few} examples before the "
+          f"evals.{label} was tried on its first {count} examples before the "
           "first step, so nothing has been trained."
       )
       raise
 
   def samples(params, count):
-    with batches(min(count, len(source))) as passed:
+    with batches(min(count, len(source))) as dataset:
       return _samples(
-          source, passed, lambda batch: towers.encode(params, batch),
+          source, dataset, lambda batch: towers.encode(params, batch),
           input_pipeline.caption(source, config["label_captions"]), size,
       )
 
@@ -174,30 +175,30 @@ def evaluation(
 
 
 def _rows(config, examples, devices):
-  """Rows of a batch: no more than the data, or many prompts, can fill."""
+  """Rows of a batch: at most what the dataset, or class prompts, can fill."""
   count = max(min(config["limit"] or examples, examples), _ROWS)
   return min(config["batch_size"], -(-count // devices) * devices)
 
 
-def _pretended(towers, params, size):
-  """Encodes batches as zeros of the shape that the towers would return."""
+def _zeros(towers, params, size):
+  """An encoder that returns zeros of the shapes of the towers' embeddings."""
 
   def encode(batch):
-    # Rows as in `run`, so that it finds the trace.
-    found = towers.shapes(params, {
+    # The same number of rows as in `run`, so that `run` reuses this trace.
+    shapes = towers.shapes(params, {
         name: jax.ShapeDtypeStruct((size, *np.shape(x)[1:]), np.asarray(x).dtype)
         for name, x in batch.items()
     })
     rows = len(next(iter(batch.values())))
-    return jax.tree.map(lambda z: np.zeros((rows, *z.shape[1:]), z.dtype), found)
+    return jax.tree.map(lambda z: np.zeros((rows, *z.shape[1:]), z.dtype), shapes)
 
   return encode
 
 
-def _samples(source, passed, encode, caption, size):
-  """Images, captions and embeddings of all readable examples of a pass."""
+def _samples(source, dataset, encode, caption, size):
+  """Images, captions and embeddings of all readable examples of a dataset."""
   images, texts, views = [], [], []
-  for n, (batch, mask) in enumerate(passed):
+  for n, (batch, mask) in enumerate(dataset):
     z = encode(batch)
     views.append({k: f.pooled[mask] for k, f in z.views.items()})
     if "image" in batch:
@@ -209,6 +210,6 @@ def _samples(source, passed, encode, caption, size):
 
 
 def _first(example, caption):
-  """The first of the captions of an example."""
+  """The first caption of an example."""
   text = example["text"] if caption is None else caption(example, None)
   return text if isinstance(text, str) else text[0]

@@ -1,4 +1,4 @@
-"""From settings to data: sources, captions, the tokenizer, and arrays."""
+"""Builds the input pipeline from settings: source, captions, tokenizer, batches."""
 
 import os
 import pathlib
@@ -26,55 +26,60 @@ Tokenizer: TypeAlias = tokenizer.Tokenizer | vocabulary.Vocabulary
 def run_tokenizer(
     configs: Sequence[Settings], workdir: str | os.PathLike
 ) -> Tokenizer | None:
-  """The run's tokenizer: stored, given, its weights', or of its captions.
+  """The run's tokenizer.
+
+  That of the run's folder if it has begun; else that of `tokenizer.model`; else
+  that of the pretrained weights; else one trained on the source's captions.
 
   Args:
-    configs: complete, of every stage.
+    configs: complete configurations of all stages.
     workdir: folder of the run, where a new vocabulary is stored.
 
   Returns:
-    What makes token ids of captions; None without a text tower.
+    A tokenizer; None without a text tower.
 
   Raises:
-    FileNotFoundError: if a run began in the folder, and its vocabulary is gone.
-    ValueError: if it has more pieces than the text tower knows, or ends or
-      pads texts in other ids than the tower looks for, or the tower is taken
-      from weights that hold no vocabulary, and none is given.
+    FileNotFoundError: if the run has begun and its vocabulary is missing.
+    ValueError: if the vocabulary has more tokens than the text tower's
+      embedding table, or another end or padding token than the tower expects;
+      or if the text tower is pretrained, its weights come without a vocabulary,
+      and `tokenizer.model` is not set.
   """
-  texts = [c for c in configs if c["text"] is not None]
-  if not texts:
+  with_text = [c for c in configs if c["text"] is not None]
+  if not with_text:
     return None
-  config, folder = texts[0], pathlib.Path(workdir)
-  text, given = config["text"], config["tokenizer"]["model"]
-  # Without a configuration it is left from a start that failed.
+  config, folder = with_text[0], pathlib.Path(workdir)
+  text, model_path = config["text"], config["tokenizer"]["model"]
+  # A vocabulary without config.json is left over from a start that failed.
   if (folder / "config.json").exists():
     return _stored(folder, text["length"])
-  if given is not None:
-    made = _given(pathlib.Path(given), text["length"])
+  if model_path is not None:
+    result = _from_file(pathlib.Path(model_path), text["length"])
   else:
-    made = pretrained.words(config) or _trained(config)
-  for each in texts:
-    pretrained.check_vocabulary(made, each["text"])
-  _store(made, folder)
-  return made
+    result = pretrained.words(config) or _trained(config)
+  for each in with_text:
+    pretrained.check_vocabulary(result, each["text"])
+  _store(result, folder)
+  return result
 
 
 def _stored(folder: pathlib.Path, length: int) -> Tokenizer:
+  """The tokenizer of a run that has begun."""
   if (folder / tokenizer.FILE).exists():
     return tokenizer.Tokenizer(tokenizer.load(folder), length)
   if (folder / vocabulary.FILE).exists():
     content = (folder / vocabulary.FILE).read_bytes()
     return vocabulary.Vocabulary(content, length)
-  # Another one would give the same captions other ids than those learned.
+  # A new vocabulary would map captions to ids that the run was not trained on.
   raise FileNotFoundError(
-      f"{folder} holds a run with a text tower, and neither {tokenizer.FILE} nor "
-      f"{vocabulary.FILE}; put back the file that the run began with, or use "
+      f"{folder} holds a run with a text tower, but neither {tokenizer.FILE} nor "
+      f"{vocabulary.FILE}; restore the file that the run began with, or use "
       "another --workdir."
   )
 
 
-def _given(path: pathlib.Path, length: int) -> Tokenizer:
-  """A vocabulary of ours, or of others."""
+def _from_file(path: pathlib.Path, length: int) -> Tokenizer:
+  """A vocabulary of this library, or one in another library's format."""
   try:
     return tokenizer.Tokenizer(path.read_bytes(), length)
   except ValueError:
@@ -82,6 +87,7 @@ def _given(path: pathlib.Path, length: int) -> Tokenizer:
 
 
 def _trained(config: Settings) -> tokenizer.Tokenizer:
+  """A tokenizer trained on captions of the source."""
   source = schema.make("sources", config["source"])
   content = tokenizer.train(
       captions.spread(
@@ -93,20 +99,20 @@ def _trained(config: Settings) -> tokenizer.Tokenizer:
   return tokenizer.Tokenizer(content, config["text"]["length"])
 
 
-def _store(made: Tokenizer, folder: pathlib.Path) -> None:
-  """Writes the vocabulary, and removes what a start that failed left."""
-  if isinstance(made, tokenizer.Tokenizer):
-    tokenizer.save(made.content, folder)
+def _store(new: Tokenizer, folder: pathlib.Path) -> None:
+  """Writes the vocabulary; removes one of the other kind from a failed start."""
+  if isinstance(new, tokenizer.Tokenizer):
+    tokenizer.save(new.content, folder)
     (folder / vocabulary.FILE).unlink(missing_ok=True)
   else:
-    vocabulary.save(made.content, folder)
+    vocabulary.save(new.content, folder)
     (folder / tokenizer.FILE).unlink(missing_ok=True)
 
 
 def caption(
     source: types.Source, templates: Settings | None
 ) -> captions.Caption | None:
-  """What makes a caption of an example's labels; None: it has its own text."""
+  """Makes captions from labels; None if examples have texts of their own."""
   if templates is None:
     return None
   return captions.captions(classes=getattr(source, "classes", ()), **templates)
@@ -120,20 +126,20 @@ def to_arrays(
     *,
     embedded: Collection[str] = (),
 ) -> examples.Prepare:
-  """What turns an example into arrays.
+  """The function that turns an example into arrays.
 
   Args:
-    source: of the examples.
-    tokenize: caption -> token ids; None where there is no text.
-    config: complete, of the stage.
-    templates: settings of captions made of labels; None: the source's own text.
-    embedded: fields that are embeddings already, and stay as they are.
+    source: source of the examples.
+    tokenize: caption -> token ids; None without text.
+    config: complete configuration of the stage.
+    templates: settings of captions made from labels; None: the examples' text.
+    embedded: fields that hold stored embeddings, and are left as they are.
 
   Returns:
     As `examples.prepare` does.
   """
   if config["text"] is None:
-    tokenize = templates = None  # Other stages have a text tower, this has none.
+    tokenize = templates = None  # Another stage may have a text tower.
   augment = images.augment(**config["augment"])
   return examples.prepare(
       tokenize=tokenize, augment=None if "image" in embedded else augment,
@@ -148,7 +154,7 @@ def stream(
     seed: int,
     position: int,
 ) -> pipeline.Stream:
-  """This process's rows of the batches from a position on."""
+  """This process's rows of the batches, starting at a position in the data."""
   return pipeline.stream(
       source, prepare=prepare, batch_size=batch_size, seed=seed, start=position,
       shard=(jax.process_index(), jax.process_count()),
@@ -158,7 +164,7 @@ def stream(
 def shapes(
     source: types.Source, prepare: examples.Prepare, batch_size: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes of a global batch, from one example."""
+  """ShapeDtypeStructs of a global batch, from one example."""
   with pipeline.stream(
       source, prepare=prepare, batch_size=1, seed=0, threads=0
   ) as one:
@@ -172,7 +178,7 @@ def shapes(
 def batch_shapes(
     config: Settings, tokenize: Callable[[Any], Any] | None
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes of a global batch of a stage, from one example of its source."""
+  """ShapeDtypeStructs of a stage's global batch, from one example."""
   source = schema.make("sources", config["source"])
   arrays = to_arrays(source, tokenize, config, config["captions"])
   return shapes(source, arrays, config["batch_size"])

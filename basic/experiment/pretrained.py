@@ -1,4 +1,4 @@
-"""The first state of a run: drawn at random, or begun from foreign weights."""
+"""The initial state of a run: random, or taken from pretrained weights."""
 
 import logging
 from collections.abc import Mapping
@@ -12,53 +12,53 @@ from basic.data import tokenizer, vocabulary
 from basic.experiment import schema
 from basic.ops import learned_positions
 
-# Sizes show in the shapes of parameters, and are compared there.
+# Settings that determine shapes of parameters, where they are compared.
 _SIZES = (
     "width", "depth", "depths", "heads", "features", "mlp", "patch", "vocab",
     "length",
 )
 
-_WORDS = "text/encoder/vocabulary"
+_TOKEN_EMBEDDINGS = "text/encoder/vocabulary"
 _log = logging.getLogger(__name__)
 
 
 def begin(
     state: types.TrainState, config: Mapping[str, Any]
 ) -> types.TrainState:
-  """The state of step 0, with the weights that the configuration names.
+  """The state at step 0, with the pretrained weights of the configuration.
 
-  Position embeddings of another grid of patches are resized to this one. Texts
-  that are shorter than those of the weights use the first of their position
-  embeddings. What the weights do not have keeps its random values, and is named
-  in the log.
+  Position embeddings of another patch grid are resized to this one. A shorter
+  text length uses the first position embeddings of the weights. Parameters that
+  the weights do not contain keep their random values, and are logged.
 
   Args:
-    state: fresh, of the first stage.
-    config: complete, of that stage.
+    state: randomly initialised state of the first stage.
+    config: complete configuration of that stage.
 
   Returns:
-    The state, parameters replaced and placed as they were.
+    The state with parameters replaced; shapes, dtypes and shardings are kept.
 
   Raises:
-    ValueError: if the weights are for other towers, with the list of what
-      differs, or hold numbers that are not finite.
-    FileNotFoundError: if they are not where the configuration says.
+    ValueError: if the weights are for other towers, with a list of all
+      differences, or contain values that are not finite.
+    FileNotFoundError: if the file or folder does not exist.
   """
-  how = config.get("weights")
-  if how is None:
+  initial = config.get("weights")
+  if initial is None:
     return state
-  weights = schema.plugin("weights", how["name"])().read(how["path"])
-  wanted = paths.any_of(how["paths"])
+  weights = schema.plugin("weights", initial["name"])().read(initial["path"])
+  selected = paths.any_of(initial["paths"])
   theirs = {
       path: leaf for path, leaf in paths.flatten(weights.params).items()
-      if wanted(path)
+      if selected(path)
   }
   ours = paths.flatten(state.params)
-  strange = [path for path, x in theirs.items() if not np.isfinite(x).all()]
-  if strange:
+  not_finite = [path for path, x in theirs.items() if not np.isfinite(x).all()]
+  if not_finite:
     raise ValueError(
-        f"the weights at {how['path']} hold numbers that are not finite, in "
-        f"{strange[:4]}: the file is damaged, or of a run that diverged."
+        f"the weights at {initial['path']} hold numbers that are not finite, in "
+        f"{not_finite[:4]}: the file is damaged, or comes from a run that "
+        "diverged."
     )
   faults = [
       *_other_settings(config, weights.settings, theirs),
@@ -67,18 +67,18 @@ def begin(
   ]
   if faults:
     raise ValueError("\n  ".join([
-        f"the weights at {how['path']} are not for these towers:", *faults,
+        f"the weights at {initial['path']} are not for these towers:", *faults,
         "change these settings, or narrow weights.paths.",
     ]))
   if other := _other_pixels(config, weights.settings, theirs):
     _log.warning(
-        "the weights at %s saw other images than this run shows them: %s",
-        how["path"], "; ".join(other),
+        "the weights at %s were trained with other image preprocessing: %s",
+        initial["path"], "; ".join(other),
     )
   rest = sorted(ours.keys() - theirs.keys())
   _log.info(
-      "%d parameters begin from %s, %d as they were drawn: %s",
-      len(theirs), how["path"], len(rest), rest,
+      "%d parameters are initialised from %s, %d at random: %s",
+      len(theirs), initial["path"], len(rest), rest,
   )
   params = {
       path: _placed(path, theirs[path], leaf) if path in theirs else leaf
@@ -91,91 +91,92 @@ def begin(
 
 
 def words(config: Mapping[str, Any]) -> vocabulary.Vocabulary | None:
-  """The vocabulary of the text tower that a run begins from, if there is one.
+  """The vocabulary of the pretrained text tower that a run begins from.
 
   Args:
-    config: complete, of a stage.
+    config: complete configuration of a stage.
 
   Returns:
-    A vocabulary; None where the text tower is not taken from weights.
+    A vocabulary; None if the text tower is not pretrained.
 
   Raises:
-    ValueError: if it is, and they hold no vocabulary.
+    ValueError: if the pretrained weights come without a vocabulary.
   """
-  how = config.get("weights")
-  if how is None or not paths.any_of(how["paths"])(_WORDS):
+  initial = config.get("weights")
+  if initial is None or not paths.any_of(initial["paths"])(_TOKEN_EMBEDDINGS):
     return None
-  weights = schema.plugin("weights", how["name"])().read(how["path"])
-  if _WORDS not in paths.flatten(weights.params):
+  weights = schema.plugin("weights", initial["name"])().read(initial["path"])
+  if _TOKEN_EMBEDDINGS not in paths.flatten(weights.params):
     return None
   if weights.vocabulary is None:
     raise ValueError(
-        f"the weights at {how['path']} have a text tower and no vocabulary, and "
-        "ids of another one would stand for other words. Name theirs by "
-        "tokenizer.model: a tokenizer.json, or a SentencePiece model with its "
-        f"{vocabulary.SETTINGS} beside it. Or leave the tower out, as by "
-        "weights.paths=('image/.*',)."
+        f"the weights at {initial['path']} have a text tower and no vocabulary, "
+        "and another vocabulary would give words other ids. Set tokenizer.model "
+        "to theirs: a tokenizer.json, or a SentencePiece model with its "
+        f"{vocabulary.SETTINGS} beside it. Or leave the tower out, for example "
+        "with weights.paths=('image/.*',)."
     )
-  # Rows of this run's length, whatever that of the weights is.
+  # Texts are padded to this run's length, which may differ from the weights'.
   return vocabulary.Vocabulary(
       weights.vocabulary.content, config["text"]["length"])
 
 
 def check_vocabulary(
-    words: tokenizer.Tokenizer | vocabulary.Vocabulary, text: Mapping[str, Any]
+    tokenize: tokenizer.Tokenizer | vocabulary.Vocabulary,
+    text: Mapping[str, Any],
 ) -> None:
-  """Refuses a vocabulary that the text tower would misread in silence.
+  """Rejects a vocabulary that the text tower would silently misread.
 
   Args:
-    words: what makes token ids of captions.
+    tokenize: captions -> token ids.
     text: complete settings of the text tower.
 
   Raises:
     ValueError: with all reasons: more ids than `vocab`; padding that "masked"
-      does not hide; a pooled place that would be that of the first token, or
-      of padding, in every text.
+      does not hide; a pooled position that would be that of the first token,
+      or of padding, in every text.
   """
   faults = []
-  if words.vocab > text["vocab"]:
+  if tokenize.vocab > text["vocab"]:
     faults.append(
-        f"the vocabulary has {words.vocab} pieces and text.vocab is "
-        f"{text['vocab']}; set text.vocab to {words.vocab} or more."
+        f"the vocabulary has {tokenize.vocab} tokens and text.vocab is "
+        f"{text['vocab']}; set text.vocab to {tokenize.vocab} or more."
     )
-  if text.get("padding") == "masked" and words.pad_id != 0:
+  if text.get("padding") == "masked" and tokenize.pad_id != 0:
     faults.append(
-        f"the vocabulary pads with id {words.pad_id} and text.padding='masked' "
-        "hides id 0: padding would count as text; set text.padding='read', or "
+        f"the vocabulary pads with id {tokenize.pad_id} and text.padding='masked' "
+        "masks id 0: padding would be read as text; set text.padding='read', or "
         "give a vocabulary whose padding token is id 0."
     )
-  if text.get("pool") == "first" and words.side == "left":
+  if text.get("pool") == "first" and tokenize.side == "left":
     faults.append(
         "text.pool is 'first' and the vocabulary puts padding on the left, "
         "before the first token; set text.pool='last', or padding_side='right' "
         f"in the vocabulary's {vocabulary.SETTINGS}."
     )
   if text.get("pool") == "eos":
-    faults += _lost_eos(words, text["eos"])
+    faults += _lost_eos(tokenize, text["eos"])
   if faults:
     raise ValueError("\n  ".join(faults))
 
 
-def _lost_eos(words, eos: int) -> list[str]:
-  """Why texts would not be pooled where they end."""
-  if words.end is None:
+def _lost_eos(tokenize, eos: int) -> list[str]:
+  """Reasons why texts would not be pooled at their end token."""
+  if tokenize.end is None:
     return [
         f"text.pool is 'eos' and looks for text.eos={eos}, and the vocabulary "
-        "ends texts in no id of its own: every text would be pooled at its "
-        "first token. Set text.pool='last', or give a vocabulary that ends "
-        "texts."
+        "has no end token: every text would be pooled at its "
+        "first token. Set text.pool='last', or give a vocabulary with an "
+        "end token."
     ]
-  if words.end != eos:
+  if tokenize.end != eos:
     return [
         f"text.pool is 'eos' and looks for text.eos={eos}, and the vocabulary "
-        f"ends texts in id {words.end}: every text would be pooled at its "
-        f"first token. Set text.eos={words.end}, or give the vocabulary that "
+        f"ends texts with id {tokenize.end}: every text would be pooled at its "
+        f"first token. Set text.eos={tokenize.end}, or give the vocabulary that "
         "the tower was trained on."
     ]
-  short, empty = words("a"), words("")
+  short, empty = tokenize("a"), tokenize("")
   if short[0] == eos and (short != empty).any():
     return [
         f"text.pool is 'eos' and takes the first id {eos}, and the vocabulary "
@@ -187,7 +188,7 @@ def _lost_eos(words, eos: int) -> list[str]:
 
 
 def _other_settings(config, settings, theirs) -> list[str]:
-  """What changes the meaning of parameters without changing their shapes."""
+  """Differing settings that change what the towers compute, but no shapes."""
   towers = {path.split("/")[0] for path in theirs} & {"image", "text"}
   return [
       f"{tower}.{key} is {config[tower].get(key)!r}, the weights need {value!r}"
@@ -198,23 +199,24 @@ def _other_settings(config, settings, theirs) -> list[str]:
 
 
 def _other_pixels(config, settings, theirs) -> list[str]:
-  """What scales images otherwise, where evaluations see them.
+  """Differences in the resizing and cropping of images at evaluation.
 
-  A random crop is noise of training alone, and becomes a middle there.
+  There, a random crop of training is replaced by a center crop.
   """
-  augment, wanted = config["augment"], settings.get("augment", {})
-  taken = any(path.startswith("image/") for path in theirs)
-  if not taken or augment["size"] is None:  # Then nothing is scaled.
+  augment, expected = config["augment"], settings.get("augment", {})
+  has_image_tower = any(path.startswith("image/") for path in theirs)
+  if not has_image_tower or augment["size"] is None:  # Images are not resized.
     return []
   crop = "none" if augment["crop"] == "none" else "center"
-  found = {"crop": crop, "method": augment["method"]}
+  actual = {"crop": crop, "method": augment["method"]}
   return [
-      f"augment.{key} is {augment[key]!r}, theirs is {wanted[key]!r}"
-      for key, value in found.items() if wanted.get(key, value) != value
+      f"augment.{key} is {augment[key]!r}, theirs is {expected[key]!r}"
+      for key, value in actual.items() if expected.get(key, value) != value
   ]
 
 
 def _other_shapes(ours, theirs) -> list[str]:
+  """Parameters of the weights that have another shape here, or do not exist."""
   return [
       f"{path} is {list(ours[path].shape)} here, {list(leaf.shape)} there"
       if path in ours else f"{path} {list(leaf.shape)} has no parameter here"
@@ -224,12 +226,12 @@ def _other_shapes(ours, theirs) -> list[str]:
 
 
 def _other_length(config, settings, theirs) -> list[str]:
-  """Whether another text length would change what every text means.
+  """Whether another text length would change the embedding of every text.
 
-  A causal tower, and one that masks its padding, gives a text the same vector
-  at any length that it fits into. One that reads its padding does not.
+  A causal tower, and one that masks its padding, embeds a text the same way at
+  any length that the text fits into. One that attends to padding does not.
   """
-  if _WORDS not in theirs or config["text"] is None:
+  if _TOKEN_EMBEDDINGS not in theirs or config["text"] is None:
     return []
   length, text = settings["text"].get("length"), config["text"]
   if length in (None, text["length"]):
@@ -238,18 +240,19 @@ def _other_length(config, settings, theirs) -> list[str]:
     return []
   return [
       f"text.length is {text['length']}, the weights need {length}: their tower "
-      "reads its padding, and so every text at one length alone"
+      "attends to padding, so its embeddings hold for one text length only"
   ]
 
 
 def _fits(path: str, theirs: Any, ours: Any) -> bool:
-  """Whether it has our shape, or can be resized to it."""
+  """Whether their parameter has our shape, or can be resized to it."""
   return theirs.shape == ours.shape or learned_positions.fits(
       path, theirs.shape, ours.shape)
 
 
 def _placed(path: str, theirs: np.ndarray, ours: jax.Array) -> jax.Array:
   """Their parameter with the shape, dtype and sharding of ours."""
+  values: Any = theirs
   if theirs.shape != ours.shape:
-    theirs = learned_positions.resize(path, jax.numpy.asarray(theirs), ours)
-  return jax.device_put(np.asarray(theirs, ours.dtype), ours.sharding)
+    values = learned_positions.resize(path, jax.numpy.asarray(theirs), ours)
+  return jax.device_put(np.asarray(values, ours.dtype), ours.sharding)

@@ -1,11 +1,11 @@
-"""Settings that had another name: the old one works for one more release.
+"""Renamed settings: the old name works for one more release.
 
 The module of a plug-in, or the `__init__` of its folder, lists them:
 
     RENAMED = {"old_name": "new_name"}
 
-A row holds for every function there that takes the new name and not the old
-one, so rows of an `__init__` serve all plug-ins of the folder that share them.
+A row applies to every function there that takes the new name and not the old
+one, so a row in an `__init__` applies to all plug-ins of that folder.
 """
 
 import sys
@@ -17,11 +17,11 @@ from basic.experiment import schema
 
 
 def table(function: Callable[..., Any]) -> dict[str, str]:
-  """Old name -> new name, of the settings of one function."""
+  """Old name -> new name, for the renamed settings of one function."""
   module = function.__module__
   rows: dict[str, str] = {}
-  for place in (module.rpartition(".")[0], module):
-    rows |= getattr(sys.modules.get(place), "RENAMED", {})
+  for name in (module.rpartition(".")[0], module):
+    rows |= getattr(sys.modules.get(name), "RENAMED", {})
   return {
       old: new for old, new in rows.items()
       if schema.takes(function, new) and not schema.takes(function, old)
@@ -34,12 +34,12 @@ def renew(
   """Settings under their new names.
 
   Args:
-    where: what the settings are called in messages: "optimizer".
-    function: whose arguments they are; other settings are left as they are.
+    where: path of the settings, for messages: "optimizer".
+    function: takes the settings as arguments; other settings are kept as is.
     settings: the settings, by name.
 
   Returns:
-    (settings, a sentence for each old name).
+    (settings, one warning for each old name).
 
   Raises:
     ValueError: if a setting is given under both names.
@@ -63,7 +63,7 @@ def renew(
 
 
 def warn(sentences: Iterable[str]) -> None:
-  """Shows each sentence as a FutureWarning, which Python shows once."""
+  """Issues each sentence as a FutureWarning, which Python shows only once."""
   for sentence in sentences:
     warnings.warn(sentence, FutureWarning, stacklevel=2)
 
@@ -72,15 +72,16 @@ def configuration(
     config: Mapping[str, Any],
     functions: Callable[[str, Any], list[Callable[..., Any]]],
 ) -> tuple[dict[str, Any], list[str]]:
-  """A configuration under the new names, its stages and evaluations included.
+  """A configuration under the new names, including stages and evaluations.
 
   Args:
     config: a nested mapping.
-    functions: (group, name of the plug-in) -> the functions whose arguments the
-      group holds. The whole is the group "", each of `evals` is "evaluation".
+    functions: (group, name of the plug-in) -> the functions that take the
+      group's settings as arguments. The top level is the group "", each entry
+      of `evals` the group "evaluation".
 
   Returns:
-    (configuration, a sentence for each old name).
+    (configuration, one warning for each old name).
 
   Raises:
     ValueError: if a setting is given under both names.
@@ -89,8 +90,8 @@ def configuration(
 
   def group(key, settings, base, where):
     for function in functions(key, settings.get("name", base.get("name"))):
-      settings, said = renew(where or "config", function, settings)
-      sentences.extend(said)
+      settings, warned = renew(where or "config", function, settings)
+      sentences.extend(warned)
     if key not in ("", "evals", "evaluation"):
       return dict(settings)
     return {
@@ -107,7 +108,7 @@ def configuration(
   result = group("", config, {}, "")
   stages = result.get("stages")
   if isinstance(stages, (list, tuple)):
-    # A stage that changes a plug-in's settings need not name the plug-in again.
+    # A stage may change settings of a plug-in without repeating its name.
     result["stages"] = tuple(
         group("", changes, result, f"stages[{n}]")
         if isinstance(changes, Mapping) else changes

@@ -1,4 +1,4 @@
-"""A run's state from its folder: to go on with it, or to look at it."""
+"""Restores a run's state from its folder, to resume training or to evaluate."""
 
 import os
 import pathlib
@@ -14,23 +14,23 @@ FOLDER = "checkpoints"
 
 
 class NoCheckpoint(FileNotFoundError):
-  """A run that has not saved anything yet."""
+  """The run has not saved a checkpoint yet."""
 
 
 def resume(
     stages: list[build.Stage], checkpoints: checkpoint.Checkpoints
 ) -> tuple[types.TrainState, dict[str, Any]]:
-  """The newest whole checkpoint, or the first state of the first stage.
+  """The newest intact checkpoint, or the initial state of the first stage.
 
   Args:
-    stages: of the run.
-    checkpoints: of the run.
+    stages: all stages of the run.
+    checkpoints: checkpoints of the run.
 
   Returns:
-    (state, where the data stands); no position where nothing has been seen.
+    (state, position in the data); an empty position at the start of a run.
 
   Raises:
-    ValueError: if no checkpoint is whole, or the data is not what it was.
+    ValueError: if no checkpoint is intact, or the data has changed.
   """
   if checkpoints.latest() is None:
     return pretrained.begin(stages[0].program.fresh(), stages[0].config), {}
@@ -45,26 +45,26 @@ def read(
     checkpoints: checkpoint.Checkpoints,
     step: int | None = None,
 ) -> tuple[types.TrainState, dict[str, Any]]:
-  """One step, or the newest that is whole, of whichever stage took it."""
+  """(state, position) at a step, or at the newest intact checkpoint."""
   return checkpoints.restore(lambda n: at(stages, n).program.state(), step)
 
 
 def at(stages: list[build.Stage], step: int) -> build.Stage:
-  """The stage that took a step; one at a boundary ended its stage."""
+  """The stage that a step belongs to; a boundary belongs to the earlier stage."""
   return next((s for s in stages if step <= s.end), stages[-1])
 
 
 def load(
     workdir: str | os.PathLike, step: int | None = None
 ) -> tuple[build.Stage, types.TrainState]:
-  """Opens a run that was trained, or is still training, to read.
+  """Opens a finished or running run read-only.
 
   Args:
     workdir: folder of the run.
-    step: the checkpoint to read; None: the newest whole one.
+    step: the checkpoint to read; None: the newest intact one.
 
   Returns:
-    (the stage that took the step, its state).
+    (the stage that the step belongs to, the state).
 
   Raises:
     FileNotFoundError: if the folder is not that of a run, or does not hold
@@ -77,11 +77,10 @@ def load(
         f"{workdir} holds no config.json, so it is not the folder of a run; "
         "give the --workdir that the training was given."
     )
-  # JSON has lists where settings have tuples; and a setting may be newer, or may
-  # have had another name when the run began.
+  # JSON has lists in place of tuples; and settings may have been added or renamed
+  # since the run began.
   stored, _ = settings.renewed(stored)
-  known = settings.complete(stored)
-  stages = build.run(known, folder)
+  stages = build.run(settings.complete(stored), folder)
   with checkpoint.Checkpoints(folder / FOLDER, every=None) as checkpoints:
     if checkpoints.latest() is None:
       raise NoCheckpoint(

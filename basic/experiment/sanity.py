@@ -1,8 +1,8 @@
-"""Settings that every table admits and nobody can mean.
+"""Checks for settings that have the right type but cannot be intended.
 
-`check` looks at a whole configuration before a run begins. What cannot work is
-refused; what works and does nothing is warned of. Whoever reads a run that is
-there does not come here, so that old runs stay readable.
+`check` looks at a whole configuration before a run begins. Settings that cannot
+work raise; settings without effect are warned about. Only new runs are checked,
+so that existing runs stay readable.
 """
 
 import logging
@@ -15,14 +15,14 @@ from basic import files, paths
 from basic.experiment import build, settings
 
 _log = logging.getLogger(__name__)
-# Settings of towers that are sizes of arrays; others may be 0.
+# Settings of towers that are sizes of arrays, so at least 1; others may be 0.
 _SIZES = ("width", "vocab", "length", "heads", "patch", "mlp", "depth")
 
 
 def plain(config: Any) -> Any:
-  """A configuration as nested dicts; ConfigDicts are taken at any depth."""
+  """A configuration as nested dicts; converts ConfigDicts at any depth."""
   if isinstance(config, ml_collections.ConfigDict):
-    # Not to_dict: it leaves alone what lists and tuples hold.
+    # Not to_dict, which does not convert inside lists and tuples.
     return {k: plain(v) for k, v in config.items(preserve_field_references=False)}
   if isinstance(config, Mapping):
     return {key: plain(value) for key, value in config.items()}
@@ -32,16 +32,16 @@ def plain(config: Any) -> Any:
 
 
 def check(config: Mapping[str, Any], complete: Mapping[str, Any]) -> None:
-  """Refuses what cannot be meant, and warns of what does nothing.
+  """Rejects settings that cannot work; warns about settings without effect.
 
   Args:
-    config: as it was given; defaults are not complained of.
-    complete: what `settings.complete` made of it.
+    config: as the user wrote it; defaults cause no warnings.
+    complete: the result of `settings.complete` for it.
 
   Raises:
-    ValueError: if a run of these settings could not begin or not learn: a seed,
-      a size or a number of checkpoints out of range, a path for a shell, one row a
-      batch where rows are told apart, one class.
+    ValueError: if a run with these settings could not start or not learn: a
+      seed, a size or a number of checkpoints out of range, an unexpanded "~" or
+      "$NAME" in a path, a batch size of 1 for a contrastive loss, one class.
   """
   seed = complete["seed"]
   if not 0 <= seed < 2**32:
@@ -63,36 +63,36 @@ def check(config: Mapping[str, Any], complete: Mapping[str, Any]) -> None:
 
 
 def check_overrides(config: Any, overridden: Collection[str]) -> None:
-  """Refuses settings of the command line that every stage overrides.
+  """Rejects command-line settings that every stage overrides.
 
   Args:
-    config: as it was given.
-    overridden: paths of the settings that the command line sets:
-      "optimizer.peak".
+    config: as the user wrote it.
+    overridden: paths of the settings on the command line: "optimizer.peak".
 
   Raises:
-    ValueError: if one of them would do nothing.
+    ValueError: if one of them would have no effect.
   """
-  dead = _overridden_by_all(plain(config))
+  without_effect = _overridden_by_all(plain(config))
   for path in overridden:
-    if path.replace(".", "/") in dead:
+    if path.replace(".", "/") in without_effect:
       raise ValueError(
-          f"--config.{path} does nothing: every stage sets {path} itself. Set "
+          f"--config.{path} has no effect: every stage sets {path} itself. Set "
           f"it in the stages, as by --config.stages[0].{path}=..."
       )
 
 
 def _check_paths(config):
+  """Rejects paths with an unexpanded "~" or "$NAME"."""
   for path, value in paths.flatten({**config, "stages": None}).items():
-    where = path.replace("/", ".")
-    if where in ("weights.path", "tokenizer.model") and value is not None:
-      files.checked(where, value)
+    name = path.replace("/", ".")
+    if name in ("weights.path", "tokenizer.model") and value is not None:
+      files.checked(name, value)
     elif isinstance(value, str) and files.is_for_a_shell(value):
-      files.checked(where, value)
+      files.checked(name, value)
 
 
 def _check_sizes(config):
-  """Refuses integers that no array can have as a size."""
+  """Rejects integers that cannot be the size of an array."""
   for path, value in paths.flatten({**config, "stages": None}).items():
     if not isinstance(value, int) or isinstance(value, bool):
       continue
@@ -110,36 +110,39 @@ def _check_sizes(config):
 
 
 def _check_learning(where, config):
-  """Refuses losses that are constant, whatever the parameters."""
+  """Rejects losses that are constant, whatever the parameters."""
   views = config["views"] or [t for t in ("image", "text") if config[t] is not None]
   if config["batch_size"] == 1 and len(views) > 1:
     raise ValueError(
-        f"{where}batch_size is 1, and {config['objective']['name']} tells the "
-        "rows of a batch apart: with one row there is nothing to learn. Give 2 "
-        "or more; large batches learn best."
+        f"{where}batch_size is 1, and {config['objective']['name']} compares the "
+        "rows of a batch: with one row there is nothing to learn. Give 2 or "
+        "more; large batches learn best."
     )
   classes = config["objective"].get("classes")
   if isinstance(classes, int) and classes < 2:
     raise ValueError(
-        f"{where}objective.classes is {classes}; with less than 2 there is "
-        "nothing to tell apart, and nothing to learn."
+        f"{where}objective.classes is {classes}; with fewer than 2 classes there "
+        "is nothing to learn."
     )
 
 
 def _useless(config, complete, stages) -> Iterator[str]:
-  """What was given and happens at the end of the run only, or never."""
+  """Warnings about settings that take effect only at the end, or never."""
   steps = sum(stage["steps"] for stage in stages)
-  for group, what in (("record", "metrics are"), ("checkpoint", "a checkpoint is")):
-    given = config.get(group) or {}
-    if isinstance(given, Mapping) and given.get("every", 0) > steps:
+  for group, written in (
+      ("record", "metrics are"), ("checkpoint", "a checkpoint is"),
+  ):
+    own = config.get(group) or {}
+    if isinstance(own, Mapping) and own.get("every", 0) > steps:
       yield (
-          f"{group}.every is {given['every']}, and the run has {steps} steps: "
-          f"{what} written at the end of each stage only."
+          f"{group}.every is {own['every']}, and the run has {steps} steps: "
+          f"{written} written at the end of each stage only."
       )
-  for label, settings_ in complete["evals"].items():
-    if settings_["every"] is not None and settings_["every"] > steps:
+  for label, evaluation in complete["evals"].items():
+    every = evaluation["every"]
+    if every is not None and every > steps:
       yield (
-          f"evals.{label}.every is {settings_['every']}, and the run has {steps} "
+          f"evals.{label}.every is {every}, and the run has {steps} "
           "steps: it runs at the end only."
       )
   for stage in stages:
@@ -153,24 +156,24 @@ def _useless(config, complete, stages) -> Iterator[str]:
   if all(stage["text"] is None for stage in stages):
     for name in ("captions", "tokenizer"):
       if config.get(name):
-        yield f"{name} is set, and no stage has a text tower: it does nothing."
+        yield f"{name} is set, but no stage has a text tower: it has no effect."
 
 
 def _unused(config, stages) -> Iterator[str]:
-  """What the top level sets, all stages override, and none repeats."""
+  """Warnings about top-level settings that every stage overrides."""
   total = sum(stage["steps"] for stage in stages)
   for path, value in _overridden_by_all(config).items():
     in_force = [_at(stage, path.split("/")) for stage in stages]
     if value not in (*in_force, *([total] if path == "steps" else [])):
       yield (
-          f"{path.replace('/', '.')} is {value!r} outside `stages`, and every "
+          f"{path.replace('/', '.')} is {value!r} outside `stages`, but every "
           f"stage sets its own ({', '.join(map(repr, in_force))}), so "
-          f"{value!r} does nothing."
+          f"{value!r} has no effect."
       )
 
 
 def _overridden_by_all(config) -> dict[str, Any]:
-  """Path -> value of what is set outside `stages` and again in every stage."""
+  """Path -> value of top-level settings that every stage overrides."""
   stages = config.get("stages") or ()
   own = {k: v for k, v in config.items() if k not in settings.OF_RUN}
   return {
@@ -180,19 +183,20 @@ def _overridden_by_all(config) -> dict[str, Any]:
 
 
 def _overrides(changes, base, keys) -> bool:
-  """Whether changes leave nothing of what the base says at a path."""
+  """Whether a stage's changes fully replace the base setting at a path."""
   key, *rest = keys
   if not isinstance(changes, Mapping) or key not in changes:
     return False
-  below, old = changes[key], base.get(key)
-  if not rest or not isinstance(below, Mapping) or not isinstance(old, Mapping):
+  new, old = changes[key], base.get(key)
+  if not rest or not isinstance(new, Mapping) or not isinstance(old, Mapping):
     return True
-  if below.get("name", old.get("name")) != old.get("name"):
+  if new.get("name", old.get("name")) != old.get("name"):
     return True
-  return rest != ["name"] and _overrides(below, old, rest)
+  return rest != ["name"] and _overrides(new, old, rest)
 
 
 def _at(config, keys):
+  """The setting at a path; None if there is none."""
   for key in keys:
     config = config.get(key) if isinstance(config, Mapping) else None
   return config

@@ -1,8 +1,9 @@
-"""Names to functions, and settings to arguments: the signature is the schema.
+"""Finds plug-ins by name and checks settings: the signature is the schema.
 
-A plug-in is a module whose name is its one function's: `basic.objectives.sigmoid`
-defines `sigmoid(*, ...)`. Settings are checked against that signature, so an
-unknown or ill-typed setting is refused in words before any device is touched.
+A plug-in is a module with one public function of the same name:
+`basic.objectives.sigmoid` defines `sigmoid(*, ...)`. Settings are checked against
+that signature, so an unknown or ill-typed setting raises a readable error before
+any device is used.
 """
 
 import collections.abc
@@ -19,7 +20,7 @@ _PACKAGE = pathlib.Path(__file__).parent.parent
 
 
 def plugins(folder: str) -> list[str]:
-  """Names of the plug-ins that are in a folder of the package.
+  """Names of the plug-ins in a folder of the package.
 
   Example:
     >>> "softmax" in plugins("objectives")
@@ -35,50 +36,50 @@ def plugin(folder: str, name: str) -> Callable[..., Any]:
   """The function `name` of the module `basic.<folder>.<name>`.
 
   Raises:
-    ValueError: if there is no such file; the message lists those there are.
+    ValueError: if there is no such plug-in; the message lists all that exist.
   """
-  found = plugins(folder)
-  if name not in found:
+  names = plugins(folder)
+  if name not in names:
     raise ValueError(
-        f"there is no {name!r} in basic/{folder}{_nearest(name, found)} "
-        f"It has {found}."
+        f"there is no {name!r} in basic/{folder}{_nearest(name, names)} "
+        f"It has {names}."
     )
   return getattr(importlib.import_module(f"basic.{folder}.{name}"), name)
 
 
-def make(folder: str, settings: Mapping[str, Any], **given: Any) -> Any:
+def make(folder: str, settings: Mapping[str, Any], **extra: Any) -> Any:
   """Calls the plug-in that complete settings name.
 
   Args:
-    folder: of the package: "sources".
-    settings: `name`, and settings of the plug-in; others are left out.
-    given: what is not a setting; the plug-in gets what it takes of it.
+    folder: folder of the package: "sources".
+    settings: `name`, and settings of the plug-in; others are ignored.
+    extra: arguments that are no settings; those that the plug-in does not take
+      are ignored. Settings win over them.
 
   Returns:
     What the plug-in returns.
   """
   function = plugin(folder, settings["name"])
-  wanted = {k: v for k, v in given.items() if takes(function, k)}
-  own = {k: v for k, v in settings.items() if takes(function, k)}
-  return function(**{**wanted, **own})
+  arguments = {**extra, **settings}
+  return function(**{k: v for k, v in arguments.items() if takes(function, k)})
 
 
 def member(module: Any, name: str, result: Any) -> Callable[..., Any]:
   """The function `name` of a module that returns `result`.
 
   Raises:
-    ValueError: if there is none; the message lists those there are.
+    ValueError: if there is none; the message lists all that exist.
   """
-  found = sorted(
+  names = sorted(
       key for key, value in vars(module).items()
       if inspect.isfunction(value) and not key.startswith("_")
       and f"{value.__module__}.".startswith(f"{module.__name__}.")
       and typing.get_type_hints(value).get("return") == result
   )
-  if name not in found:
+  if name not in names:
     raise ValueError(
-        f"there is no {name!r} in {module.__name__}{_nearest(name, found)} "
-        f"It has {found}."
+        f"there is no {name!r} in {module.__name__}{_nearest(name, names)} "
+        f"It has {names}."
     )
   return getattr(module, name)
 
@@ -93,11 +94,11 @@ def complete(
   """Checks settings against a signature and fills in what they leave out.
 
   Args:
-    where: what the settings are called in messages: "objective".
+    where: path of the settings, for messages: "objective".
     function: its keyword-only arguments are the settings that it takes.
     settings: the settings, by name; "name" itself is ignored.
-    given: arguments that the caller supplies later where settings do not.
-    kept: arguments that the caller alone supplies: no settings.
+    given: arguments that the caller supplies later unless settings do.
+    kept: arguments that only the caller supplies; they are no settings.
 
   Returns:
     Every setting with its value, in the order of the signature; those that
@@ -106,23 +107,23 @@ def complete(
   Raises:
     ValueError: if a setting is unknown, missing, or of another type.
   """
-  takes = {
+  accepted = {
       name: argument
       for name, argument in inspect.signature(function).parameters.items()
       if argument.kind is inspect.Parameter.KEYWORD_ONLY and name not in kept
   }
   settings = {k: v for k, v in settings.items() if k != "name"}
   for name in settings:
-    if name not in takes:
+    if name not in accepted:
       raise ValueError(
           f"{where}: {function.__name__}() has no setting {name!r}"
-          f"{_nearest(name, takes)} It takes {sorted(takes)}."
+          f"{_nearest(name, accepted)} It takes {sorted(accepted)}."
       )
   hints = typing.get_type_hints(
       function.__init__ if inspect.isclass(function) else function
   )
   full = {}
-  for name, argument in takes.items():
+  for name, argument in accepted.items():
     if name in settings:
       full[name] = _checked(f"{where}.{name}", settings[name], hints[name])
     elif name in given:
@@ -142,11 +143,13 @@ def takes(function: Callable[..., Any], name: str) -> bool:
 
 
 def _nearest(name: str, names: typing.Iterable[str]) -> str:
+  """The end of an error's sentence: suggests a similar name if there is one."""
   close = difflib.get_close_matches(name, list(names), 1)
   return f"; did you mean {close[0]!r}?" if close else "."
 
 
 def _checked(where: str, value: Any, hint: Any) -> Any:
+  """A value as its type hint says, or a ValueError."""
   value = _tuples(value)
   if not _fits(value, hint):
     name = getattr(hint, "__name__", None) if isinstance(hint, type) else None
@@ -158,13 +161,14 @@ def _checked(where: str, value: Any, hint: Any) -> Any:
 
 
 def _tuples(value: Any) -> Any:
-  """Lists as tuples, at any depth: JSON and command lines know no tuples."""
+  """Lists as tuples, at any depth: JSON and command lines have no tuples."""
   if isinstance(value, (list, tuple)):
     return tuple(_tuples(each) for each in value)
   return value
 
 
 def _fits(value: Any, hint: Any) -> bool:
+  """Whether a value is of the type of a hint; ints count as floats."""
   origin, arguments = typing.get_origin(hint), typing.get_args(hint)
   if origin in (typing.Union, python_types.UnionType):
     return any(_fits(value, choice) for choice in arguments)
@@ -185,4 +189,4 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
   if hint in (bool, str, type(None)):
     return isinstance(value, hint)
-  return True  # Any, and what only Python code can pass.
+  return True  # Any, and types that only Python code can pass.

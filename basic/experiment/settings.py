@@ -1,7 +1,7 @@
-"""What an experiment can be told: its settings, checked and completed.
+"""The settings of an experiment: documentation, defaults and checks.
 
-The functions without a body are tables: their arguments are settings, their
-defaults are the defaults, their docstrings the manual.
+The functions without a body are schemas: their arguments are the settings, with
+their types and defaults, and their docstrings are the manual.
 """
 
 from collections.abc import Mapping
@@ -41,50 +41,52 @@ def experiment(
     weights: Settings | None = None,
     stages: tuple[Settings, ...] = (),
 ) -> None:
-  """The settings of an experiment; each group goes to what it names.
+  """The settings of an experiment; each group configures what it names.
 
   Args:
-    steps: length of the run; with `stages`, each stage says its own.
-    batch_size: rows of the global batch.
+    steps: length of the run; with `stages`, each stage sets its own.
+    batch_size: examples in the global batch.
     source: `name` of a source and its settings.
     objective: `name` of an objective and its settings.
     optimizer: `name` of an optimizer and its settings.
     image: `name` of the encoder that reads "image", and its settings.
     text: `name` of the encoder that reads "text", and its settings.
-    seed: of everything that is drawn.
-    views: leaf of the batch -> tower, where they are not equal.
+    seed: seed of all random numbers.
+    views: field of the batch -> tower, where their names differ.
     projection: `width` and `bias` of the projections (engine/model.py).
-    augment: noise of training images (data/images.py).
-    captions: how labels become text (data/captions.py); None: the source's own.
-    gradient: `name` of a way in gradient/, and its settings.
-    frozen: patterns of parameter paths that do not train.
+    augment: augmentation of training images (data/images.py).
+    captions: how captions are made from labels (data/captions.py); None: the
+      source's own captions.
+    gradient: `name` of a gradient method in gradient/, and its settings.
+    frozen: patterns of the paths of parameters that are not trained.
     stored: views of locked towers whose embeddings are computed once, at the
-      start of the stage, kept in the run's folder and read from there.
+      start of the stage, stored in the run's folder and read from there.
     mesh: devices along data, fsdp and model (sharding/layout.py).
-    tokenizer: how the vocabulary is found (`vocabulary` below).
+    tokenizer: origin of the vocabulary (`vocabulary` below).
     checkpoint: `every` and `keep` (engine/checkpoint.py).
-    record: what is written how often (`recording` below).
+    record: which metrics are recorded, and how often (`recording` below).
     evals: by label: `name` of an evaluator, its settings, and those of
       `evaluation` below.
-    weights: what step 0 begins from: `name` of a format in weights/, and
-      `initial` below.
-    stages: what each stage changes of all this, in order, and settings of its
-      own (`stage` below). A stage that changes the optimizer or what is frozen
-      starts optimizer state, EMA parameters and learning rate schedule anew.
+    weights: pretrained weights to begin from: `name` of a format in weights/,
+      and `initial` below.
+    stages: for each stage in order, the settings that it changes, and settings
+      of its own (`stage` below). A stage that changes `optimizer` or `frozen`
+      resets optimizer state, EMA parameters and the learning rate schedule.
   """
 
 
 def stage(*, fresh: tuple[str, ...] = ()) -> None:
-  """Settings that only a stage has, beside what it changes.
+  """Settings that only a stage has, besides those that it changes.
 
   Args:
-    fresh: patterns of parameter paths that start anew instead of going on from
-      the stage before (engine/step.py, `check_carry`).
+    fresh: patterns of the paths of parameters that are initialised again
+      instead of continuing from the stage before (engine/step.py,
+      `check_carry`).
   """
 
 
 def split_stage(changes: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
-  """(complete settings of `stage`, what the stage changes of the experiment)."""
+  """(complete settings of `stage`, the experiment's settings that it changes)."""
   own = {k: v for k, v in changes.items() if schema.takes(stage, k)}
   return (
       schema.complete("stages", stage, own),
@@ -96,18 +98,18 @@ def vocabulary(*, captions: int = 10_000, model: str | None = None) -> None:
   """Settings of the vocabulary.
 
   Args:
-    captions: examples of the source whose captions it is trained on.
-    model: a file to use instead: a vocabulary of ours, or a tokenizer.json or
-      SentencePiece model of others (data/vocabulary.py, `read`).
+    captions: number of examples whose captions the tokenizer is trained on.
+    model: a file to use instead: a vocabulary of this library, a tokenizer.json
+      or another SentencePiece model (data/vocabulary.py, `read`).
   """
 
 
 def initial(*, path: str, paths: tuple[str, ...] = (".*",)) -> None:
-  """Settings of the weights that a run begins from.
+  """Settings of the pretrained weights that a run begins from.
 
   Args:
-    path: the file or folder, in the format that is named.
-    paths: patterns of parameter paths that are taken: ("image/.*",).
+    path: the file or folder, in the format `name`.
+    paths: patterns of the paths of parameters to load: ("image/.*",).
   """
 
 
@@ -117,11 +119,11 @@ def recording(
     tensorboard: bool = True,
     wandb: Settings | None = None,
 ) -> None:
-  """Settings of the record.
+  """Settings of the recorded metrics.
 
   Args:
     every: steps between two lines of metrics.jsonl.
-    tensorboard: whether to write event files too.
+    tensorboard: whether to write TensorBoard event files too.
     wandb: arguments of `wandb.init`; None leaves Weights & Biases out.
   """
 
@@ -134,24 +136,25 @@ def evaluation(
     limit: int | None = None,
     label_captions: Settings | None = None,
 ) -> None:
-  """Settings of an evaluation, beside those of its evaluator.
+  """Settings of an evaluation, besides those of its evaluator.
 
   Args:
     source: `name` of a source and its settings.
     every: steps between two evaluations; None: at the end only.
-    batch_size: rows that are encoded at a time.
-    limit: examples that are judged; None: all.
-    label_captions: how its labels become text (data/captions.py): the first
-      template, nothing drawn; None: its source's own.
+    batch_size: examples that are encoded at a time.
+    limit: number of examples to evaluate on; None: all.
+    label_captions: how captions are made from labels (data/captions.py): always
+      the first template, none drawn at random; None: its source's own captions.
   """
 
 
 OF_RUN = ("mesh", "tokenizer", "checkpoint", "record", "weights", "stages")
-GIVEN = ("tokenize", "classes", "batch_size")  # what an evaluator may be given
+# Arguments of evaluators that the evaluation supplies.
+GIVEN = ("tokenize", "classes", "batch_size")
 
 
 def complete(config: Settings) -> dict[str, Any]:
-  """The whole configuration: checked, and with all defaults filled in.
+  """The complete configuration: checked, with all defaults filled in.
 
   Args:
     config: settings of `experiment`, as a nested mapping.
@@ -160,8 +163,8 @@ def complete(config: Settings) -> dict[str, Any]:
     A nested dict of plain data.
 
   Raises:
-    ValueError: if a setting is unknown, missing or of the wrong type, or a
-      name stands for nothing; in words, before any device is touched.
+    ValueError: if a setting is unknown, missing or of the wrong type, or there
+      is no plug-in of a given name. No device is used.
   """
   config, sentences = renewed(config)
   renamed.warn(sentences)
@@ -200,24 +203,24 @@ def complete(config: Settings) -> dict[str, Any]:
       for label, settings in sorted((full["evals"] or {}).items())
   }
   if full["weights"] is not None:
-    _found(
+    _lookup(
         "weights", schema.plugin, "weights", _name("weights", full["weights"])
     )
     full["weights"] = {
         "name": full["weights"]["name"],
         **schema.complete("weights", initial, full["weights"]),
     }
-  # Each stage is checked as the whole experiment that it makes.
+  # Each stage is checked as the complete experiment that results from it.
   for n, stage_settings in enumerate(full["stages"]):
     own, changes = split_stage(stage_settings)
     if n == 0 and own["fresh"]:
       raise ValueError(
-          "the first stage has fresh, and nothing goes on into it: all of its "
-          "parameters are fresh. Set it in the stage that changes them."
+          "the first stage sets `fresh`, but no stage comes before it: all of "
+          "its parameters are fresh. Set it in the stage that changes them."
       )
     if shared := [key for key in OF_RUN if key in changes]:
       raise ValueError(
-          f"a stage cannot change {shared}: all stages of a run share them; set "
+          f"a stage cannot change {shared}: all stages of a run share them. Set "
           "them outside `stages`."
       )
     complete(changed({**config, "stages": ()}, changes))
@@ -231,7 +234,7 @@ def renewed(config: Settings) -> tuple[dict[str, Any], list[str]]:
     config: settings of `experiment`, as a nested mapping.
 
   Returns:
-    (configuration, a sentence for each old name in it).
+    (configuration, one warning for each old name in it).
 
   Raises:
     ValueError: if a setting is given under its old and its new name.
@@ -240,17 +243,17 @@ def renewed(config: Settings) -> tuple[dict[str, Any], list[str]]:
 
 
 def upgraded(stored: Any) -> Any:
-  """A run's stored configuration as this version would have written it.
+  """A run's stored configuration, converted to this version's settings.
 
-  Settings that were renamed since have their new names, and settings that are
-  new have their defaults. Nothing is warned of: the file is not the user's.
+  Renamed settings get their new names, and new settings their defaults. There
+  are no warnings, since the user did not write the file.
 
   Args:
     stored: the content of config.json.
 
   Returns:
-    The complete configuration; with new names alone if this version refuses
-    its values.
+    The complete configuration; if this version rejects its values, only the
+    names are converted.
   """
   if not isinstance(stored, Mapping):
     return stored
@@ -262,17 +265,21 @@ def upgraded(stored: Any) -> Any:
 
 
 def changed(base: Settings, changes: Settings) -> dict[str, Any]:
-  """`changes` over `base`; groups that name something else are replaced."""
+  """Merges `changes` into `base`; a group with another `name` is replaced."""
   merged = dict(base)
   for key, value in changes.items():
     old = base.get(key)
-    nested = isinstance(value, Mapping) and isinstance(old, Mapping)
-    same = nested and value.get("name", old.get("name")) == old.get("name")
-    merged[key] = changed(old, value) if same else value
+    if (
+        isinstance(value, Mapping) and isinstance(old, Mapping)
+        and value.get("name", old.get("name")) == old.get("name")
+    ):
+      merged[key] = changed(old, value)
+    else:
+      merged[key] = value
   return merged
 
 
-# Group of settings -> the function whose arguments they are.
+# Group of settings -> the function that takes them as arguments.
 _FUNCTIONS = {
     "": experiment, "projection": model.model, "augment": images.augment,
     "mesh": layout.mesh, "tokenizer": vocabulary, "record": recording,
@@ -280,18 +287,19 @@ _FUNCTIONS = {
     "captions": captions.captions, "label_captions": captions.captions,
     "evaluation": evaluation,
 }
-# Group of settings -> the folder of the plug-in that it names.
+# Group of settings -> the folder with the plug-ins that it can name.
 _FOLDERS = {
     "source": "sources", "objective": "objectives", "image": "encoders",
     "text": "encoders", "evaluation": "evals",
 }
+# Group of settings -> (module, return type) of the functions that it can name.
 _MEMBERS = {
     "gradient": (gradient, types.Gradient), "optimizer": (optim, optim.Optimizer)
 }
 
 
 def _functions(group: str, name: Any) -> list[Any]:
-  """The functions whose arguments a group holds; none for a wrong name."""
+  """The functions that take a group's settings; none for an unknown name."""
   functions = [_FUNCTIONS[group]] if group in _FUNCTIONS else []
   if not isinstance(name, str):
     return functions
@@ -301,13 +309,13 @@ def _functions(group: str, name: Any) -> list[Any]:
     elif group in _MEMBERS:
       module, result = _MEMBERS[group]
       functions.append(schema.member(module, name, result))
-  except ValueError:  # `complete` says this, with what there is to choose from.
+  except ValueError:  # `complete` raises this with the path of the setting.
     pass
   return functions
 
 
 def _check_evals(full: Settings) -> None:
-  """Refuses evaluations that are no groups of settings."""
+  """Rejects evaluations that are not groups of settings."""
   for label, own in (full["evals"] or {}).items():
     if not isinstance(own, Mapping):
       raise ValueError(
@@ -317,8 +325,9 @@ def _check_evals(full: Settings) -> None:
 
 
 def _name(where: str, settings: Settings) -> str:
+  """The name of the plug-in that a group configures."""
   if "name" not in settings:
-    raise ValueError(f"{where} has no 'name'; it says what to build.")
+    raise ValueError(f"{where} has no 'name', which says what to build.")
   if not isinstance(settings["name"], str):
     raise ValueError(
         f"{where}.name is {settings['name']!r}; it takes the name of what to build."
@@ -326,8 +335,8 @@ def _name(where: str, settings: Settings) -> str:
   return settings["name"]
 
 
-def _found(where, find, *arguments):
-  """What a name stands for; what it does not stand for is said with its path."""
+def _lookup(where, find, *arguments):
+  """Looks a name up; an unknown one raises with the path of the setting."""
   try:
     return find(*arguments)
   except ValueError as error:
@@ -335,7 +344,8 @@ def _found(where, find, *arguments):
 
 
 def _named(where, folder, settings, given=()):
-  function = _found(where, schema.plugin, folder, _name(where, settings))
+  """Complete settings of a plug-in of a folder, with its name."""
+  function = _lookup(where, schema.plugin, folder, _name(where, settings))
   return {
       "name": settings["name"],
       **schema.complete(where, function, settings, given),
@@ -343,7 +353,8 @@ def _named(where, folder, settings, given=()):
 
 
 def _member(where, module, result, settings, **arguments):
-  function = _found(where, schema.member, module, _name(where, settings), result)
+  """Complete settings of a function of a module, with its name."""
+  function = _lookup(where, schema.member, module, _name(where, settings), result)
   return {
       "name": settings["name"],
       **schema.complete(where, function, settings, **arguments),
@@ -351,12 +362,14 @@ def _member(where, module, result, settings, **arguments):
 
 
 def _captions(where, settings):
+  """Complete settings of captions made from labels; None stays None."""
   return None if settings is None else schema.complete(
       where, captions.captions, settings, kept=("classes",)
   )
 
 
 def _positive(where, settings, *names):
+  """Rejects settings that are not at least 1."""
   for name in names:
     if settings[name] is None or settings[name] < 1:
       raise ValueError(
@@ -365,15 +378,16 @@ def _positive(where, settings, *names):
 
 
 def _complete_eval(where, settings):
-  ours = {k: v for k, v in settings.items() if schema.takes(evaluation, k)}
-  theirs = {k: v for k, v in settings.items() if k not in ours}
-  ours = schema.complete(where, evaluation, ours)
-  _positive(where, ours, "batch_size")
+  """Complete settings of an evaluation and of its evaluator."""
+  common = {k: v for k, v in settings.items() if schema.takes(evaluation, k)}
+  evaluator = {k: v for k, v in settings.items() if k not in common}
+  common = schema.complete(where, evaluation, common)
+  _positive(where, common, "batch_size")
   for name in ("every", "limit"):
-    if ours[name] is not None:
-      _positive(where, ours, name)
-  ours["source"] = _named(f"{where}.source", "sources", ours["source"])
-  ours["label_captions"] = _captions(
-      f"{where}.label_captions", ours["label_captions"]
+    if common[name] is not None:
+      _positive(where, common, name)
+  common["source"] = _named(f"{where}.source", "sources", common["source"])
+  common["label_captions"] = _captions(
+      f"{where}.label_captions", common["label_captions"]
   )
-  return {**_named(where, "evals", theirs, GIVEN), **ours}
+  return {**_named(where, "evals", evaluator, GIVEN), **common}

@@ -1,1 +1,1 @@
-"""What a run writes beside its weights: facts, numbers, progress."""
+"""What a run writes besides its checkpoints: metadata, metrics and progress."""

@@ -1,7 +1,7 @@
 """Metrics of steps that were dispatched to the devices and not yet read.
 
-Reading a step's loss waits for the step. So metrics stay on the device for a
-while and are read together; then they are checked and recorded.
+Reading a step's loss blocks until the step is done. So metrics stay on the
+device for some steps and are then transferred, checked and recorded together.
 """
 
 import math
@@ -15,7 +15,7 @@ from basic import types
 from basic.data import pipeline
 from basic.recording import recorder
 
-# Steps dispatched ahead at most: keeps devices busy without queueing batches.
+# Most steps dispatched ahead: devices stay busy, and few batches are queued.
 AHEAD = 20
 
 
@@ -24,13 +24,14 @@ class Pending:
 
   Args:
     end: the step at which their stage ends; it is always recorded.
-    every: steps between two that are recorded.
-    batch_size: rows of the stage's global batch.
+    every: steps between two recorded ones.
+    batch_size: examples in the stage's global batch.
     rate: step of the run -> learning rate.
-    stream: from which their batches came.
-    record: where their numbers go.
-    last_saved: gives the step of the newest checkpoint, or None.
-    unreadable: reads that failed before this stream was opened, by reason.
+    stream: the stream that their batches come from.
+    record: writes their metrics.
+    last_saved: returns the step of the newest checkpoint, or None.
+    unreadable: number of examples that could not be read before this stream was
+      opened, by reason.
   """
 
   def __init__(
@@ -52,27 +53,27 @@ class Pending:
     self._steps: list[tuple[int, int, Any]] = []
 
   def add(self, n: int, metrics: types.Metrics) -> None:
-    """Notes that step n was dispatched, with the newest batch of the stream."""
+    """Adds step n, which was dispatched with the newest batch of the stream."""
     self._steps.append((n, self._stream.position, metrics))
 
   def full(self) -> bool:
-    """Whether so many are pending that reading is due."""
+    """Whether enough steps are pending for `flush` to be called."""
     return len(self._steps) >= AHEAD
 
   def flush(self) -> None:
-    """Waits for all of them, checks them and records them.
+    """Waits for all pending steps, checks and records their metrics.
 
     Raises:
-      FloatingPointError: if a loss or a gradient is not finite. It is recorded,
-        and so are the steps before it; those after it are not.
+      FloatingPointError: if a loss or a gradient is not finite. That step and
+        those before it are recorded; those after it are not.
     """
     steps, self._steps = jax.device_get(self._steps), []
     for n, seen, metrics in steps:
-      # A gradient that came chunk by chunk has no norm.
+      # Methods that apply gradients chunk by chunk report no gradient norm.
       watched = [metrics[k] for k in ("loss", "gradient_norm") if k in metrics]
       if not all(map(math.isfinite, watched)):
         self._recorder.write(n, metrics)
-        fault = "loss is {}, the gradient's norm {}".format(*watched, "not known")
+        fault = "loss is {}, gradient norm {}".format(*watched, "not known")
         raise self._error(n, seen, fault)
       if n % self._every == 0 or n == self._end:
         self._recorder.write(n, {
@@ -82,17 +83,17 @@ class Pending:
       self._record_data(steps[-1][0])
 
   def check(self, n: int, params: types.Params) -> None:
-    """Waits for the newest step, n, and checks the parameters it left.
+    """Waits for the newest step, n, and checks the parameters after it.
 
     Raises:
-      FloatingPointError: if one is not finite: an update can overflow though
-        its loss and its gradient did not.
+      FloatingPointError: if one is not finite: an update can overflow even if
+        loss and gradient are finite.
     """
     if not _finite(params):
       raise self._error(n, self._stream.position, "its update is not finite")
 
   def unreadable(self) -> dict[str, int]:
-    """Reads that failed since the run began, by reason."""
+    """Number of unreadable examples since the run began, by reason."""
     now = self._stream.unreadable
     return {
         reason: self._before.get(reason, 0) + now.get(reason, 0)
@@ -100,7 +101,7 @@ class Pending:
     }
 
   def _record_data(self, n):
-    """Records the throughput since the last time, and unreadable examples."""
+    """Records the throughput since the last call, and unreadable examples."""
     row, unreadable = {}, self.unreadable()
     if rate := self._recorder.rate():
       row["throughput/examples_per_second"] = rate
@@ -111,7 +112,7 @@ class Pending:
       self._recorder.write(n, row)
 
   def _error(self, n, seen, fault):
-    """Says which step it was, which examples it saw, and what to do."""
+    """An error that names the step and its examples, and says what to do."""
     ids = self._stream.ids(seen - self._batch_size, seen).tolist()
     shown = ", ".join(map(str, ids[:64])) + (", ..." if len(ids) > 64 else "")
     saved = self._last_saved()
@@ -125,6 +126,7 @@ class Pending:
 
 @jax.jit
 def _finite(params):
+  """Whether all values of all parameters are finite."""
   return jnp.all(
       jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(params)])
   )

@@ -1,11 +1,10 @@
-"""Keeps numbers in a file that outlives a kill: one JSON object a line.
+"""Stores metrics in a file that survives a kill: one JSON object per line.
 
     {"step": 10, "time": 1767225600.0, "loss": 2.5}
 
-Lines are only ever appended, so a kill can tear none but the last, and that
-one is left out by whoever reads. JSON has no word for numbers that are not
-finite: these are the strings "nan", "inf" and "-inf" in the file, and floats
-again when read.
+Lines are only ever appended, so a kill can truncate only the last one, which
+readers skip. JSON cannot represent NaN and infinity: these are the strings
+"nan", "inf" and "-inf" in the file, and become floats when read.
 """
 
 import json
@@ -25,7 +24,7 @@ _NOT_FINITE = ("nan", "inf", "-inf")
 
 
 def line(row: Mapping[str, float | int]) -> bytes:
-  """Writes numbers by name as one line of the file.
+  """Encodes metrics, by name, as one line of the file.
 
   Example:
     >>> line({"step": 1, "loss": math.inf})
@@ -36,11 +35,11 @@ def line(row: Mapping[str, float | int]) -> bytes:
 
 
 def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-  """Reads the numbers that a run has written so far.
+  """Reads the metrics that a run has written so far.
 
   Returns:
-    One dict a line, oldest first: "step", "time" in seconds since 1970, and
-    what was measured then. Empty if nothing was written.
+    One dict per line, oldest first: "step", "time" in seconds since 1970, and
+    the metrics. Empty if nothing was written.
 
   Raises:
     ValueError: if a line other than the last is not a JSON object of numbers.
@@ -55,7 +54,7 @@ def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
 def curve(
     rows: Sequence[Mapping[str, Any]], name: str
 ) -> tuple[Int[np.ndarray, "n"], Float[np.ndarray, "n"]]:
-  """Picks one metric out of the lines of a run.
+  """The values of one metric over the steps of a run.
 
   Returns:
     (steps, values) of the lines that have it, int64 and float64.
@@ -71,41 +70,42 @@ def curve(
 
 
 def truncate(workdir: str | os.PathLike, start: int) -> int:
-  """Takes out what a run resumed at `start` will write again.
+  """Removes the lines that a run resumed at `start` will write again.
 
   Args:
-    workdir: the run's folder; it need not hold a record yet.
-    start: steps already taken. Lines of later steps go, and a torn one.
+    workdir: the run's folder; the file need not exist yet.
+    start: steps already taken. Lines of later steps are removed, and so is an
+      incomplete last line.
 
   Returns:
-    The number of lines taken out.
+    The number of lines removed.
 
   Raises:
-    ValueError: if a line other than the last is not a line of a record.
+    ValueError: if a line other than the last is not valid.
   """
   path = pathlib.Path(workdir) / NAME
   if not path.exists():
     return 0
   before = path.read_bytes()
-  kept = [line for line, row in _rows(path) if row["step"] <= start]
-  content = b"".join(line.rstrip(b"\n") + b"\n" for line in kept)
+  remaining = [line for line, row in _rows(path) if row["step"] <= start]
+  content = b"".join(line.rstrip(b"\n") + b"\n" for line in remaining)
   if content != before:
     files.replace(path, content)
-  return len(before.splitlines()) - len(kept)
+  return len(before.splitlines()) - len(remaining)
 
 
 def _row(line: bytes) -> dict[str, Any]:
-  """One line as an object with a step; ValueError if it is anything else."""
+  """Parses one line; ValueError if it is not an object with a step."""
   row = json.loads(line)
   if not isinstance(row, dict) or not _is_number(row.get("step")):
     raise ValueError("not an object with a step")
   if not isinstance(row["step"], int):
     raise ValueError("a step is an integer")
-  strange = [
+  invalid = [
       name for name, x in row.items() if x not in _NOT_FINITE and not _is_number(x)
   ]
-  if strange:
-    raise ValueError(f"{strange[0]!r} is not a number")
+  if invalid:
+    raise ValueError(f"{invalid[0]!r} is not a number")
   return row
 
 
@@ -114,7 +114,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _rows(path: pathlib.Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-  """Yields the lines of a record, raw and parsed; a torn last one is not."""
+  """Yields all lines, raw and parsed, except an incomplete last one."""
   lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
   for number, line in enumerate(lines, 1):
     try:
@@ -123,7 +123,7 @@ def _rows(path: pathlib.Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
       if not line.endswith(b"\n"):
         return
       raise ValueError(
-          f"Line {number} of {path} is not a line of a record ({error}). The file was "
-          "changed from outside: remove that line, or bring the file back."
+          f"Line {number} of {path} is not a line of metrics ({error}). Another "
+          "program changed the file: remove that line, or restore the file."
       ) from error
     yield line, row

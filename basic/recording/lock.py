@@ -1,9 +1,8 @@
-"""One run writes into a folder at a time.
+"""A lock, so that only one process at a time writes into a run's folder.
 
 The owner keeps `run.lock` open and locked with `flock`. The kernel, or the file
-server on a network file system, drops the lock when the owner ends, however it
-ends, so a killed run leaves nothing that stands in the way. Whoever only reads
-a run takes no lock.
+server of a network file system, releases the lock when the owner ends, however
+it ends, so a killed run leaves no stale lock. Readers of a run take no lock.
 """
 
 import contextlib
@@ -31,18 +30,18 @@ class InUseError(RuntimeError):
 
 @contextlib.contextmanager
 def hold(workdir: str | os.PathLike) -> Iterator[None]:
-  """Owns a run's folder inside a `with`.
+  """Holds the lock of a run's folder inside a `with` statement.
 
-  On leaving, the lock file is removed, and the folder too if nothing was
-  written into it. Where the file system has no locks the log warns, and the
-  folder is used without one.
+  On exit, the lock file is removed, and the folder too if it is empty and was
+  created here. If the file system does not support locks, a warning is logged
+  and the folder is used without one.
 
   Args:
-    workdir: the folder; made if it is not there.
+    workdir: the folder; created if it does not exist.
 
   Raises:
-    InUseError: if another process owns it, or another `hold` in this one; it
-      says which process, on which host, since when. Nothing was written.
+    InUseError: if another process holds the lock, or another `hold` in this
+      one; names the process, its host, and since when. Nothing was written.
 
   Example:
     >>> import tempfile
@@ -51,41 +50,41 @@ def hold(workdir: str | os.PathLike) -> Iterator[None]:
     ['run.lock']
   """
   folder = pathlib.Path(workdir)
-  made = [p for p in (folder, *folder.parents) if not p.exists()]
+  created = [p for p in (folder, *folder.parents) if not p.exists()]
   folder.mkdir(parents=True, exist_ok=True)
   path = folder / NAME
   descriptor = _locked(path)
   try:
     yield
   finally:
-    # Removed while it is still held: see `_locked`.
+    # Removed while the lock is still held: see `_locked`.
     path.unlink(missing_ok=True)
     os.close(descriptor)
-    with contextlib.suppress(OSError):  # It holds something by now.
-      for each in made:
+    with contextlib.suppress(OSError):  # A folder that is not empty stays.
+      for each in created:
         each.rmdir()
 
 
 def _locked(path: pathlib.Path) -> int:
   """Opens and locks the file; returns its descriptor."""
   while True:
-    # Open for writing: NFS gives an exclusive lock on nothing else.
+    # Opened for writing, which NFS requires for an exclusive lock.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
       fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
       if error.errno not in _CANNOT_LOCK:
-        said = _owner(descriptor)
+        owner = _owner(descriptor)
         os.close(descriptor)
         if isinstance(error, BlockingIOError):
-          raise InUseError(_refusal(path.parent, said)) from error
+          raise InUseError(_refusal(path.parent, owner)) from error
         raise
       _log.warning(
-          "%s cannot be locked (%s): see to it that no other run uses the "
+          "%s cannot be locked (%s): make sure that no other run uses the "
           "folder", path, error.strerror,
       )
-    # The owner before may have removed the file between `open` and `flock`;
-    # then this lock is on a file that nobody else can find.
+    # The previous owner may have removed the file between `open` and `flock`;
+    # then this lock is on a deleted file, and another process can lock a new one.
     with contextlib.suppress(FileNotFoundError):
       if os.path.samestat(os.fstat(descriptor), os.stat(path)):
         break
@@ -100,15 +99,16 @@ def _locked(path: pathlib.Path) -> int:
 
 
 def _owner(descriptor: int) -> dict[str, Any]:
-  """What the owner wrote of itself; nothing, if it has not come to that yet."""
+  """Process, host and start of the owner; empty if not written yet."""
   try:
-    said = json.loads(os.pread(descriptor, 4096, 0))
+    content = json.loads(os.pread(descriptor, 4096, 0))
   except ValueError:
     return {}
-  return said if isinstance(said, dict) else {}
+  return content if isinstance(content, dict) else {}
 
 
 def _refusal(folder: pathlib.Path, owner: dict[str, Any]) -> str:
+  """Says who holds the lock, and what to do."""
   process = "another process"
   if owner:
     process = (
@@ -116,8 +116,8 @@ def _refusal(folder: pathlib.Path, owner: dict[str, Any]) -> str:
         f"{owner.get('since')}"
     )
   return (
-      f"{folder} is being written by {process}. Wait until that run ends, or "
-      "stop it and start this one again, or give another --workdir. Reading it "
-      "with basic.evaluate, basic.report or basic.export is possible meanwhile. "
-      "Nothing was changed."
+      f"{folder} is in use by {process}. Wait until that run ends, or stop it "
+      "and start this one again, or use another --workdir. basic.evaluate, "
+      "basic.report and basic.export can read the folder meanwhile. Nothing was "
+      "changed."
   )

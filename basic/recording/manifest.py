@@ -1,4 +1,4 @@
-"""Opens a run's folder: says what the run is, and lets no other run into it."""
+"""Writes the metadata of a run into its folder, and keeps other runs out."""
 
 import importlib.metadata
 import json
@@ -20,11 +20,11 @@ from basic.recording import redact
 LIBRARIES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy",
 )
-_LISTED = 20  # differing settings that an error message names
+_LISTED = 20  # most differing settings listed in an error message
 
 
 def as_stored(stored: Any) -> Any:
-  """The stored configuration as it is; the default of `upgrade`."""
+  """Returns the stored configuration unchanged; the default of `upgrade`."""
   return stored
 
 
@@ -34,13 +34,13 @@ def check(
     *,
     upgrade: Callable[[Any], Any] = as_stored,
 ) -> None:
-  """Refuses the folder of another run, and writes nothing.
+  """Rejects the folder of another run; writes nothing.
 
   Args:
-    workdir: the folder; it need not be there.
+    workdir: the folder; it need not exist.
     config: the complete configuration, nested dicts of plain data.
-    upgrade: makes of a stored configuration what this version would have
-      stored, where settings were renamed or added since.
+    upgrade: converts a stored configuration to what this version would have
+      stored, as settings may have been renamed or added.
 
   Raises:
     ValueError: if the folder holds a run with other settings, or files of a
@@ -64,85 +64,87 @@ def begin(
     command: Sequence[str],
     upgrade: Callable[[Any], Any] = as_stored,
 ) -> None:
-  """Writes `config.json` and `run.json`, or refuses another run's folder.
+  """Writes `config.json` and `run.json`, or rejects another run's folder.
 
-  Secrets are hidden in what is written (`redact`), and configurations that
-  differ only there count as the same. In a run of several processes all of
-  them check and the first one writes. Each start adds its time to "started"
-  in `run.json`; a fact that changed since the last start moves to "earlier".
+  Secrets are redacted in both files (`redact`), and configurations that differ
+  only in secrets count as equal. In a run of several processes all of them
+  check and the first one writes. Each start appends its time to "started" in
+  `run.json`; values that changed since the last start move to "earlier".
 
   Args:
-    workdir: the folder; made if it is not there.
+    workdir: the folder; created if it does not exist.
     config: the complete configuration, nested dicts of plain data.
-    command: the command line, one string an argument.
+    command: the command line, one string per argument.
     upgrade: as in `check`.
 
   Raises:
     ValueError: if the folder holds a run with other settings, or files of a
-      run that cannot be read. It is left as it was.
+      run that cannot be read. The folder is left unchanged.
     TypeError: if a setting is not plain data.
   """
   check(workdir, config, upgrade=upgrade)
   if jax.process_index() != 0:
     return
   folder = pathlib.Path(workdir)
-  known = load(folder / "run.json") or {}
+  previous = load(folder / "run.json") or {}
   folder.mkdir(parents=True, exist_ok=True)
   if not (folder / "config.json").exists():
     settings = redact.value("", _plain("", config))
     files.replace(folder / "config.json", _json(settings))
   facts = {"command": shlex.join(redact.command(command)), **_facts()}
-  files.replace(folder / "run.json", _json(_started(known, facts)))
+  files.replace(folder / "run.json", _json(_started(previous, facts)))
 
 
 def load(path: pathlib.Path) -> dict[str, Any] | None:
-  """Reads one JSON object of a run's folder; None if the file is not there.
+  """Reads a file with one JSON object; None if it does not exist.
 
   Raises:
-    ValueError: if it is there and is not a JSON object.
+    ValueError: if it exists and is not a JSON object.
   """
   try:
     content = json.loads(path.read_bytes())
   except FileNotFoundError:
     return None
-  except (ValueError, RecursionError) as error:  # Text that is not UTF-8 too.
+  except (ValueError, RecursionError) as error:  # Also if it is not UTF-8.
     raise ValueError(
-        f"{path} is not valid JSON ({error}). Put back the file that the run "
+        f"{path} is not valid JSON ({error}). Restore the file that the run "
         "wrote, or use another --workdir."
     ) from error
   if not isinstance(content, dict):
     raise ValueError(
-        f"{path} holds {json.dumps(content)[:40]} and should hold a JSON object. "
-        "Put back the file that the run wrote, or use another --workdir."
+        f"{path} holds {json.dumps(content)[:40]} instead of a JSON object. "
+        "Restore the file that the run wrote, or use another --workdir."
     )
   return content
 
 
 def _json(data: Any) -> bytes:
+  """The content of a JSON file."""
   text = json.dumps(data, indent=2, sort_keys=True, allow_nan=False)
   return text.encode() + b"\n"
 
 
-def _plain(path: str, found: Any) -> Any:
-  """The form in which JSON gives a setting back."""
-  if isinstance(found, Mapping):
+def _plain(path: str, setting: Any) -> Any:
+  """A setting as it would be after writing and reading JSON."""
+  if isinstance(setting, Mapping):
     return {
         str(key): _plain(f"{path}/{key}" if path else str(key), each)
-        for key, each in found.items()
+        for key, each in setting.items()
     }
-  if isinstance(found, (list, tuple)):
-    return [_plain(f"{path}/{n}", each) for n, each in enumerate(found)]
-  if isinstance(found, float) and not math.isfinite(found):
-    return str(found)
-  if found is None or isinstance(found, (bool, int, float, str)):
-    return found
+  if isinstance(setting, (list, tuple)):
+    return [_plain(f"{path}/{n}", each) for n, each in enumerate(setting)]
+  if isinstance(setting, float) and not math.isfinite(setting):
+    return str(setting)
+  if setting is None or isinstance(setting, (bool, int, float, str)):
+    return setting
   raise TypeError(
-      f"The setting {path} is a {type(found).__name__}. A configuration holds "
+      f"The setting {path} is a {type(setting).__name__}. A configuration holds "
       "numbers, strings, booleans, None, and lists and dicts of them."
   )
 
 
 def _refuse_other(folder: pathlib.Path, before: Any, now: Any) -> None:
+  """Raises an error that lists the differing settings, if there are any."""
   lines = [
       f"  {path or 'all'}: {old} -> {new}"
       for path, old, new in _differences("", before, now)
@@ -153,7 +155,7 @@ def _refuse_other(folder: pathlib.Path, before: Any, now: Any) -> None:
     lines[_LISTED:] = [f"  and {len(lines) - _LISTED} more"]
   listed = "\n".join(lines)
   raise ValueError(
-      f"{folder} holds a run with other settings (found -> expected):\n"
+      f"{folder} holds a run with other settings (stored -> given):\n"
       f"{listed}\n"
       "Use another --workdir for a new run, or the settings of config.json in "
       "that folder to continue the run there. Nothing was overwritten."
@@ -163,11 +165,11 @@ def _refuse_other(folder: pathlib.Path, before: Any, now: Any) -> None:
 def _differences(
     path: str, old: Any, new: Any
 ) -> Iterator[tuple[str, str, str]]:
-  """Yields (path, found, expected) for every leaf that is not the same."""
+  """Yields (path, stored value, given value) for every differing setting."""
   if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
     old, new = dict(enumerate(old)), dict(enumerate(new))
   if not isinstance(old, dict) or not isinstance(new, dict):
-    # 1 and 1.0 and True are equal, but only in Python.
+    # In Python 1 == 1.0 == True; as settings they differ.
     if json.dumps(old, sort_keys=True) != json.dumps(new, sort_keys=True):
       yield path, json.dumps(old), json.dumps(new)
     return
@@ -182,21 +184,23 @@ def _differences(
 
 
 def _started(
-    known: dict[str, Any], facts: dict[str, Any]
+    previous: dict[str, Any], facts: dict[str, Any]
 ) -> dict[str, Any]:
   """The content of run.json after one more start."""
   now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-  changed = {n: known[n] for n in facts if n in known and known[n] != facts[n]}
-  earlier = known.get("earlier", [])
+  changed = {
+      n: previous[n] for n in facts if n in previous and previous[n] != facts[n]
+  }
+  earlier = previous.get("earlier", [])
   if changed:
     earlier = [*earlier, {"until": now, **changed}]
-  started = [*known.get("started", []), now]
+  started = [*previous.get("started", []), now]
   return {**facts, "started": started, "earlier": earlier}
 
 
 def _facts() -> dict[str, Any]:
-  """What a run stands on: software, devices, and the commit of this code."""
-  versions = {"python": platform.python_version()}
+  """Environment of a run: versions, devices, and the commit of this code."""
+  versions: dict[str, str | None] = {"python": platform.python_version()}
   for library in LIBRARIES:
     try:
       versions[library] = importlib.metadata.version(library)
@@ -223,7 +227,7 @@ def _commit() -> str | None:
     ).stdout.strip()
 
   try:
-    # Installed code may lie inside a checkout that is not its own.
+    # Installed code may lie inside the checkout of another project.
     git("ls-files", "--error-unmatch", here.name)
     return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
   except (OSError, subprocess.SubprocessError):

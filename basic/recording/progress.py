@@ -1,14 +1,18 @@
-"""Says how far a run is: a bar on a terminal, a line now and then elsewhere."""
+"""Shows progress: a bar on a terminal, a line every few seconds elsewhere."""
 
 import io
 import time
 from collections.abc import Callable
+from typing import TextIO, TypeAlias
 
 import tqdm
 
+# A text stream: sys.stderr is typed as the first, io.StringIO is the second.
+Stream: TypeAlias = TextIO | io.TextIOBase
+
 
 class _Bar(tqdm.tqdm):
-  """A bar without the thread that tqdm starts to watch over its bars."""
+  """A progress bar without the monitoring thread of tqdm."""
 
   monitor_interval = 0
 
@@ -35,24 +39,25 @@ class Progress:
       batch_size: int,
       start: int = 0,
       every: float = 10.0,
-      stream: io.TextIOBase | None,
+      stream: Stream | None,
       clock: Callable[[], float] = time.monotonic,
   ):
     """Starts at step `start`.
 
     Args:
       total: steps of the whole run.
-      batch_size: examples a step.
+      batch_size: examples per step.
       start: steps already taken.
-      every: seconds between two lines where the stream is no terminal.
-      stream: where to speak; None to count in silence.
-      clock: seconds, from any origin.
+      every: seconds between two lines if the stream is not a terminal.
+      stream: where to print; None prints nothing.
+      clock: returns seconds, from any origin.
     """
     self._total, self._batch_size = total, batch_size
     self._step, self._every = start, every
     self._stream, self._clock = stream, clock
+    # (time, step) at the last call of `rate`, and at the last printed line.
     self._marked: tuple[float, int] | None = None
-    self._spoken = (0.0, start)
+    self._printed = (0.0, start)
     self._note = ""
     self._bar = None
     if stream is not None and stream.isatty():
@@ -63,23 +68,23 @@ class Progress:
       )
 
   def at(self, step: int) -> None:
-    """Notes that `step` steps are taken; speaks if it is time to.
+    """Updates the number of steps taken; prints if it is time to.
 
     The first call starts the clock, so that compilation does not count.
     """
     now, taken, self._step = self._clock(), step - self._step, step
     if self._marked is None:
-      self._marked = self._spoken = (now, step)
+      self._marked = self._printed = (now, step)
     if self._bar is not None:
       self._bar.set_description_str(f"step {step}/{self._total}", refresh=False)
       self._bar.set_postfix_str(self._note, refresh=False)
       self._bar.update(taken * self._batch_size)
-    elif now >= self._spoken[0] + self._every and step > self._spoken[1]:
+    elif now >= self._printed[0] + self._every and step > self._printed[1]:
       self.say(self._line(now))
-      self._spoken = (now, step)
+      self._printed = (now, step)
 
   def resize(self, batch_size: int) -> None:
-    """Notes that steps now have so many examples; starts the clock anew."""
+    """Changes the number of examples per step; restarts the clock of `rate`."""
     self._batch_size, self._marked = batch_size, None
     if self._bar is not None:
       left = (self._total - self._step) * batch_size
@@ -88,7 +93,7 @@ class Progress:
   def rate(self) -> float:
     """Examples per second since the last call, which starts a new interval.
 
-    Calling it once after an evaluation leaves the evaluation's time out. 0
+    Calling it once after an evaluation excludes the time of the evaluation. 0
     before the second step.
     """
     if self._marked is None:
@@ -100,7 +105,7 @@ class Progress:
     return (self._step - before) * self._batch_size / (now - then)
 
   def note(self, text: str) -> None:
-    """Puts a few words, such as the loss, at the end of what is said next."""
+    """Sets a short text, such as the loss, to show after the progress."""
     self._note = text
 
   def say(self, text: str) -> None:
@@ -110,12 +115,13 @@ class Progress:
       self._stream.flush()
 
   def close(self) -> None:
-    """Leaves the bar as it stands. May be called twice."""
+    """Closes the bar, which stays visible. May be called twice."""
     if self._bar is not None:
       self._bar.close()
 
   def _line(self, now: float) -> str:
-    then, before = self._spoken
+    """Step, fraction done, speed and time left."""
+    then, before = self._printed
     speed = (self._step - before) / max(now - then, 1e-9)
     left = (self._total - self._step) / speed
     parts = [
@@ -129,7 +135,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-  """Writes a time as hours, minutes and seconds.
+  """Formats a time as hours, minutes and seconds.
 
   Example:
     >>> duration(3725.0)

@@ -1,19 +1,20 @@
-"""Writes a run down: its settings, its numbers, and how far it is.
+"""Records a run: its settings, its metrics and its progress.
 
 A run's folder holds
 
     config.json     the complete configuration (`manifest`)
     run.json        command, versions, devices, and when it was started
-    metrics.jsonl   the numbers, one JSON object a line (`journal`)
-    tensorboard/    the same numbers for TensorBoard
+    metrics.jsonl   the metrics, one JSON object per line (`journal`)
+    tensorboard/    the same metrics for TensorBoard
 
-What depends on the clock stands under names of its own, "time" and by
-convention "throughput/...", so that all other names of an interrupted run and
-of one that was not can be compared line by line.
+Values that depend on the clock have their own names, "time" and by convention
+"throughput/...", so that all other metrics of an interrupted run can be compared
+line by line with those of an uninterrupted one.
 """
 
 import collections
 import contextlib
+import importlib
 import io
 import os
 import pathlib
@@ -36,7 +37,7 @@ curve = journal.curve
 
 
 def table(results: Mapping[str, Any]) -> str:
-  """Sets results as lines of text, names of one group together.
+  """Formats results as lines of text, grouped by the prefix of their names.
 
   Example:
     >>> print(table({"zeroshot/top1": 0.5, "retrieval/image_to_text@1": 0.25}))
@@ -53,9 +54,9 @@ def table(results: Mapping[str, Any]) -> str:
 
 
 class Recorder:
-  """Writes numbers as they come, and says how far the run is.
+  """Writes metrics as they come, and shows the progress of the run.
 
-  In a run of several processes the first one writes, the others stay silent.
+  In a run of several processes only the first one writes.
 
   Example:
     >>> import tempfile
@@ -76,33 +77,33 @@ class Recorder:
       every: float = 10.0,
       tensorboard: bool = True,
       wandb: Mapping[str, Any] | None = None,
-      stream: io.TextIOBase | None = None,
+      stream: progress.Stream | None = None,
       clock: Callable[[], float] = time.monotonic,
   ):
-    """Opens the record of a run that starts or resumes.
+    """Opens the files of a run that starts or resumes.
 
     Args:
-      workdir: the run's folder; made if it is not there.
+      workdir: the run's folder; created if it does not exist.
       total: steps of the whole run.
-      batch_size: examples a step.
-      start: steps already taken; lines of later steps are taken out.
-      every: seconds between two lines of progress where no bar can be drawn.
+      batch_size: examples per step.
+      start: steps already taken; lines of later steps are removed.
+      every: seconds between two lines of progress without a terminal.
       tensorboard: whether to write for TensorBoard, in `tensorboard/`.
-      wandb: what `wandb.init` is called with; None leaves Weights & Biases
-        out.
-      stream: where progress goes; standard error if None.
-      clock: seconds, from any origin.
+      wandb: arguments of `wandb.init`; None leaves Weights & Biases out.
+      stream: where progress is printed; standard error if None.
+      clock: returns seconds, from any origin.
 
     Raises:
-      ValueError: if a line of the record is broken, other than the last.
-      ModuleNotFoundError: if `wandb` is asked for and not installed.
+      ValueError: if a line of metrics.jsonl other than the last is not valid.
+      ModuleNotFoundError: if `wandb` is set and not installed.
     """
     writes = jax.process_index() == 0
     self._progress = progress.Progress(
         total=total, batch_size=batch_size, start=start, every=every,
         stream=(stream or sys.stderr) if writes else None, clock=clock,
     )
-    self._file = self._board = self._wandb = None
+    self._file: io.BufferedWriter | None = None
+    self._board = self._wandb = None
     if not writes:
       return
     folder = pathlib.Path(workdir)
@@ -111,7 +112,7 @@ class Recorder:
       self._wandb = _weights_and_biases(folder, wandb)
     if dropped := journal.truncate(folder, start):
       self._progress.say(
-          f"{journal.NAME}: took out {dropped} lines, torn or after step "
+          f"{journal.NAME}: removed {dropped} lines, incomplete or after step "
           f"{start}"
       )
     self._file = open(folder / journal.NAME, "ab")
@@ -125,24 +126,24 @@ class Recorder:
   ) -> None:
     """Appends one line with every metric under `prefix` + its name.
 
-    Arrays on a device are fetched, all at once, which waits for the step that
-    makes them: call it as often as numbers are wanted, not at every step.
+    Arrays on a device are transferred together, which blocks until the step
+    that computes them is done: do not call this at every step.
 
     Args:
-      step: steps taken when this was measured.
-      metrics: scalars, on a device or not.
-      prefix: put before every name as it is: "retrieval/".
+      step: steps taken when the metrics were measured.
+      metrics: scalars, on a device or in host memory.
+      prefix: prepended to every name: "retrieval/".
 
     Raises:
-      ValueError: if a metric is not one number, or is named "step" or "time",
-        or if the record is closed.
+      ValueError: if a metric is not a scalar, or is named "step" or "time", or
+        if the recorder is closed.
     """
     if self._file is None:
       return
-    found = jax.device_get(dict(metrics))
-    values = {prefix + n: _scalar(prefix + n, x) for n, x in found.items()}
+    fetched = jax.device_get(dict(metrics))
+    values = {prefix + n: _scalar(prefix + n, x) for n, x in fetched.items()}
     row = {"step": int(step), "time": round(time.time(), 3)}
-    self._append(journal.line({**row, **values}))
+    _append(self._file, journal.line({**row, **values}))
     if "loss" in values:
       self._progress.note(f"loss {values['loss']:.4g}")
     if self._board is not None:
@@ -152,21 +153,21 @@ class Recorder:
       self._wandb.log({"step": row["step"], **values})
 
   def progress(self, step: int) -> None:
-    """Notes that `step` steps are taken, and says so now and then.
+    """Updates the number of steps taken, and prints it from time to time.
 
-    Reads nothing from a device. Say it after every step; the first call
+    Reads nothing from a device. Call it after every step; the first call
     starts the clock of `rate`, so that compilation does not count.
     """
     self._progress.at(step)
 
   def resize(self, batch_size: int) -> None:
-    """Begins a stage with so many examples a step; its speed is its own."""
+    """Begins a stage with another batch size; its speed is measured anew."""
     self._progress.resize(batch_size)
 
   def rate(self) -> float:
     """Examples per second since the last call, which starts a new interval.
 
-    Calling it once after an evaluation leaves the evaluation's time out. 0
+    Calling it once after an evaluation excludes the time of the evaluation. 0
     before the second step.
     """
     return self._progress.rate()
@@ -177,7 +178,7 @@ class Recorder:
       self._progress.say(table(jax.device_get(dict(results))))
 
   def sync(self) -> None:
-    """Makes sure that the lines so far survive a loss of power."""
+    """Flushes all lines to disk, so that they survive a loss of power."""
     if self._file is None or self._file.closed:
       return
     self._file.flush()
@@ -187,15 +188,15 @@ class Recorder:
 
   def close(self) -> None:
     """Syncs and closes everything. May be called twice."""
-    with contextlib.ExitStack() as all_of_it:  # One that fails stops no other.
+    with contextlib.ExitStack() as stack:  # Closes the others if one fails.
       if self._wandb is not None:
-        all_of_it.callback(self._wandb.finish)
+        stack.callback(self._wandb.finish)
       if self._board is not None:
-        all_of_it.callback(self._board.close)
+        stack.callback(self._board.close)
       if self._file is not None:
-        all_of_it.callback(self._file.close)
-      all_of_it.callback(self._progress.close)
-      all_of_it.callback(self.sync)
+        stack.callback(self._file.close)
+      stack.callback(self._progress.close)
+      stack.callback(self.sync)
       self._wandb = None
 
   def __enter__(self) -> "Recorder":
@@ -203,34 +204,35 @@ class Recorder:
 
   def __exit__(self, *error: Any) -> None:
     if error and error[0] is not None:
-      # What ended the run is the error to show, not what follows from it.
+      # Show the error that ended the run, not one of closing the files.
       with contextlib.suppress(OSError):
         self.close()
     else:
       self.close()
 
-  def _append(self, line: bytes) -> None:
-    """Writes one line at once: a kill can tear only the last one."""
-    try:
-      self._file.write(line)
-      self._file.flush()
-    except OSError as error:
-      error.filename = error.filename or self._file.name
-      raise
+
+def _append(file: io.BufferedWriter, line: bytes) -> None:
+  """Writes a whole line at once, so that a kill can tear only the last one."""
+  try:
+    file.write(line)
+    file.flush()
+  except OSError as error:
+    error.filename = error.filename or file.name
+    raise
 
 
-def _scalar(name: str, found: Any) -> float | int:
-  """A Python number from a scalar that already lies in host memory."""
+def _scalar(name: str, value: Any) -> float | int:
+  """A Python number from a scalar in host memory."""
   if name in ("step", "time"):
     raise ValueError(
-        f"A metric is named {name!r}, as a column that every line has. Rename "
-        "it, or give a prefix."
+        f"A metric is named {name!r}, which every line has already. Rename it, "
+        "or give a prefix."
     )
-  array = np.asarray(found)
+  array = np.asarray(value)
   if array.shape:
     raise ValueError(
-        f"The metric {name!r} has shape {array.shape}; a metric is one number. "
-        "Reduce it, or give each entry a name."
+        f"The metric {name!r} has shape {array.shape}; a metric is a scalar. "
+        "Reduce it, or give each entry its own name."
     )
   return int(array) if array.dtype.kind in "iub" else float(array)
 
@@ -238,19 +240,19 @@ def _scalar(name: str, found: Any) -> float | int:
 def _weights_and_biases(
     folder: pathlib.Path, settings: Mapping[str, Any]
 ) -> Any:
-  """Opens the Weights & Biases run of this folder, again after a resume."""
+  """Opens the Weights & Biases run of this folder, the same after a resume."""
   try:
-    import wandb
+    wandb = importlib.import_module("wandb")
   except ImportError as error:
     raise ModuleNotFoundError(
-        "Weights & Biases is asked for, but the package `wandb` is not "
-        "installed. Install basic[wandb], or leave the setting out."
+        "record.wandb is set, but the package `wandb` is not installed. Install "
+        "basic[wandb], or leave the setting out."
     ) from error
   path = folder / "wandb_id"
   if not path.exists():
     files.replace(path, secrets.token_hex(8).encode())
   identity = {"id": path.read_text(), "resume": "allow", "dir": str(folder)}
   run = wandb.init(**{**identity, **settings})
-  # Its own step may only grow, and a resumed run goes back to its checkpoint.
+  # Its built-in step cannot decrease, but a resumed run repeats steps.
   run.define_metric("*", step_metric="step")
   return run

@@ -1,7 +1,8 @@
-"""Keeps keys, tokens and passwords out of what is written down.
+"""Redacts keys, tokens and passwords before anything is written to disk.
 
-A run's folder is copied, shared and published, so nothing secret may reach it:
-not by the name of a setting, not inside a URL, not by the shape of a value.
+A run's folder is copied, shared and published, so it must not contain secrets.
+They are recognised by the name of a setting, as parts of a URL, and by the
+format of a value.
 """
 
 import re
@@ -10,7 +11,7 @@ from typing import Any
 
 HIDDEN = "[redacted]"
 
-# A setting of one of these names is a secret, whatever it holds.
+# A setting with one of these names is a secret, whatever its value.
 _SECRET_NAME = re.compile(
     r"(.*[_-])?(pass(word|wd|phrase)|secrets?|credentials?|authorization"
     r"|(api|access|secret|private|auth|signing|wandb|ssh)[_-]?key"
@@ -18,11 +19,11 @@ _SECRET_NAME = re.compile(
     r"|sig(nature)?)",
     re.IGNORECASE,
 )
-# A setting of one of these names may be a field ("image_key") or a symbol
-# ("pad_token"): it is a secret if its value looks drawn at random.
+# A setting with one of these names may be a field ("image_key") or a symbol
+# ("pad_token"): it is a secret only if its value looks random.
 _DOUBTFUL_NAME = re.compile(r"(.*[_-])?(key|token)", re.IGNORECASE)
 _RANDOM = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[\w+/=.~-]{16,}")
-# Values whose shape says by itself what they are.
+# Values whose format is that of a known kind of secret.
 _SECRET_SHAPE = re.compile(
     r"\b(hf_|gh[pousr]_|github_pat_|glpat-|sk-|xox[abp]-|AKIA|AIza)"
     r"[\w-]{12,}"
@@ -31,16 +32,16 @@ _USER_INFO = re.compile(r"(\w+://)[^/@\s]+@")
 _QUERY = re.compile(r"([?&;])([\w.-]+)=([^&;#\s]+)")
 
 
-def value(name: str, found: Any) -> Any:
-  """Returns one setting as it may be written down.
+def value(name: str, setting: Any) -> Any:
+  """Returns one setting with secrets redacted.
 
   Args:
-    name: what the setting is called, without the path to it.
-    found: what it holds; a dict or a list is searched to its leaves.
+    name: name of the setting, without its path.
+    setting: its value; dicts and lists are searched recursively.
 
   Returns:
-    The same, with `HIDDEN` in the place of every secret. Numbers, booleans
-    and None are kept, unless the name alone says that they are secret.
+    The same, with `HIDDEN` in place of every secret. Numbers are kept unless
+    the name is that of a secret; booleans and None are always kept.
 
   Example:
     >>> value("wandb", {"project": "clip", "api_key": "abc"})
@@ -48,48 +49,49 @@ def value(name: str, found: Any) -> Any:
     >>> value("path", "https://me:word@host/data")
     'https://[redacted]@host/data'
   """
-  if isinstance(found, dict):
-    return {key: value(str(key), each) for key, each in found.items()}
-  if isinstance(found, (list, tuple)):
-    return [value(name, each) for each in found]
-  if found in (None, "") or isinstance(found, bool):
-    return found
-  if _is_secret(name, found):
+  if isinstance(setting, dict):
+    return {key: value(str(key), each) for key, each in setting.items()}
+  if isinstance(setting, (list, tuple)):
+    return [value(name, each) for each in setting]
+  if setting in (None, "") or isinstance(setting, bool):
+    return setting
+  if _is_secret(name, setting):
     return HIDDEN
-  return _inside(found) if isinstance(found, str) else found
+  return _inside(setting) if isinstance(setting, str) else setting
 
 
 def command(arguments: Sequence[str]) -> list[str]:
-  """Returns a command line as it may be written down.
+  """Returns a command line with secrets redacted.
 
-  Both spellings are known, `--api_key=abc` and `--api_key abc`.
+  Handles both `--api_key=abc` and `--api_key abc`.
 
   Example:
     >>> command(["train", "--config.wandb.api_key=abc", "--password", "x"])
     ['train', '--config.wandb.api_key=[redacted]', '--password', '[redacted]']
   """
-  kept, name = [], ""
+  redacted, name = [], ""
   for argument in arguments:
     head, equals, tail = argument.partition("=")
     if equals and re.fullmatch(r"[\w./-]+", head):
-      kept.append(f"{head}={value(_last(head), tail)}")
+      redacted.append(f"{head}={value(_last(head), tail)}")
       name = ""
       continue
     is_flag = argument.startswith("-")
-    kept.append(_inside(argument) if is_flag else value(name, argument))
+    redacted.append(_inside(argument) if is_flag else value(name, argument))
     name = _last(argument) if is_flag else ""
-  return kept
+  return redacted
 
 
-def _is_secret(name: str, found: Any) -> bool:
+def _is_secret(name: str, setting: Any) -> bool:
+  """Whether a setting is a secret, by its name and by how random it looks."""
   if _SECRET_NAME.fullmatch(name):
     return True
   is_doubtful = _DOUBTFUL_NAME.fullmatch(name) is not None
-  return is_doubtful and _RANDOM.fullmatch(str(found)) is not None
+  return is_doubtful and _RANDOM.fullmatch(str(setting)) is not None
 
 
 def _inside(text: str) -> str:
-  """Hides what is secret inside a longer string."""
+  """Redacts secrets inside a longer string."""
   text = _USER_INFO.sub(rf"\1{HIDDEN}@", text)
   text = _SECRET_SHAPE.sub(HIDDEN, text)
   return _QUERY.sub(
@@ -99,5 +101,5 @@ def _inside(text: str) -> str:
 
 
 def _last(path: str) -> str:
-  """The name of a flag or of a setting given by its path."""
+  """The last component of a flag's or setting's path."""
   return re.split(r"[./]", path.lstrip("-"))[-1]

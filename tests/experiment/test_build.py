@@ -59,7 +59,7 @@ def test_a_vocabulary_file_can_be_given(tmp_path):
       tokenizer=dict(model=str(model)),
   )
   assert (tmp_path / "mine" / tokenizer.FILE).read_bytes() == model.read_bytes()
-  with pytest.raises(ValueError, match=r"has \d+ pieces and text.vocab is 8; "
+  with pytest.raises(ValueError, match=r"has \d+ tokens and text.vocab is 8; "
                                        r"set text.vocab to \d+ or more"):
     run(
         tmp_path / "few", text=dict(name="toy", vocab=8),

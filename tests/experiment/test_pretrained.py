@@ -124,7 +124,7 @@ def test_the_words_of_the_weights_are_kept_with_the_run(weights, tmp_path):
 def test_more_words_than_rows_are_refused(weights, tmp_path):
   weights["vocabulary"] = words()
   few = config(text={"vocab": 20, "length": LENGTH})
-  with pytest.raises(ValueError, match=r"pieces and text\.vocab is 20"):
+  with pytest.raises(ValueError, match=r"tokens and text\.vocab is 20"):
     input_pipeline.run_tokenizer([few], tmp_path)
 
 
@@ -150,9 +150,9 @@ def made(single, pad="<pad>", side="right"):
 
 @pytest.mark.parametrize(("found", "settings", "said"), [
     (dict(single="$A <eos>"), dict(eos=2),
-     r"text\.eos=2, and the vocabulary ends texts in id 3.*Set text\.eos=3"),
-    (dict(single=None), {}, r"text\.eos=3, .* ends texts in no id of its own"),
-    (dict(single="<bos> $A"), dict(eos=1), "ends texts in no id of its own"),
+     r"text\.eos=2, and the vocabulary ends texts with id 3.*Set text\.eos=3"),
+    (dict(single=None), {}, r"text\.eos=3, .* has no end token"),
+    (dict(single="<bos> $A"), dict(eos=1), "has no end token"),
     (dict(single="<eos> $A <eos>"), {}, "also begins texts with it"),
     (dict(single="$A <eos>", pad="<eos>", side="left"), dict(padding="read"),
      "or pads them with it on the left"),
@@ -163,7 +163,7 @@ def made(single, pad="<pad>", side="right"):
      "pads with id 3 and .*masked"),
     (dict(single="<bos> $A", side="left"), dict(pool="first", causal=False),
      "padding on the left"),
-    (dict(single="$A <eos>"), dict(vocab=4), r"6 pieces and text\.vocab is 4"),
+    (dict(single="$A <eos>"), dict(vocab=4), r"6 tokens and text\.vocab is 4"),
 ])
 @pytest.mark.parametrize("given", [True, False])
 def test_a_vocabulary_that_the_tower_would_misread_is_refused(
@@ -198,7 +198,7 @@ def test_a_vocabulary_that_the_tower_reads_is_taken(
 
 def test_every_stage_of_texts_is_checked_against_the_vocabulary(tmp_path):
   stages = [config(taken=("image/.*",), text=text(eos=eos)) for eos in (3, 7)]
-  with pytest.raises(ValueError, match=r"text\.eos=7, .* in id 3"):
+  with pytest.raises(ValueError, match=r"text\.eos=7, .* with id 3"):
     input_pipeline.run_tokenizer(stages, tmp_path)
 
 

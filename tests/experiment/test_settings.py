@@ -98,7 +98,7 @@ def test_an_evaluation_has_settings_of_its_own_and_of_its_evaluator():
         (dict(evals=dict(x=dict(name="zeroshot"))),
          r"evals.x: evaluation\(\) needs the setting 'source'"),
         (dict(evals=dict(x=dict(source=dict(name="digits")))),
-         r"evals.x has no 'name'; it says what to build"),
+         r"evals.x has no 'name', which says what to build"),
         (dict(evals=dict(x=dict(
             name="zero", source=dict(name="digits")))), "in basic/evals"),
         (dict(evals=dict(x=dict(

@@ -168,7 +168,7 @@ def test_a_file_that_holds_no_object_is_refused_by_its_name(
   folder = tmp_path / "run"
   manifest.begin(folder, CONFIG, command=["train"])
   (folder / name).write_bytes(content)
-  with pytest.raises(ValueError, match=f"run/{name} .*Put back the file") as told:
+  with pytest.raises(ValueError, match=f"run/{name} .*Restore the file") as told:
     manifest.check(folder, CONFIG)
   assert len(str(told.value)) < 1_000
   assert (folder / name).read_bytes() == content

@@ -103,7 +103,7 @@ def test_a_last_line_that_lacks_only_its_end_is_kept(tmp_path):
 
 def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
   (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"st\n{"step": 3}\n')
-  with pytest.raises(ValueError, match=r"Line 2 of .*not a line of a record"):
+  with pytest.raises(ValueError, match=r"Line 2 of .*not a line of metrics"):
     recorder.read(tmp_path)
   with pytest.raises(ValueError, match="Line 2"):
     record(tmp_path)
@@ -144,7 +144,7 @@ def test_lines_taken_out_are_reported(tmp_path):
       writer.write(step, {})
   said = io.StringIO()
   record(tmp_path, start=1, stream=said).close()
-  assert "took out 2 lines, torn or after step 1" in said.getvalue()
+  assert "removed 2 lines, incomplete or after step 1" in said.getvalue()
 
 
 def test_a_curve_holds_the_steps_that_have_the_metric():
