@@ -19,7 +19,11 @@ from absl import logging
 STOPPED = 42
 # What is raised with a sentence for whoever runs the program.
 EXPLAINED = (ValueError, ArithmeticError, OSError, RuntimeError, ImportError)
-_OF_JAX = "JAX has removed its internal frames"  # in a note on tracebacks
+# Notes that libraries add to every error, and that say nothing to a user.
+_OF_LIBRARIES = (
+    "JAX has removed its internal frames", "Grain has removed its internal frames",
+    "If you are trying to batch elements after a sparse transformation",
+)
 # What a setting of the command line that does not exist raises in ml_collections.
 _NO_SUCH_SETTING = (
     AttributeError, IndexError, KeyError, OSError, TypeError, ValueError,
@@ -50,7 +54,10 @@ def sentences() -> Iterator[None]:
   except EXPLAINED as error:
     if sys.flags.dev_mode or isinstance(error, jax.errors.JaxRuntimeError):
       raise
-    notes = [n for n in getattr(error, "__notes__", ()) if _OF_JAX not in n]
+    notes = [
+        note for note in getattr(error, "__notes__", ())
+        if not any(text in note for text in _OF_LIBRARIES)
+    ]
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
       notes.append(
           "The disk is full. Make room on it and start the same command again; "

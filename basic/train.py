@@ -228,10 +228,12 @@ def main(arguments: list[str]) -> None:
   """Trains, and prints where the report is."""
   del arguments
   with cli.sentences():
-    sanity.check_overrides(
-        flags.FLAGS.config,
-        config_flags.get_override_values(flags.FLAGS["config"]),
-    )
+    # A run that has begun may go on, whatever its first command said.
+    if not (pathlib.Path(flags.FLAGS.workdir) / "config.json").exists():
+      sanity.check_overrides(
+          flags.FLAGS.config,
+          config_flags.get_override_values(flags.FLAGS["config"]),
+      )
     if flags.FLAGS.compilation_cache:
       compilation_cache.use(flags.FLAGS.compilation_cache)
     if flags.FLAGS.distributed:

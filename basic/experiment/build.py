@@ -261,6 +261,7 @@ def _stage(
     config, mesh, tokenizer, workdir, *, start, end, rate_start, rate_steps
 ):
   """Builds one stage of a run: its program, its data and its evaluations."""
+  tokenizer = input_pipeline.at_length(tokenizer, config)
   source = schema.make("sources", config["source"])
   to_arrays = input_pipeline.to_arrays(
       source, tokenizer, config, config["captions"]

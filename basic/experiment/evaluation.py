@@ -13,8 +13,9 @@ from basic.sharding import layout
 
 Settings = settings.Settings
 
-# Examples that a rehearsal reads: more than one, as some may be unreadable.
-_REHEARSED = 32
+# Examples that a rehearsal reads, and that it reads if those were not enough: the
+# first ones may all be unreadable, or have no captions.
+_REHEARSED = (32, 1024)
 # Batches of small datasets may still have this many rows, since class prompts
 # are encoded in batches of the same size.
 _ROWS = 1024
@@ -151,16 +152,21 @@ def evaluation(
     return {name: float(x) for name, x in {**metrics, **unreadable}.items()}
 
   def rehearse(params):
-    count = min(config["limit"] or _REHEARSED, _REHEARSED)
-    try:
-      with batches(count) as dataset:
-        evaluate(_zeros(towers, params, size), dataset)
-    except Exception as error:
-      error.add_note(
-          f"evals.{label} was tried on its first {count} examples before the "
-          "first step, so nothing has been trained."
-      )
-      raise
+    available = min(config["limit"] or len(source), len(source))
+    counts = sorted({min(count, available) for count in _REHEARSED})
+    for count in counts:
+      try:
+        with batches(count) as dataset:
+          evaluate(_zeros(towers, params, size), dataset)
+        return
+      except Exception as error:
+        if count != counts[-1]:
+          continue
+        error.add_note(
+            f"evals.{label} was tried on its first {count} examples before the "
+            "first step, so nothing has been trained."
+        )
+        raise
 
   def samples(params, count):
     with batches(min(count, len(source))) as dataset:

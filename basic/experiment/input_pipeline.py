@@ -63,6 +63,14 @@ def run_tokenizer(
   return result
 
 
+def at_length(tokenize: Tokenizer | None, config: Settings) -> Tokenizer | None:
+  """The tokenizer of a stage: the run's vocabulary, at the stage's text length."""
+  length = None if config["text"] is None else config["text"]["length"]
+  if tokenize is None or length in (None, tokenize.length):
+    return tokenize
+  return type(tokenize)(tokenize.content, length)
+
+
 def _stored(folder: pathlib.Path, length: int) -> Tokenizer:
   """The tokenizer of a run that has begun."""
   if (folder / tokenizer.FILE).exists():

@@ -1,5 +1,6 @@
 """The initial state of a run: random, or taken from pretrained weights."""
 
+import functools
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -252,7 +253,11 @@ def _fits(path: str, theirs: Any, ours: Any) -> bool:
 
 def _placed(path: str, theirs: np.ndarray, ours: jax.Array) -> jax.Array:
   """Their parameter with the shape, dtype and sharding of ours."""
-  values: Any = theirs
-  if theirs.shape != ours.shape:
-    values = learned_positions.resize(path, jax.numpy.asarray(theirs), ours)
-  return jax.device_put(np.asarray(values, ours.dtype), ours.sharding)
+  if theirs.shape == ours.shape:
+    return jax.device_put(np.asarray(theirs, ours.dtype), ours.sharding)
+  # Compiled, for no process may hold all of `ours`.
+  resize = jax.jit(
+      functools.partial(learned_positions.resize, path),
+      out_shardings=ours.sharding,
+  )
+  return resize(theirs, ours)

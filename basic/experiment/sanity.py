@@ -12,7 +12,7 @@ from typing import Any
 import ml_collections
 
 from basic import files, paths
-from basic.experiment import build, settings
+from basic.experiment import build, schema, settings
 
 _log = logging.getLogger(__name__)
 # Settings of towers that are sizes of arrays, so at least 1; others may be 0.
@@ -43,6 +43,7 @@ def check(config: Mapping[str, Any], complete: Mapping[str, Any]) -> None:
       seed, a size or a number of checkpoints out of range, an unexpanded "~" or
       "$NAME" in a path, a batch size of 1 for a contrastive loss, one class.
   """
+  config, _ = settings.renewed(config)
   seed = complete["seed"]
   if not 0 <= seed < 2**32:
     raise ValueError(f"config.seed is {seed}; it takes 0 to 2**32 - 1.")
@@ -72,7 +73,7 @@ def check_overrides(config: Any, overridden: Collection[str]) -> None:
   Raises:
     ValueError: if one of them would have no effect.
   """
-  without_effect = _overridden_by_all(plain(config))
+  without_effect = _overridden_by_all(settings.renewed(plain(config))[0])
   for path in overridden:
     if path.replace(".", "/") in without_effect:
       raise ValueError(
@@ -88,7 +89,8 @@ def _check_paths(config):
     if name in ("weights.path", "tokenizer.model") and value is not None:
       files.checked(name, value)
     elif isinstance(value, str) and files.is_for_a_shell(value):
-      files.checked(name, value)
+      if not name.startswith("record."):  # Of wandb, where any text may stand.
+        files.checked(name, value)
 
 
 def _check_sizes(config):
@@ -103,6 +105,8 @@ def _check_sizes(config):
           f"{path.replace('/', '.')} is {value}; it takes a number of at least "
           f"{least}."
       )
+    if group in ("gradient", "record") or name == "seed":
+      continue  # Bytes, and what libraries for logging take.
     if value >= 2**31 and path.rpartition("/")[2] != "seed":
       raise ValueError(
           f"{path.replace('/', '.')} is {value}; it takes less than 2**31."
@@ -112,17 +116,18 @@ def _check_sizes(config):
 def _check_learning(where, config):
   """Rejects losses that are constant, whatever the parameters."""
   views = config["views"] or [t for t in ("image", "text") if config[t] is not None]
-  if config["batch_size"] == 1 and len(views) > 1:
+  objective = schema.make("objectives", config["objective"])
+  if config["batch_size"] == 1 and len(views) > 1 and objective.logits:
     raise ValueError(
         f"{where}batch_size is 1, and {config['objective']['name']} compares the "
         "rows of a batch: with one row there is nothing to learn. Give 2 or "
         "more; large batches learn best."
     )
   classes = config["objective"].get("classes")
-  if isinstance(classes, int) and classes < 2:
+  if classes == 1 and config["objective"].get("kind") == "softmax":
     raise ValueError(
-        f"{where}objective.classes is {classes}; with fewer than 2 classes there "
-        "is nothing to learn."
+        f"{where}objective.classes is 1; the softmax of one class is constant, so "
+        "there is nothing to learn. Give 2 or more."
     )
 
 

@@ -22,6 +22,17 @@ _CANNOT_LOCK = (
     errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL,
 )
 _log = logging.getLogger(__name__)
+_held: set[int] = set()  # descriptors of the locks that this process holds
+
+
+def _close_in_child() -> None:
+  """A forked child would keep the lock when its parent is gone."""
+  for descriptor in _held:
+    os.close(descriptor)  # And no unlock, which would be the parent's too.
+  _held.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 class InUseError(RuntimeError):
@@ -54,15 +65,18 @@ def hold(workdir: str | os.PathLike) -> Iterator[None]:
   folder.mkdir(parents=True, exist_ok=True)
   path = folder / NAME
   descriptor = _locked(path)
+  _held.add(descriptor)
   try:
     yield
   finally:
-    # Removed while the lock is still held: see `_locked`.
-    path.unlink(missing_ok=True)
-    os.close(descriptor)
-    with contextlib.suppress(OSError):  # A folder that is not empty stays.
-      for each in created:
-        each.rmdir()
+    if descriptor in _held:  # Not in a child that was forked meanwhile.
+      # Removed while the lock is still held: see `_locked`.
+      path.unlink(missing_ok=True)
+      _held.remove(descriptor)
+      os.close(descriptor)
+      with contextlib.suppress(OSError):  # A folder that is not empty stays.
+        for each in created:
+          each.rmdir()
 
 
 def _locked(path: pathlib.Path) -> int:

@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import platform
+import re
 import shlex
 import subprocess
 import time
@@ -20,6 +21,9 @@ from basic.recording import redact
 LIBRARIES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy",
 )
+# A stage that would lose parameters of the stage before says so with `fresh`,
+# also in a run that began before this was asked for.
+_STARTS_ANEW = re.compile(r"stages/\d+/fresh")
 _LISTED = 20  # most differing settings listed in an error message
 
 
@@ -148,6 +152,7 @@ def _refuse_other(folder: pathlib.Path, before: Any, now: Any) -> None:
   lines = [
       f"  {path or 'all'}: {old} -> {new}"
       for path, old, new in _differences("", before, now)
+      if not _STARTS_ANEW.fullmatch(path)
   ]
   if not lines:
     return

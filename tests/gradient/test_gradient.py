@@ -306,7 +306,7 @@ def test_without_by_replica_gradients_are_summed_for_every_chunk(monkeypatch):
   monkeypatch.setattr(row_sharding, "by_replica", lambda f, multiple: f)
   # Three times more, of what is not the loss's own.
   assert summed(4).bytes > 2 * summed(0).bytes
-  assert summed(4).count > summed(0).count
+  assert summed(4).runs > summed(0).runs
 
 
 def test_rows_that_the_replicas_do_not_divide_are_encoded_together():
