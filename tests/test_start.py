@@ -14,7 +14,7 @@ import pytest
 import tiny
 
 from basic import cli, train
-from basic.experiment import build, settings
+from basic.experiment import build, sanity, settings
 from basic.pages import report
 from basic.recording import in_flight, lock, recorder
 
@@ -182,7 +182,7 @@ def hopeless():
           tiny.config(
               text=None, evals=None, projection=dict(width=None),
               objective=dict(name="classification", classes=1)),
-          "objective.classes is 1"),
+          "classes is 1; classification() by softmax takes at least 2"),
       "all frozen": (tiny.config(frozen=(".*",)), "matches every parameter"),
       "no rate": (
           tiny.config(optimizer=dict(name="adamw", peak=0.0)), "peak is 0"),
@@ -195,6 +195,26 @@ def hopeless():
       "no path": (
           tiny.config(weights=dict(name="hf_clip", path="")), "weights.path is empty"),
   }
+
+
+@pytest.mark.parametrize("changes", [
+    dict(gradient=dict(name="cached", chunks=2, keep_bytes=2**33)),
+    dict(record=dict(wandb=dict(notes="a $5 budget", size=2**33))),
+    dict(text=None, evals=None, projection=dict(width=None), batch_size=1,
+         objective=dict(name="classification", classes=1, kind="sigmoid")),
+])
+def test_what_can_work_is_not_refused(changes):
+  config = tiny.config(**changes)
+  sanity.check(config, settings.complete(config))
+
+
+def test_texts_of_a_stage_have_the_length_of_the_stage(tmp_path):
+  stages = build.run(settings.complete(tiny.config(evals=None, stages=(
+      dict(steps=1), dict(steps=1, text=dict(length=8)),
+      dict(steps=1, text=dict(length=20)),
+  ))), tmp_path)
+  lengths = [stage.shapes["text"].shape[1] for stage in stages]
+  assert lengths == [stages[0].config["text"]["length"], 8, 20]
 
 
 @pytest.mark.parametrize("name", hopeless())

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -68,7 +69,8 @@ class Checkpoints:
     if every is not None:
       self._remove_unfinished()
     # Never taken away: its threads may log when all here is closed.
-    logging.getLogger("absl").addFilter(_ONCE_ONLY)
+    for name in ("absl", "asyncio"):
+      logging.getLogger(name).addFilter(_ONCE_ONLY)
     self._pending: int | None = None  # the step that is being written
     self._saved: int | None = None  # the step on disk, as far as is known
     self._damaged: set[int] = set()
@@ -320,9 +322,13 @@ class _OnceOnly(logging.Filter):
   """
 
   def filter(self, record: logging.LogRecord) -> bool:
-    return sys.flags.dev_mode or not (
-        record.exc_info and f"{os.sep}orbax{os.sep}" in record.pathname
-    )
+    if sys.flags.dev_mode or not record.exc_info:
+      return True
+    # asyncio reports what the tasks of a failed save raised after its end.
+    where = [record.pathname]
+    if record.name == "asyncio":
+      where = [frame.filename for frame in traceback.extract_tb(record.exc_info[2])]
+    return not any(f"{os.sep}orbax{os.sep}" in path for path in where)
 
 
 _ONCE_ONLY = _OnceOnly()

@@ -41,7 +41,7 @@ def check(config: Mapping[str, Any], complete: Mapping[str, Any]) -> None:
   Raises:
     ValueError: if a run with these settings could not start or not learn: a
       seed, a size or a number of checkpoints out of range, an unexpanded "~" or
-      "$NAME" in a path, a batch size of 1 for a contrastive loss, one class.
+      "$NAME" in a path, a batch size of 1 for a contrastive loss.
   """
   config, _ = settings.renewed(config)
   seed = complete["seed"]
@@ -122,12 +122,6 @@ def _check_learning(where, config):
         f"{where}batch_size is 1, and {config['objective']['name']} compares the "
         "rows of a batch: with one row there is nothing to learn. Give 2 or "
         "more; large batches learn best."
-    )
-  classes = config["objective"].get("classes")
-  if classes == 1 and config["objective"].get("kind") == "softmax":
-    raise ValueError(
-        f"{where}objective.classes is 1; the softmax of one class is constant, so "
-        "there is nothing to learn. Give 2 or more."
     )
 
 

@@ -14,7 +14,6 @@ line by line with those of an uninterrupted one.
 
 import collections
 import contextlib
-import importlib
 import io
 import os
 import pathlib
@@ -242,7 +241,7 @@ def _weights_and_biases(
 ) -> Any:
   """Opens the Weights & Biases run of this folder, the same after a resume."""
   try:
-    wandb = importlib.import_module("wandb")
+    import wandb
   except ImportError as error:
     raise ModuleNotFoundError(
         "record.wandb is set, but the package `wandb` is not installed. Install "

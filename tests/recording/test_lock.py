@@ -97,3 +97,34 @@ def test_a_file_system_without_locks_is_used_with_a_warning(
   monkeypatch.setattr(fcntl, "flock", refuse)
   with lock.hold(tmp_path):
     assert "cannot be locked (No locks available)" in caplog.text
+
+
+FORK = """
+import os, sys, time
+from basic.recording import lock
+with lock.hold(sys.argv[1]):
+  child = os.fork()
+  if child == 0:
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+    os._exit(0)
+  time.sleep(60)
+"""
+
+
+def test_a_forked_child_does_not_keep_the_lock_of_a_dead_parent(tmp_path):
+  parent = subprocess.Popen(
+      [sys.executable, "-c", FORK, str(tmp_path)], stdout=subprocess.PIPE, text=True,
+      env={**os.environ, "PYTHONPATH": str(tiny.ROOT)})
+  child = int(parent.stdout.readline())
+  try:
+    with pytest.raises(lock.InUseError):
+      with lock.hold(tmp_path):
+        pass
+    parent.kill()
+    parent.wait()
+    with lock.hold(tmp_path):
+      pass
+  finally:
+    os.kill(child, signal.SIGKILL)
+    parent.stdout.close()

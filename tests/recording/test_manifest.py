@@ -172,3 +172,13 @@ def test_a_file_that_holds_no_object_is_refused_by_its_name(
     manifest.check(folder, CONFIG)
   assert len(str(told.value)) < 1_000
   assert (folder / name).read_bytes() == content
+
+
+def test_fresh_may_be_added_to_the_stages_of_a_run_that_began_without(tmp_path):
+  stages = [{"steps": 2}, {"steps": 3}]
+  manifest.begin(tmp_path, {"stages": stages}, command=["train"])
+  stages[1]["fresh"] = ["image/.*"]
+  manifest.check(tmp_path, {"stages": stages})
+  stages[1]["steps"] = 4
+  with pytest.raises(ValueError, match="other settings"):
+    manifest.check(tmp_path, {"stages": stages})
