@@ -1,7 +1,7 @@
-"""Compiled programs kept on disk, so that a second run need not compile.
+"""A persistent compilation cache, so that later runs start faster.
 
-Off unless asked for. What JAX reads back is machine code that it runs: the
-folder must be its user's alone.
+Off by default. JAX executes the machine code that it reads from the cache, so
+nobody but the user may be able to write to the folder.
 """
 
 import os
@@ -10,25 +10,25 @@ import stat
 
 import jax
 
-# Shorter compilations are not worth a file.
+# Programs that compile faster than this are not stored.
 SECONDS = 0.5
 
 
 def use(folder: str | os.PathLike) -> pathlib.Path:
-  """Keeps programs that JAX compiles from now on, and takes those kept before.
+  """Stores the programs that JAX compiles from now on, and loads stored ones.
 
-  Entries are found by the program, the compiler's version and the processor, so
-  that a wrong one is never taken. Nothing removes old ones.
+  JAX keys entries by the program, the compiler's version and the processor. Old
+  entries are never removed.
 
   Args:
-    folder: made with permissions 0700 where it does not exist; ~ is the home.
+    folder: created with permissions 0700 if it does not exist; ~ is expanded.
 
   Returns:
     The absolute path.
 
   Raises:
-    ValueError: if it belongs to someone else or others may write there, or is
-      no folder.
+    ValueError: if it is not a folder, belongs to another user, or is writable
+      by others.
   """
   path = pathlib.Path(folder).expanduser().absolute()
   try:
