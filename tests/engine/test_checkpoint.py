@@ -366,9 +366,10 @@ def test_failed_saves_leave_nothing_and_say_it_once(store, caplog):
     with checkpoint.Checkpoints(store, every=1) as checkpoints:
       for step in (1, 2, 3, 4):
         checkpoints.save(step, large, {}, force=True)
-        unfinished = [p.name for p in store.iterdir() if not p.name.startswith(
-            f"{step}.")]
-        assert unfinished == []  # What failed leaves its room to the next.
+        # What failed leaves its room to the next saves: threads of Orbax that
+        # end late may write to the last one's folder again, and to no older one.
+        steps = {int(path.name.partition(".")[0]) for path in store.iterdir()}
+        assert steps <= {step - 1, step}
   assert list(store.iterdir()) == []
   # The first error is the one that is raised, and its end is the advice.
   assert "3 saves in a row" in str(refused.value)
