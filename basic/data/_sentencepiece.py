@@ -6,6 +6,9 @@ from typing import Any
 
 from sentencepiece import sentencepiece_model_pb2
 
+# protobuf makes its classes at import time, where type checkers see none.
+_PROTOBUF: Any = sentencepiece_model_pb2
+
 _UNIGRAM, _BPE = 1, 2  # SentencePiece's TrainerSpec.ModelType
 _NORMAL, _BYTE = 1, 6  # SentencePiece's SentencePiece.Type
 
@@ -16,7 +19,7 @@ def parse(model: bytes) -> Any:
   Raises:
     ValueError: if it is of another kind than BPE or unigram, or damaged.
   """
-  spec = sentencepiece_model_pb2.ModelProto()
+  spec = _PROTOBUF.ModelProto()
   try:
     spec.ParseFromString(model)
   except Exception as error:  # protobuf's own, of another class each version

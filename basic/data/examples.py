@@ -1,25 +1,25 @@
-"""One example to arrays, with noise or without, and many to one batch.
+"""From one example to arrays, augmented or not, and from many to one batch.
 
-What cannot be read is replaced in training, by an example that depends on
-nothing but the one it replaces, and left out in evaluation.
+In training, an unreadable example is replaced by another one, chosen as a
+function of its index alone; in evaluation, it is left out.
 """
 
 import collections
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from basic import types
 
-# Chance alone never makes so many substitutes fail: the source is broken.
+# So many substitutes never fail by chance: the source itself is broken.
 ATTEMPTS = 16
 
-Leaves: TypeAlias = dict[str, np.ndarray]
-Prepare: TypeAlias = Callable[[types.Example, np.random.Generator | None], Leaves]
-Failures: TypeAlias = tuple[tuple[str, str], ...]  # (reason, what was said)
+Arrays: TypeAlias = dict[str, np.ndarray]  # by name of the field
+Prepare: TypeAlias = Callable[[types.Example, np.random.Generator | None], Arrays]
+Failures: TypeAlias = tuple[tuple[str, str], ...]  # (reason, message)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,18 +32,18 @@ class _Prepare:
 
   def __call__(
       self, example: types.Example, rng: np.random.Generator | None
-  ) -> Leaves:
+  ) -> Arrays:
     # The caption is drawn first, whatever the order of the source's dict, so
-    # that the same example always meets the same noise.
-    leaves = self._text(example, rng)
-    for name, leaf in example.items():
+    # that an example always gets the same random augmentation.
+    arrays = self._text(example, rng)
+    for name, value in example.items():
       if name == "image" and self.augment is not None:
-        leaves[name] = np.asarray(self.augment(leaf, rng))
+        arrays[name] = np.asarray(self.augment(value, rng))
       elif name != "text":
-        leaves[name] = _narrow(name, leaf)
-    return leaves
+        arrays[name] = _narrow(name, value)
+    return arrays
 
-  def _text(self, example, rng) -> Leaves:
+  def _text(self, example, rng) -> Arrays:
     if self.tokenize is None:
       return {}
     if self.caption is not None:
@@ -63,17 +63,17 @@ class _Prepare:
 
 
 def _identity(ids: np.ndarray) -> np.ndarray:
-  """Two int32 that equal captions share, and others do not (1 in 2**64)."""
+  """A 64-bit hash as two int32: equal for equal captions, else different."""
   digest = hashlib.blake2b(np.ascontiguousarray(ids).tobytes(), digest_size=8)
   return np.frombuffer(digest.digest(), np.int32)
 
 
-def _narrow(name: str, leaf: Any) -> np.ndarray:
-  """An array of a width that accelerators hold, or a sentence."""
-  array = np.asarray(leaf)
+def _narrow(name: str, value: Any) -> np.ndarray:
+  """A field as an array of at most 32 bits, as accelerators expect."""
+  array = np.asarray(value)
   if array.dtype.kind not in "biufUS":
     raise ValueError(
-        f"{name!r} is a {type(leaf).__name__}, which no batch can hold; give "
+        f"{name!r} is a {type(value).__name__}, which no batch can hold; give "
         "numbers, text or arrays, or leave it out of the example"
     )
   if array.dtype == np.float64:
@@ -83,8 +83,8 @@ def _narrow(name: str, leaf: Any) -> np.ndarray:
   narrow = array.astype(np.int32)
   if (narrow != array).any():
     raise ValueError(
-        f"{name!r} holds {array[narrow != array][0]}, beyond int32, the widest integer "
-        "of an accelerator; number from 0, or give it as text"
+        f"{name!r} holds {array[narrow != array][0]}, beyond int32, the widest "
+        "integer of an accelerator; number from 0, or give it as text"
     )
   return narrow
 
@@ -95,26 +95,26 @@ def prepare(
     augment: Callable[[Any, Any], Any] | None = None,
     caption: Callable[[Any, Any], str] | None = None,
 ) -> Prepare:
-  """Makes what turns one example into arrays, with noise or without.
+  """Makes the function that turns one example into arrays.
 
-  Given a generator, it draws one of the captions, then the noise of the image.
-  Given None it draws nothing: "text" is the first caption, and "captions" are
-  all k of them.
+  Given a generator, it draws one of the captions, then augments the image at
+  random. Given None it is deterministic: "text" is the first caption, and
+  "captions" are all k of them.
 
   Args:
     tokenize: caption -> int32 [t]. None leaves the text of examples out, for
       a run without a text tower.
     augment: (image, generator or None) -> image. None passes images unchanged.
-    caption: (example, generator or None) -> the only caption, in place of the
-      example's own text; None keeps that.
+    caption: (example, generator or None) -> a single caption that replaces the
+      example's own text; None keeps that text.
 
   Returns:
-    (example, generator or None) -> arrays: "text" int32 [t]; with noise also
-    "caption_id" int32 [2], equal where texts are; "image" [h w c];
-    "captions" int32 [k t], only without noise; every other field as it is, but
-    int64 as int32, float64 as float32. It raises `types.Unreadable` if there
+    (example, generator or None) -> arrays: "text" int32 [t]; "image" [h w c];
+    with a generator also "caption_id" int32 [2], equal where texts are equal;
+    without one also "captions" int32 [k t]; every other field unchanged, but
+    int64 as int32 and float64 as float32. It raises `types.Unreadable` if there
     is no caption or a caption is not text, ValueError if a field is neither
-    number nor text or beyond int32. It can be pickled if its parts can.
+    number nor text or exceeds int32. It can be pickled if its parts can.
 
   Example:
     >>> arrays = prepare(tokenize=None)({"label": 3}, None)
@@ -124,17 +124,18 @@ def prepare(
   return _Prepare(tokenize, augment, caption)
 
 
-class Row(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Row:
   """One example on its way into a batch.
 
   Attributes:
     index: its number in the source.
-    leaves: None if it is unreadable, or only fills a batch.
-    failures: the reads that failed on the way to it.
+    arrays: its fields; None if it is unreadable, or only pads a batch.
+    failures: the failed attempts to read it or its substitutes.
   """
 
   index: int
-  leaves: Leaves | None
+  arrays: Arrays | None
   failures: Failures = ()
 
 
@@ -144,7 +145,7 @@ def read(
     index: int,
     rng: np.random.Generator | None,
 ) -> Row:
-  """Reads one example; one that is unreadable comes back without leaves."""
+  """Reads one example; if it is unreadable, the row has no arrays."""
   try:
     return Row(index, prepared(source[index], rng))
   except types.Unreadable as error:
@@ -155,14 +156,14 @@ def read(
 
 
 def substitute(index: int, attempt: int, count: int) -> int:
-  """The example that stands in for one that cannot be read.
+  """The example that replaces one that cannot be read.
 
   A function of its arguments alone, so that every process, every epoch and
-  every resumed run puts the same example in the place.
+  every resumed run chooses the same substitute.
 
   Args:
     index: the unreadable example, from 0.
-    attempt: 1 for the first to try, 2 for the next, ...
+    attempt: 1 for the first substitute, 2 for the next, ...
     count: examples in the source.
 
   Returns:
@@ -179,13 +180,13 @@ def read_or_substitute(
     rng: np.random.Generator | None,
 ) -> Row:
   """Reads one example, or the first of its substitutes that can be read."""
-  failures: Failures = ()
+  failures: list[tuple[str, str]] = []
   for attempt in range(ATTEMPTS + 1):
-    tried = substitute(index, attempt, len(source)) if attempt else index
-    row = read(source, prepared, tried, rng)
-    failures += row.failures
-    if row.leaves is not None:
-      return row._replace(failures=failures)
+    candidate = substitute(index, attempt, len(source)) if attempt else index
+    row = read(source, prepared, candidate, rng)
+    failures.extend(row.failures)
+    if row.arrays is not None:
+      return Row(row.index, row.arrays, tuple(failures))
   raise RuntimeError(
       f"example {index} and {ATTEMPTS} substitutes for it are unreadable "
       f"({_tally(failures)}); the last is {failures[-1][1]}. So many do not "
@@ -193,90 +194,91 @@ def read_or_substitute(
   )
 
 
-def _tally(failures: Failures) -> str:
+def _tally(failures: Sequence[tuple[str, str]]) -> str:
   counts = collections.Counter(reason for reason, _ in failures)
   return ", ".join(f"{count} x {reason}" for reason, count in counts.items())
 
 
-def _stack(rows: Sequence[Row]) -> Leaves:
-  """Rows of equal shapes as one batch, or a sentence naming the odd one."""
-  first = rows[0]
-  for row in rows:
-    if row.leaves.keys() != first.leaves.keys():
+def _stack(rows: Sequence[tuple[int, Arrays]]) -> Arrays:
+  """Stacks (index, arrays) of equal fields, shapes and dtypes to one batch."""
+  first_index, first = rows[0]
+  for index, arrays in rows:
+    if arrays.keys() != first.keys():
       raise ValueError(
-          f"example {row.index} has {sorted(row.leaves)}, but example "
-          f"{first.index} has {sorted(first.leaves)}; the examples of a source "
-          "need the same fields"
+          f"example {index} has {sorted(arrays)}, but example {first_index} has "
+          f"{sorted(first)}; the examples of a source need the same fields"
       )
-    for name, leaf in row.leaves.items():
-      if _kind(leaf) != _kind(first.leaves[name]):
+    for name, array in arrays.items():
+      if _kind(array) != _kind(first[name]):
         raise ValueError(
-            f"{name!r} of example {row.index} is {leaf.dtype} "
-            f"{list(leaf.shape)}, that of example {first.index} is "
-            f"{first.leaves[name].dtype} {list(first.leaves[name].shape)}; a "
-            "batch needs one shape and dtype, so resize or convert first"
+            f"{name!r} of example {index} is {array.dtype} "
+            f"{list(array.shape)}, that of example {first_index} is "
+            f"{first[name].dtype} {list(first[name].shape)}; a batch needs one "
+            "shape and dtype, so resize or convert first"
         )
-  return {
-      name: np.stack([row.leaves[name] for row in rows])
-      for name in first.leaves
-  }
+  return {name: np.stack([arrays[name] for _, arrays in rows]) for name in first}
 
 
-def _kind(leaf: np.ndarray) -> tuple:
-  """Shape and dtype; the width of text may differ, and grows to the widest."""
-  text = leaf.dtype.kind in "US"
-  return leaf.shape, leaf.dtype.kind if text else leaf.dtype
+def _kind(array: np.ndarray) -> tuple:
+  """Shape and dtype, but for the width of strings: stacking takes the widest."""
+  is_text = array.dtype.kind in "US"
+  return array.shape, array.dtype.kind if is_text else array.dtype
 
 
-def collate(rows: Sequence[Row]) -> tuple[Leaves, Failures]:
-  """A full batch, and every failure on the way to it."""
-  return _stack(rows), _failures(rows)
+def collate(rows: Sequence[Row]) -> tuple[Arrays, Failures]:
+  """A full batch of readable rows, and the reads that failed before them."""
+  return _stack(_readable(rows)), _failures(rows)
+
+
+def _readable(rows: Sequence[Row]) -> list[tuple[int, Arrays]]:
+  """(index, arrays) of the rows that have arrays."""
+  return [(row.index, row.arrays) for row in rows if row.arrays is not None]
 
 
 def _failures(rows: Sequence[Row]) -> Failures:
   return tuple(failure for row in rows for failure in row.failures)
 
 
-def _pad_captions(rows: Sequence[Row]) -> list[Row]:
-  """Rows with zeros after their captions, up to the most that one has."""
-  most = max(
-      (len(row.leaves["captions"]) for row in rows
-       if row.leaves is not None and "captions" in row.leaves), default=0,
-  )
-
-  def padded(row: Row) -> Row:
-    if row.leaves is None or "captions" not in row.leaves:
-      return row
-    found = row.leaves["captions"]
-    widths = ((0, most - len(found)), *((0, 0),) * (found.ndim - 1))
-    return row._replace(
-        leaves={**row.leaves, "captions": np.pad(found, widths)})
-
-  return [padded(row) for row in rows]
+def _pad_captions(arrays: Arrays, count: int) -> Arrays:
+  """Adds rows of zeros to the captions of an example, up to `count` of them."""
+  if "captions" not in arrays:
+    return arrays
+  captions = arrays["captions"]
+  widths = ((0, count - len(captions)), *((0, 0),) * (captions.ndim - 1))
+  return {**arrays, "captions": np.pad(captions, widths)}
 
 
 def fill(
     spare: Callable[[], Row], rows: Sequence[Row]
-) -> tuple[tuple[Leaves, np.ndarray], Failures]:
+) -> tuple[tuple[Arrays, np.ndarray], Failures]:
   """A batch whose unreadable rows repeat a readable one, and its mask.
 
-  Its "captions" [b k t] have as many captions k as its richest example.
+  Its "captions" [b k t] have the k of the example with the most captions.
+
+  Args:
+    spare: gives a readable row where the batch has none.
+    rows: of the batch.
   """
-  mask = np.array([row.leaves is not None for row in rows])
-  usable = [row for row in rows if row.leaves is not None]
-  repeated = usable[0] if usable else spare()
-  full = [repeated if row.leaves is None else row for row in rows]
-  return (_stack(_pad_captions(full)), mask), _failures(rows)
+  mask = np.array([row.arrays is not None for row in rows])
+  readable = _readable(rows) or _readable([spare()])
+  repeated = readable[0]
+  full = [
+      repeated if row.arrays is None else (row.index, row.arrays)
+      for row in rows
+  ]
+  most = max(len(arrays.get("captions", ())) for _, arrays in full)
+  padded = [(index, _pad_captions(arrays, most)) for index, arrays in full]
+  return (_stack(padded), mask), _failures(rows)
 
 
 def filler(read: Callable[[int], Row], count: int) -> Row:
-  """Any readable row, for a batch that has none of its own."""
-  failures: Failures = ()
+  """The first readable row, for a batch that has none of its own."""
+  failures: list[tuple[str, str]] = []
   for index in range(count):
     row = read(index)
-    if row.leaves is not None:
+    if row.arrays is not None:
       return row
-    failures += row.failures
+    failures.extend(row.failures)
   raise ValueError(
       f"none of {count} examples is readable ({_tally(failures)}); the last is "
       f"{failures[-1][1]}"

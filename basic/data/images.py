@@ -227,16 +227,17 @@ def resize(
 def _resize_as_pillow(image, size, crop, method):
   """Scales the whole image, then cuts: the other order moves edge pixels."""
   height, width = image.shape[:2]
-  scaled = (size, size)
+  new_height, new_width = size, size
   if crop == "center":
-    short = min(height, width)
-    scaled = (int(size * height / short), int(size * width / short))
-  if scaled != (height, width):
+    shorter = min(height, width)
+    new_height = int(size * height / shorter)
+    new_width = int(size * width / shorter)
+  if (new_height, new_width) != (height, width):
     pixels = image if image.shape[2] > 1 else image[..., 0]
     image = np.asarray(Image.fromarray(pixels).resize(
-        scaled[::-1], Image.Resampling[method.upper()]
-    )).reshape(*scaled, image.shape[2])
-  top, left = (scaled[0] - size) // 2, (scaled[1] - size) // 2
+        (new_width, new_height), Image.Resampling[method.upper()]
+    )).reshape(new_height, new_width, image.shape[2])
+  top, left = (new_height - size) // 2, (new_width - size) // 2
   return image[top:top + size, left:left + size]
 
 
@@ -329,7 +330,7 @@ def augment(
     raise ValueError(f"scale is {scale}; it ascends within (0, 1]")
   if method not in _METHODS:
     raise ValueError(f"method is {method!r}; it is one of {_METHODS}")
-  return _Augment(size, crop, mirror, tuple(scale), method)
+  return _Augment(size, crop, mirror, (scale[0], scale[1]), method)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,9 +346,11 @@ class _Augment:
       image: UInt8[np.ndarray, "h w c"],
       rng: np.random.Generator | None = None,
   ) -> UInt8[np.ndarray, "i j c"]:
-    if self.crop == "random" and rng is not None:
+    if self.size is None:
+      pass
+    elif self.crop == "random" and rng is not None:
       image = random_crop(image, self.size, rng, self.scale)
-    elif self.size is not None:
+    else:
       crop = "none" if self.crop == "none" else "center"
       image = resize(image, self.size, crop, self.method)
     if self.mirror and rng is not None:

@@ -24,7 +24,7 @@ from jaxtyping import Bool, Int64
 from basic import types
 from basic.data import examples
 
-Leaves: TypeAlias = examples.Leaves
+Arrays: TypeAlias = examples.Arrays
 Prepare: TypeAlias = examples.Prepare
 
 _log = logging.getLogger(__name__)
@@ -62,9 +62,9 @@ class _Rows(grain.MapDataset):
 
 
 class _Batches(Iterator):
-  """What a stream and a pass share: counting what was unreadable, closing."""
+  """What `Stream` and `Pass` share: closing, and counts of failed reads."""
 
-  def __init__(self, batches: Iterator):
+  def __init__(self, batches: grain.DatasetIterator):
     self._batches = batches
     self._unreadable: collections.Counter[str] = collections.Counter()
 
@@ -119,7 +119,7 @@ class Stream(_Batches):
     self._batch_size = batch_size
     self._order = order
 
-  def __next__(self) -> Leaves:
+  def __next__(self) -> Arrays:
     batch = self._next()
     self.position += self._batch_size
     return batch
@@ -244,7 +244,7 @@ class Pass(_Batches):
     unreadable: reason -> examples of this process that were left out.
   """
 
-  def __next__(self) -> tuple[Leaves, Bool[np.ndarray, "b"]]:
+  def __next__(self) -> tuple[Arrays, Bool[np.ndarray, "b"]]:
     return self._next()
 
 

@@ -141,15 +141,18 @@ class Vocabulary:
 
   def batch(self, texts: Sequence[object]) -> Int32[np.ndarray, "n t"]:
     """One row of ids a caption; none gives an array of no rows."""
+    captions = []
     for text in texts:
       if not isinstance(text, str):
         raise types.Unreadable(
             "caption is not text", f"found {type(text).__name__}, expected str"
         )
+      # UTF-8 cannot encode lone surrogates; they become "?".
+      captions.append(text.encode("utf-8", "replace").decode("utf-8"))
     rows = np.zeros((len(texts), self.length), np.int32)
-    clean = [t.encode("utf-8", "replace").decode("utf-8") for t in texts]
-    for row, found in zip(rows, self._pieces.encode_batch(clean), strict=True):
-      row[:] = found.ids
+    encodings = self._pieces.encode_batch(captions)
+    for row, encoding in zip(rows, encodings, strict=True):
+      row[:] = encoding.ids
     return rows
 
 

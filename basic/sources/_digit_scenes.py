@@ -50,7 +50,8 @@ def _line(count: int, thickness: float) -> Layout:
 
 def _turned(layout: Layout) -> Layout:
   boxes = tuple((x, y, w, h) for y, x, h, w in layout.boxes)
-  return Layout(boxes, layout.span[::-1], layout.adjacent)
+  height, width = layout.span
+  return Layout(boxes, (width, height), layout.adjacent)
 
 
 LAYOUTS = {

@@ -72,9 +72,9 @@ def enlarge(
 def _collection():
   from sklearn import datasets  # slow to import, and only needed here
 
-  loaded = datasets.load_digits()
-  images = (loaded.images / _INK).astype(np.float32)
-  return images, loaded.target.astype(np.int64)
+  pixels, digits = datasets.load_digits(return_X_y=True)
+  images = (pixels.reshape(-1, _SIDE, _SIDE) / _INK).astype(np.float32)
+  return images, digits.astype(np.int64)
 
 
 @functools.cache

@@ -134,8 +134,8 @@ class _Digits:
   length: int
 
   def __post_init__(self):
-    # Found once and then only read: threads share it.
-    object.__setattr__(self, "_counters", self._distinct())
+    # Computed here, once, so that the threads that share it only read it.
+    _ = self._counters
 
   @property
   def classes(self) -> tuple[str, ...]:
@@ -174,7 +174,9 @@ class _Digits:
     counter = self._counters[index] if self._counters else index
     return _stable.generator(self._stream, counter)
 
-  def _distinct(self) -> tuple[int, ...]:
+  @functools.cached_property
+  def _counters(self) -> tuple[int, ...]:
+    """The counters of distinct test scenes; () where scenes may repeat."""
     if self.split == "train" or self.kind != "scenes":
       return ()
     return _stable.distinct(

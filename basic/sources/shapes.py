@@ -96,8 +96,8 @@ class _Shapes:
   length: int
 
   def __post_init__(self):
-    # Found once and then only read: threads share it.
-    object.__setattr__(self, "_counters", self._distinct())
+    # Computed here, once, so that the threads that share it only read it.
+    _ = self._counters
 
   @property
   def classes(self) -> tuple[str, ...]:
@@ -137,7 +137,9 @@ class _Shapes:
   def _stream(self) -> int:
     return _stable.key("shapes", self.split, self.kind, self.seed)
 
-  def _distinct(self) -> tuple[int, ...]:
+  @functools.cached_property
+  def _counters(self) -> tuple[int, ...]:
+    """The counters of distinct test scenes; () where scenes may repeat."""
     if self.split == "train" or self.kind != "scenes":
       return ()
     return _stable.distinct(
@@ -171,7 +173,7 @@ def _paint(
 ) -> None:
   """Draws a thing over a patch of the image, in place."""
   size = len(patch)
-  colour = np.float32(scenes.COLOURS[thing.colour])
+  colour = np.array(scenes.COLOURS[thing.colour], np.float32)
   colour = colour * np.float32(rng.uniform(0.85, 1.0))
   covered = _drawing.mask(thing.shape, size)[..., None]
   pattern = _drawing.texture(thing.texture, size)[..., None]

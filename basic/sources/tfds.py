@@ -111,7 +111,7 @@ class _Tfds:
       raise types.Unreadable(
           "damaged record", f"{index} of {self._name}: {error}"
       ) from error
-    example = {"id": np.int64(index)}
+    example: dict[str, Any] = {"id": np.int64(index)}
     if self._label is not None:
       example["label"] = self._labels(_at(record, self._label))
     if self._text is None:
@@ -194,7 +194,8 @@ def _open(dataset: str, data_dir: str | None) -> Any:
           f"Prepare it once, where TensorFlow is installed: tfds build "
           f"{dataset} --file_format=array_record"
       ) from error
-  stored = builder.info.file_format.value
+  file_format = builder.info.file_format
+  stored = "an unknown format" if file_format is None else file_format.value
   if stored != "array_record":
     raise ValueError(
         f"{builder.info.full_name} is stored as {stored}, and only "

@@ -100,9 +100,10 @@ def _write(
   }
   channels = flat[f"{stem}/kernel"].shape[2]
   made = _table.write(_tables(settings, height, channels), flat)
-  written = io.BytesIO()
-  np.savez(written, **{f"params/{name}": x for name, x in made.items()})
-  files.replace(path, written.getvalue())
+  arrays: dict[str, Any] = {f"params/{name}": x for name, x in made.items()}
+  buffer = io.BytesIO()
+  np.savez(buffer, **arrays)
+  files.replace(path, buffer.getvalue())
 
 
 def _load(path: pathlib.Path) -> dict[str, np.ndarray]:

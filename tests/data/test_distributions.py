@@ -105,7 +105,7 @@ def test_a_broken_stretch_of_a_source_is_replaced_from_all_over_it():
   # which would end the run, once in 2^17.
   failures = np.array([len(row.failures) for row in replaced])
   assert abs(failures.mean() - 2) < 5 * math.sqrt(2 / broken)
-  found = np.array([int(row.leaves["label"]) for row in replaced])
+  found = np.array([int(row.arrays["label"]) for row in replaced])
   assert uniform_distance(found, broken, count) < math.sqrt(9 / broken)
 
 
