@@ -1,4 +1,4 @@
-"""SentencePiece models of others, as the `tokenizers` library has them."""
+"""SentencePiece models, converted to tokenizers of the `tokenizers` library."""
 
 import re
 import string
@@ -6,7 +6,7 @@ from typing import Any
 
 from sentencepiece import sentencepiece_model_pb2
 
-# protobuf makes its classes at import time, where type checkers see none.
+# protobuf creates its classes at import time, so type checkers see none.
 _PROTOBUF: Any = sentencepiece_model_pb2
 
 _UNIGRAM, _BPE = 1, 2  # SentencePiece's TrainerSpec.ModelType
@@ -14,21 +14,21 @@ _NORMAL, _BYTE = 1, 6  # SentencePiece's SentencePiece.Type
 
 
 def parse(model: bytes) -> Any:
-  """The parts of a serialised model.
+  """Parses a serialized model.
 
   Raises:
-    ValueError: if it is of another kind than BPE or unigram, or damaged.
+    ValueError: if it is neither BPE nor unigram, or damaged.
   """
   spec = _PROTOBUF.ModelProto()
   try:
     spec.ParseFromString(model)
-  except Exception as error:  # protobuf's own, of another class each version
+  except Exception as error:  # protobuf's, whose class differs by version
     raise ValueError(
         f"these {len(model)} bytes are not a SentencePiece model"
     ) from error
   if spec.trainer_spec.model_type not in (_UNIGRAM, _BPE):
     raise ValueError(
-        "this SentencePiece model is neither BPE nor unigram, but of kind "
+        "this SentencePiece model is neither BPE nor unigram, but of type "
         f"{spec.trainer_spec.model_type}"
     )
   return spec
@@ -40,47 +40,47 @@ def end(spec: Any) -> str:
   Raises:
     ValueError: if the model has none.
   """
-  number = spec.trainer_spec.eos_id
-  if not 0 <= number < len(spec.pieces):
+  eos_id = spec.trainer_spec.eos_id
+  if not 0 <= eos_id < len(spec.pieces):
     raise ValueError(
         "this SentencePiece model has no piece that ends a text (its eos_id is "
-        f"{number}); texts need one"
+        f"{eos_id}); texts need one"
     )
-  return spec.pieces[number].piece
+  return spec.pieces[eos_id].piece
 
 
 def convert(
     library: Any, spec: Any, end: str, canonical: bool, lower: bool = True
 ) -> Any:
-  """The model as a tokenizer of the library, that gives the same ids.
+  """Converts the model to a tokenizer of the library that gives the same ids.
 
   Args:
-    library: the module `tokenizers`.
+    library: the `tokenizers` module.
     spec: from `parse`.
     end: the piece that ends every text.
     canonical: whether ASCII punctuation is removed first.
-    lower: whether `canonical` also folds case.
+    lower: whether `canonical` also lowercases.
   """
   pieces = [piece.piece for piece in spec.pieces]
-  made = library.Tokenizer(_model(library, spec, pieces))
+  tokenizer = library.Tokenizer(_model(library, spec, pieces))
   first = []
   if canonical:
-    marks = f"[{re.escape(string.punctuation)}]"
+    punctuation = f"[{re.escape(string.punctuation)}]"
     first = [
         *([library.normalizers.Lowercase()] if lower else []),
-        library.normalizers.Replace(library.Regex(marks), ""),
+        library.normalizers.Replace(library.Regex(punctuation), ""),
     ]
-  made.normalizer = library.normalizers.Sequence(
+  tokenizer.normalizer = library.normalizers.Sequence(
       [*first, *_normalizers(library, spec)]
   )
-  made.decoder = library.decoders.Sequence([
+  tokenizer.decoder = library.decoders.Sequence([
       library.decoders.Replace("▁", " "), library.decoders.ByteFallback(),
       library.decoders.Fuse(), library.decoders.Strip(" ", 1, 0),
   ])
-  made.post_processor = library.processors.TemplateProcessing(
+  tokenizer.post_processor = library.processors.TemplateProcessing(
       single=f"$A {end}", special_tokens=[(end, pieces.index(end))]
   )
-  return made
+  return tokenizer
 
 
 def _model(library, spec, pieces) -> Any:
@@ -99,32 +99,34 @@ def _model(library, spec, pieces) -> Any:
 
 
 def _merges(pieces) -> list[tuple[str, str]]:
-  """Every pair of pieces that makes a piece, the likeliest piece first."""
+  """All pairs of pieces that join to a piece, in order of its score."""
   rank = {
       piece.piece: n for n, piece in enumerate(pieces) if piece.type == _NORMAL
   }
-  found = []
+  merges = []
   for whole in sorted(
       (p for p in pieces if p.type == _NORMAL), key=lambda p: -p.score
   ):
     text = whole.piece
     pairs = [(text[:n], text[n:]) for n in range(1, len(text))]
-    found += sorted(
+    merges += sorted(
         (pair for pair in pairs if pair[0] in rank and pair[1] in rank),
         key=lambda pair: (rank[pair[0]], rank[pair[1]]),
     )
-  return found
+  return merges
 
 
 def _normalizers(library, spec) -> list[Any]:
-  """What SentencePiece does to a text before it looks for pieces."""
-  made = library.normalizers
-  squeeze = [made.Replace(library.Regex(r"\s+"), " "), made.Strip()]
+  """The normalization that SentencePiece applies before tokenization."""
+  normalizers = library.normalizers
+  spaces = [
+      normalizers.Replace(library.Regex(r"\s+"), " "), normalizers.Strip()
+  ]
   table = spec.normalizer_spec.precompiled_charsmap
   return [
-      *squeeze,
-      # Characters may become spaces, so what follows them is done again.
-      *([made.Precompiled(table), *squeeze] if table else []),
-      made.Prepend("▁"),
-      made.Replace(" ", "▁"),
+      *spaces,
+      # The table may map characters to spaces, so spaces are normalized again.
+      *([normalizers.Precompiled(table), *spaces] if table else []),
+      normalizers.Prepend("▁"),
+      normalizers.Replace(" ", "▁"),
   ]

@@ -1,6 +1,6 @@
-"""Labels to captions: the names of an image's classes, in a prompt.
+"""Captions from labels: the names of an image's classes, in a prompt.
 
-A labelled source then trains a text tower as pairs of image and text do.
+A labeled source then trains a text tower as image-text pairs do.
 """
 
 import dataclasses
@@ -21,23 +21,23 @@ def captions(
     joiner: str = " and ",
     label: str = "label",
 ) -> Caption:
-  """Makes what says the labels of an example in words.
+  """Makes the function that turns the labels of an example into a caption.
 
   Given a generator, it shuffles the names of the example's classes, joins them
-  and puts them in a template that it draws; a function of the generator alone,
-  and so of (seed, index). Given None it draws nothing: the names stand in the
-  order of the labels, in the first template.
+  and inserts them into a random template; the caption is a function of the
+  generator, and so of (seed, index). Given None it is deterministic: the names
+  are in the order of the labels, in the first template.
 
   Args:
     classes: names in the order of the labels. Not empty.
-    templates: each holds "{}", where the names go. Not empty.
-    joiner: what stands between two names; " and ", or ", ".
-    label: the field of an example with its classes: an integer, or integers [m]
-      of which -1 stands for no class and repetition means nothing.
+    templates: each contains "{}", where the names go. Not empty.
+    joiner: the separator of two names: " and ", or ", ".
+    label: the field of an example with its classes: an integer, or integers
+      [m], of which -1 is padding and duplicates are ignored.
 
   Returns:
     (example, generator or None) -> caption; it can be pickled. It raises
-    ValueError if an example has no such field, or one that names no class, and
+    ValueError if an example has no such field, or a label is not a class, and
     `types.Unreadable` if an example has no class at all.
 
   Raises:
@@ -61,8 +61,8 @@ def captions(
     )
   if not templates:
     raise ValueError(
-        "captions found no templates and needs one or more; '{}' is the names "
-        "alone."
+        "captions found no templates and needs one or more; '{}' gives the "
+        "names alone."
     )
   without = [template for template in templates if "{}" not in template]
   if without:
@@ -100,37 +100,37 @@ class _Captions:
           f"captions found the fields {sorted(example)} and needs "
           f"{self.label!r}: set captions.label to the field with the labels."
       )
-    found: Any = np.asarray(example[self.label])
-    if found.dtype.kind not in "iu" or found.ndim > 1:
+    field: Any = np.asarray(example[self.label])
+    if field.dtype.kind not in "iu" or field.ndim > 1:
       raise ValueError(
-          f"captions found {self.label!r} {found.dtype}{list(found.shape)} and "
+          f"captions found {self.label!r} {field.dtype}{list(field.shape)} and "
           "needs an integer, or integers [m] with -1 for no class."
       )
-    labels = list(dict.fromkeys(found.reshape(-1).tolist()))
-    strange = [k for k in labels if not -1 <= k < len(self.classes)]
-    if strange:
+    labels = list(dict.fromkeys(field.reshape(-1).tolist()))
+    unknown = [k for k in labels if not -1 <= k < len(self.classes)]
+    if unknown:
       raise ValueError(
-          f"captions found {self.label!r} {strange[0]}, and the source names "
+          f"captions found {self.label!r} {unknown[0]}, and the source names "
           f"{len(self.classes)} classes, numbered from 0: check the labels "
           "against `classes`."
       )
     present = [k for k in labels if k >= 0]
     if not present:
-      raise types.Unreadable("no label", f"{self.label!r} is {found.tolist()}")
+      raise types.Unreadable("no label", f"{self.label!r} is {field.tolist()}")
     return present
 
 
 def spread(
     source: types.Source, count: int, *, caption: Caption | None, seed: int
 ) -> Iterator[str]:
-  """All captions of examples spread evenly over a source, or one of each.
+  """Yields the captions of evenly spaced examples of a source.
 
   Args:
-    source: at least one example; those that are unreadable are passed over.
-    count: examples to read; no more than there are.
-    caption: what says their labels in words, drawn by (seed, index); None:
-      they have text of their own, and all of it counts.
-    seed: of what is drawn.
+    source: at least one example; unreadable ones are skipped.
+    count: examples to read, at most all of the source.
+    caption: makes one caption from the labels of an example, with a generator
+      of (seed, index); None: all captions in the example's own text.
+    seed: of the generators.
 
   Raises:
     ValueError: if the source is empty, or as `caption` does.
@@ -144,7 +144,7 @@ def spread(
         yield caption(example, np.random.default_rng((seed, int(index))))
         continue
     except types.Unreadable:
-      continue  # Counted when training meets it.
+      continue  # Training counts and reports it.
     text = example.get("text", ())
     texts = text if isinstance(text, (tuple, list)) else (text,)
-    yield from (each for each in texts if isinstance(each, str))
+    yield from (text for text in texts if isinstance(text, str))

@@ -220,7 +220,7 @@ def _stack(rows: Sequence[tuple[int, Arrays]]) -> Arrays:
 
 
 def _kind(array: np.ndarray) -> tuple:
-  """Shape and dtype, but for the width of strings: stacking takes the widest."""
+  """Shape and dtype; strings may differ in width, and take the widest."""
   is_text = array.dtype.kind in "US"
   return array.shape, array.dtype.kind if is_text else array.dtype
 

@@ -1,9 +1,9 @@
-"""Image bytes to pixels, and pixels to the size and crop that a tower reads.
+"""Decoding of image files, and resizing and cropping for a tower.
 
-An image is what its viewer sees: upright by its EXIF orientation, transparent
-parts on white, sixteen bits and CMYK as eight bits of RGB. All is checked
-before memory is spent on it, and what cannot be used raises
-`types.Unreadable` with one of these reasons to count by:
+An image is decoded as a viewer shows it: rotated by its EXIF orientation,
+transparent parts on white, 16-bit and CMYK images as 8-bit RGB. The header is
+checked before memory is allocated for pixels, and an image that cannot be used
+raises `types.Unreadable` with one of these reasons, by which they are counted:
 
     empty image, unknown image format, broken image header, image too large,
     extreme aspect ratio, unsupported pixels, truncated image,
@@ -38,7 +38,7 @@ _FAST = ("JPEG", "PNG", "WEBP", "BMP")  # OpenCV decodes these as PIL does
 _METHODS = ("area", "bilinear", "bicubic")
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 
-# (image, generator or None) -> image. No generator, no noise.
+# (image, generator or None) -> image. Without a generator it is deterministic.
 Augment = Callable[
     [UInt8[np.ndarray, "h w c"], np.random.Generator | None],
     UInt8[np.ndarray, "i j c"],
@@ -48,15 +48,15 @@ Augment = Callable[
 def decode(
     data: bytes, *, channels: int = 3, max_pixels: int = 40_000_000
 ) -> UInt8[np.ndarray, "h w c"]:
-  """Turns the bytes of an image file into pixels.
+  """Decodes the bytes of an image file.
 
-  Reads JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF; of an animation, its first
+  Reads JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF; of an animation, the first
   frame.
 
   Args:
-    data: a whole file.
+    data: the content of the file.
     channels: 3 for RGB, 1 for luminance.
-    max_pixels: height times width above which an image is refused unread.
+    max_pixels: images of a larger height times width are not decoded.
 
   Returns:
     Pixels, uint8 from 0 to 255.
@@ -66,10 +66,10 @@ def decode(
     ValueError: if `channels` is neither 1 nor 3.
   """
   if channels not in (1, 3):
-    raise ValueError(f"channels is {channels}; it is 1 or 3")
-  name = _sniff(data)
+    raise ValueError(f"channels is {channels}; expected 1 or 3")
+  name = _detect_format(data)
   if name == "WEBP":
-    data = _admit_alpha(data)
+    data = _flag_alpha(data)
   header = _open(data, name, max_pixels)
   image = _decode_fast(data, header) if _is_plain(header, name) else None
   if image is None:
@@ -79,7 +79,7 @@ def decode(
   return image
 
 
-def _sniff(data: bytes) -> str:
+def _detect_format(data: bytes) -> str:
   if not data:
     raise types.Unreadable("empty image")
   for offset, magic, name in _SIGNATURES:
@@ -88,17 +88,17 @@ def _sniff(data: bytes) -> str:
   raise types.Unreadable("unknown image format", f"starts with {data[:12]!r}")
 
 
-def _admit_alpha(data: bytes) -> bytes:
-  """A WebP whose headers say that there may be transparent pixels.
+def _flag_alpha(data: bytes) -> bytes:
+  """Sets the alpha flags of a WebP file whose frames may be transparent.
 
-  The flag of a container, and the hint of a lossless frame, are set by whoever
-  wrote the file, and where they are not set, decoders drop the alpha that the
-  frames hold: what was transparent comes out black. The first frame of an
-  animation may also leave parts of its canvas uncovered.
+  Some encoders set neither the alpha flag of the container nor the alpha hint
+  of a lossless frame. Decoders then drop the alpha channel, and transparent
+  pixels come out black. The first frame of an animation may also leave parts
+  of its canvas uncovered.
 
   Layout: https://developers.google.com/speed/webp/docs/riff_container
   """
-  made, alpha = bytearray(data), False
+  flagged, alpha = bytearray(data), False
   at, container = 12, data[12:16] == b"VP8X"
   while at + 8 <= len(data):
     kind, size = data[at:at + 4], int.from_bytes(data[at + 4:at + 8], "little")
@@ -108,23 +108,23 @@ def _admit_alpha(data: bytes) -> bytes:
       continue
     if kind == b"VP8L" and at + 12 < len(data):
       alpha = True
-      made[at + 12] |= 0x10
+      flagged[at + 12] |= 0x10
     if kind in (b"VP8 ", b"VP8L"):
       break  # Later frames are not decoded.
     alpha = alpha or kind == b"ALPH"
     at += 8 + size + size % 2
   if container and alpha and len(data) > 20:
-    made[20] |= 0x10
-  return bytes(made)
+    flagged[20] |= 0x10
+  return bytes(flagged)
 
 
 def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
-  """Reads the header alone, and refuses what should not be decoded."""
+  """Parses the header alone, and refuses what should not be decoded."""
   try:
     header = Image.open(io.BytesIO(data), formats=(name,))
   except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
     raise types.Unreadable("image too large", str(e)) from e
-  except Exception as e:  # PIL raises many kinds at damaged bytes
+  except Exception as e:  # PIL raises many types for damaged files
     raise types.Unreadable("broken image header", f"{name}: {e}") from e
   width, height = header.size
   if width * height > max_pixels:
@@ -137,7 +137,7 @@ def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
 
 
 def _is_plain(header: Image.Image, name: str) -> bool:
-  """Whether there is nothing to rotate, to blend or to convert."""
+  """Whether nothing needs to be rotated, blended or converted."""
   if name not in _FAST or header.mode not in ("RGB", "L"):
     return False
   if header.has_transparency_data:
@@ -146,14 +146,14 @@ def _is_plain(header: Image.Image, name: str) -> bool:
     return True
   try:
     return header.getexif().get(_ORIENTATION, 1) == 1
-  except Exception:  # broken EXIF turns nothing
+  except Exception:  # broken EXIF data: no rotation
     return True
 
 
 def _decode_fast(
     data: bytes, header: Image.Image
 ) -> UInt8[np.ndarray, "h w 3"] | None:
-  """Decodes with OpenCV; None if it cannot, and then PIL says why."""
+  """Decodes with OpenCV; None if it fails, and PIL then reports the reason."""
   flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
   try:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -165,26 +165,26 @@ def _decode_fast(
 
 
 def _decode_any(header: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
-  """Decodes with PIL whatever PIL reads."""
-  if header.mode in ("I", "F"):  # 32 bits; what is white is not said
+  """Decodes with PIL, all modes but those of 32 bits."""
+  if header.mode in ("I", "F"):  # 32 bits, of unknown range
     raise types.Unreadable("unsupported pixels", f"mode {header.mode}")
   try:
     header.load()
     image = ImageOps.exif_transpose(header)
     if image.mode.startswith("I;16"):  # convert("RGB") would clip, not scale
-      deep = np.asarray(image)
-      gray = (deep >> 8).astype(np.uint8)
-      if (clear := image.info.get("transparency")) is not None:
-        gray[deep == clear] = 255
+      gray16 = np.asarray(image)
+      gray = (gray16 >> 8).astype(np.uint8)
+      if (transparent := image.info.get("transparency")) is not None:
+        gray[gray16 == transparent] = 255
       return np.repeat(gray[..., None], 3, axis=2)
     if image.has_transparency_data:
       image = image.convert("RGBA")
       white = Image.new("RGBA", image.size, "white")
       image = Image.alpha_composite(white, image)
     return np.array(image.convert("RGB"))
-  except Exception as e:  # PIL raises many kinds at damaged bytes
-    cut = "truncated" in str(e).lower()
-    reason = "truncated image" if cut else "broken image data"
+  except Exception as e:  # PIL raises many types for damaged files
+    truncated = "truncated" in str(e).lower()
+    reason = "truncated image" if truncated else "broken image data"
     raise types.Unreadable(reason, str(e)) from e
 
 
@@ -194,26 +194,27 @@ def resize(
     crop: str = "center",
     method: str = "area",
 ) -> UInt8[np.ndarray, "s s c"]:
-  """Makes an image square, the same way every time.
+  """Resizes an image to a square, deterministically.
 
   Args:
     image: pixels.
     size: height and width of the result, in pixels.
-    crop: "center" scales the shorter side to `size` and keeps the middle;
-      "none" keeps everything and squashes it into the square.
-    method: "area" averages going down and is cubic going up; "bilinear" and
-      "bicubic" are Pillow's, to the bit, for weights that learned with them.
+    crop: "center" resizes the shorter side to `size` and crops the center;
+      "none" resizes both sides, and does not keep the aspect ratio.
+    method: "area" averages areas when shrinking and is bicubic when enlarging;
+      "bilinear" and "bicubic" equal Pillow's bit for bit, for weights that were
+      trained with them.
 
   Returns:
-    Pixels, a new array or the image itself where nothing changes.
+    Pixels, in a new array, or `image` itself if nothing changes.
 
   Raises:
-    ValueError: if `crop` or `method` is none of those.
+    ValueError: if `crop` or `method` is not one of these.
   """
   if crop not in ("center", "none"):
-    raise ValueError(f"crop is {crop!r}; it is 'center' or 'none'")
+    raise ValueError(f"crop is {crop!r}; expected 'center' or 'none'")
   if method not in _METHODS:
-    raise ValueError(f"method is {method!r}; it is one of {_METHODS}")
+    raise ValueError(f"method is {method!r}; expected one of {_METHODS}")
   if method != "area":
     return _resize_as_pillow(image, size, crop, method)
   if crop == "center":
@@ -225,7 +226,7 @@ def resize(
 
 
 def _resize_as_pillow(image, size, crop, method):
-  """Scales the whole image, then cuts: the other order moves edge pixels."""
+  """Resizes, then crops: the other order changes pixels at the edges."""
   height, width = image.shape[:2]
   new_height, new_width = size, size
   if crop == "center":
@@ -248,16 +249,17 @@ def random_crop(
     scale: tuple[float, float] = (0.3, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> UInt8[np.ndarray, "s s c"]:
-  """Cuts a random part out of an image and scales it to a square.
+  """Crops a random rectangle of an image and resizes it to a square.
 
-  The part's area is uniform in `scale`, its aspect log-uniform in `ratio`. If
-  ten draws do not fit, the middle is taken as in `resize`.
+  The area of the crop is uniform in `scale`, its aspect ratio log-uniform in
+  `ratio`. If ten draws do not fit in the image, the center is cropped, as in
+  `resize`.
 
   Args:
     image: pixels.
     size: height and width of the result, in pixels.
-    rng: draws the part.
-    scale: least and greatest share of the image's area, in (0, 1].
+    rng: of the draws.
+    scale: least and greatest fraction of the image's area, in (0, 1].
     ratio: least and greatest width over height, positive.
 
   Returns:
@@ -282,9 +284,10 @@ def random_crop(
 def flip(
     image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator
 ) -> UInt8[np.ndarray, "h w c"]:
-  """Mirrors left and right, for every other image.
+  """Flips an image horizontally, with probability 1/2.
 
-  A mirrored image makes captions that say "left" or quote writing untrue.
+  A flipped image no longer fits captions that say "left", or that quote text in
+  the image.
   """
   return image[:, ::-1] if rng.random() < 0.5 else image
 
@@ -299,23 +302,23 @@ def augment(
 ) -> Augment:
   """Makes the function that a pipeline applies to every image.
 
-  It is called with an image and a generator, or with None for the
-  deterministic form: the middle for a random crop, and no mirroring.
+  Called with an image and a generator, it crops and flips at random; called
+  with None in place of the generator, it crops the center and does not flip.
 
   Args:
-    size: height and width of the result in pixels; None leaves images alone.
-    crop: "none" squashes into the square, "center" keeps the middle,
-      "random" a random part (`random_crop`).
-    mirror: whether every other image is mirrored (`flip`).
-    scale: for random crops, the least and greatest share of the area.
-    method: of scaling where the crop is not random (`resize`).
+    size: height and width of the result in pixels; None does not resize.
+    crop: "none" resizes without keeping the aspect ratio, "center" crops the
+      center, "random" crops at random (`random_crop`).
+    mirror: whether images are flipped horizontally at random (`flip`).
+    scale: for random crops, the least and greatest fraction of the area.
+    method: of resizing where the crop is not random (`resize`).
 
   Returns:
     (image, generator or None) -> image; it can be pickled.
 
   Raises:
-    ValueError: if `crop` or `method` is none of those, if one is asked for
-      without a size, or if `scale` does not ascend in (0, 1].
+    ValueError: if `crop` or `method` is not one of these, if `crop` has no
+      size, or if `scale` is not ascending within (0, 1].
 
   Example:
     >>> image = np.zeros((6, 4, 3), np.uint8)
@@ -323,13 +326,13 @@ def augment(
     (2, 2, 3)
   """
   if crop not in ("none", "center", "random"):
-    raise ValueError(f"crop is {crop!r}; it is 'none', 'center' or 'random'")
+    raise ValueError(f"crop is {crop!r}; expected 'none', 'center' or 'random'")
   if crop != "none" and size is None:
     raise ValueError(f"crop={crop!r} needs a size in pixels")
   if not 0 < scale[0] <= scale[1] <= 1:
-    raise ValueError(f"scale is {scale}; it ascends within (0, 1]")
+    raise ValueError(f"scale is {scale}; expected 0 < least <= greatest <= 1")
   if method not in _METHODS:
-    raise ValueError(f"method is {method!r}; it is one of {_METHODS}")
+    raise ValueError(f"method is {method!r}; expected one of {_METHODS}")
   return _Augment(size, crop, mirror, (scale[0], scale[1]), method)
 
 
@@ -361,7 +364,7 @@ class _Augment:
 def _scale(
     image: UInt8[np.ndarray, "h w c"], size: int
 ) -> UInt8[np.ndarray, "s s c"]:
-  """Scales to a square: means of areas going down, cubic going up."""
+  """Resizes to a square: area averages when shrinking, bicubic otherwise."""
   if image.shape[:2] == (size, size):
     return image
   smaller = size < max(image.shape[:2])

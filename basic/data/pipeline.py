@@ -1,14 +1,15 @@
 """Examples to batches: an endless, resumable stream, or one ordered pass.
 
-The Grain door. The whole position of a stream is one number, the examples
-seen, and it means the same for any batch size and any number of processes:
-with B the batch size, P processes and b = B / P,
+The only module that uses Grain. The state of a stream is a single number, the
+examples seen, which means the same for any batch size and any number of
+processes: with B the batch size, P processes and b = B / P,
 
     row j of process p in step s  =  example number  start + s B + p b + j,
 
 and example number n is a pure function of (source, seed, n): which example it
-is, which of its captions, and what noise. So any split of the rows gives the
-same global batch in the same order, and any n can be resumed from at once.
+is, which of its captions is used, and its random augmentation. So any number of
+processes gives the same global batch in the same order, and a stream can resume
+at any n without reading what came before.
 """
 
 import collections
@@ -36,7 +37,7 @@ class _Rows(grain.MapDataset):
   def __init__(self, parent, *, start: int, batch_size: int, shard):
     super().__init__(parent)
     process, processes = shard
-    self._all, self._batch_size = parent, batch_size
+    self._examples, self._batch_size = parent, batch_size
     self._local = batch_size // processes
     self._steps = (len(parent) - start) // batch_size
     self._first = start + process * self._local
@@ -46,10 +47,10 @@ class _Rows(grain.MapDataset):
 
   def __getitem__(self, index):
     step, row = divmod(index, self._local)
-    return self._all[self._first + step * self._batch_size + row]
+    return self._examples[self._first + step * self._batch_size + row]
 
   def batches(self, collate, *, threads: int, buffer: int):
-    """An iterator over collated batches, made ahead by threads."""
+    """An iterator over collated batches, prefetched by threads."""
     # Threads, not processes: decoders release the GIL, workers take seconds to
     # start, and their state would depend on how many there are.
     options = grain.ReadOptions(
@@ -74,19 +75,19 @@ class _Batches(Iterator):
     except StopIteration:
       raise
     except Exception:
-      self.close()  # a batch is lost: going on would shift every position
+      self.close()  # A batch is lost; continuing would shift all positions.
       raise
-    # Counted when the caller gets the batch, not when a thread makes it ahead,
-    # so that the counts too are a function of the position.
-    for reason, said in failures:
+    # Counted when the caller gets the batch, not when a thread prefetches it,
+    # so that the counts are a function of the position too.
+    for reason, message in failures:
       if reason not in self._unreadable:
-        _log.warning("unreadable, the first for this reason: %s", said)
+        _log.warning("unreadable, the first for this reason: %s", message)
       self._unreadable[reason] += 1
     return collated
 
   @property
   def unreadable(self) -> dict[str, int]:
-    """Reads that failed so far, by reason, in the rows of this process."""
+    """Failed reads so far, by reason, in the rows of this process."""
     return dict(self._unreadable)
 
   def close(self) -> None:
@@ -105,10 +106,10 @@ class Stream(_Batches):
 
   Attributes:
     source: where the examples come from.
-    seed: of order, captions and noise.
-    position: examples that the caller has got, over all processes.
-    unreadable: reason -> reads that failed in the rows of this process. A
-      substitute that fails counts too.
+    seed: of the order, the choice of captions and the augmentation.
+    position: examples that the caller has received, over all processes.
+    unreadable: reason -> failed reads in the rows of this process, those of
+      substitutes included.
   """
 
   def __init__(self, source, seed: int, start: int, batch_size: int, batches, order):
@@ -125,7 +126,7 @@ class Stream(_Batches):
     return batch
 
   def ids(self, start: int, stop: int) -> Int64[np.ndarray, "n"]:
-    """Which examples were or will be at some positions, without reading them.
+    """Which examples are at a range of positions, without reading them.
 
     The last batch is `stream.ids(stream.position - batch_size,
     stream.position)`. Where an example is unreadable it names that one, not
@@ -136,7 +137,7 @@ class Stream(_Batches):
       stop: one after the last position.
 
     Returns:
-      Indices into the source, one a position, over all processes.
+      Indices into the source, one per position, over all processes.
     """
     return np.array([self._order[i] for i in range(start, stop)], np.int64)
 
@@ -152,24 +153,25 @@ def stream(
     threads: int = 8,
     buffer: int | None = None,
 ) -> Stream:
-  """Shuffles a source without end, in full batches, from any position.
+  """Shuffled, full batches of a source, endlessly, from any position.
 
-  Each epoch holds every example once, in an order of its own; a batch may
-  reach over the end of an epoch, and holds an example twice if it does so or
-  is larger than the source. An example that is unreadable is replaced by
-  another, see `examples.substitute`, and counted.
+  Each epoch contains every example once, in a new order. A batch may span two
+  epochs, and may then contain an example twice, as it does if it is larger than
+  the source. An unreadable example is replaced by another one, see
+  `examples.substitute`, and counted.
 
   Args:
-    source: at least one example. Threads read it at the same time.
-    prepare: called with a generator of the example's own; see `examples.prepare`.
+    source: at least one example. Threads read it concurrently.
+    prepare: called with a generator for each example; see `examples.prepare`.
     batch_size: rows of all processes together; positive.
-    seed: of order, captions and noise; 0 to 2**32 - 1.
-    start: position to go on from: examples seen so far, not only a multiple
-      of `batch_size`.
+    seed: of the order, the choice of captions and the augmentation; 0 to
+      2**32 - 1.
+    start: position to resume from: the examples seen so far, which need not be
+      a multiple of `batch_size`.
     shard: (index of this process, number of processes), which must divide
       `batch_size`.
-    threads: batches made at the same time; 0 makes each when it is asked for.
-    buffer: batches made ahead, at least `threads`; None means `threads`.
+    threads: batches made concurrently; 0 makes each when it is requested.
+    buffer: batches prefetched, at least `threads`; None means `threads`.
 
   Returns:
     An iterator over dicts of arrays with a leading axis of
@@ -193,17 +195,18 @@ def stream(
   buffer = threads if buffer is None else buffer
   _check_endless(seed, start, threads, buffer)
   order = _order(source, seed)
-  # Noise before rows: the generator follows the example's global number.
-  drawn = order.random_map(
+  # Before the rows of this process are chosen, so that the generator depends on
+  # the example's global number.
+  prepared = order.random_map(
       functools.partial(examples.read_or_substitute, source, prepare)
   )
-  rows = _Rows(drawn, start=start, batch_size=batch_size, shard=shard)
+  rows = _Rows(prepared, start=start, batch_size=batch_size, shard=shard)
   batches = rows.batches(examples.collate, threads=threads, buffer=buffer)
   return Stream(source, seed, start, batch_size, batches, order)
 
 
 def _order(source, seed: int) -> grain.MapDataset:
-  """Position -> index into the source, endless; costs nothing to build."""
+  """Position -> index into the source, endless; computed lazily."""
   return grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
 
 
@@ -241,7 +244,7 @@ class Pass(_Batches):
   """One ordered pass; see `once`.
 
   Attributes:
-    unreadable: reason -> examples of this process that were left out.
+    unreadable: reason -> examples of this process that are masked out.
   """
 
   def __next__(self) -> tuple[Arrays, Bool[np.ndarray, "b"]]:
@@ -257,28 +260,28 @@ def once(
     limit: int | None = None,
     threads: int = 8,
 ) -> Pass:
-  """Passes over a source once, in order and without noise.
+  """One pass over a source, in order and without augmentation.
 
-  All batches have one shape but for "captions", and all processes get equally
-  many. Rows that are unreadable, or past the end, repeat the batch's first
-  readable row and have a False mask: nothing is substituted in an evaluation,
-  and what is left out is counted in `unreadable`.
+  All batches have the same shape, but for "captions", and all processes get
+  equally many. Rows that are unreadable, or past the end, repeat the batch's
+  first readable row and have a False mask: an evaluation uses no substitutes,
+  and counts unreadable examples in `unreadable`.
 
   "captions" [b k t] has the k of the example with the most captions in this
-  batch of this process. Captions that another does not have are rows of zeros.
+  batch of this process. Examples with fewer captions are padded with zeros.
 
   Args:
-    source: at least one example. Threads read it at the same time.
+    source: at least one example. Threads read it concurrently.
     prepare: called without a generator; see `examples.prepare`.
     batch_size: rows of all processes together; positive.
     shard: (index of this process, number of processes), which must divide
       `batch_size`.
-    limit: stop after so many examples; None means all.
-    threads: batches made at the same time; 0 makes each when it is asked for.
+    limit: the number of examples to use; None means all.
+    threads: batches made concurrently; 0 makes each when it is requested.
 
   Returns:
     An iterator over (dict of arrays with b = batch_size / processes rows, mask
-    that is False on rows that only fill).
+    that is False where a row is padding or unreadable).
 
   Raises:
     ValueError: if the source is empty, or a number is out of its range; later,
@@ -313,14 +316,14 @@ def once(
 
 
 def position_record(stream: Stream) -> dict[str, Any]:
-  """What to save with a checkpoint, so that the stream goes on exactly.
+  """What to save with a checkpoint, so that the stream resumes exactly.
 
   Args:
     stream: whose position to save.
 
   Returns:
-    A dict for JSON. "next" are the examples at the next four positions, by
-    which `check_position` notices any change of the shuffle.
+    A dict for JSON. "next" are the indices of the next four examples, by which
+    `check_position` detects a change of the shuffle.
   """
   return {
       "examples_seen": stream.position,
@@ -333,22 +336,22 @@ def position_record(stream: Stream) -> dict[str, Any]:
 
 
 def _fingerprint(source) -> str | None:
-  """What the source says of its own contents, if it says anything."""
+  """The source's hash of its own contents, if it has one."""
   return getattr(source, "fingerprint", None)
 
 
 def check_position(
     record: Mapping[str, Any], source: types.Source, seed: int
 ) -> int:
-  """Refuses to go on where the stream would not be the same stream.
+  """Refuses to resume where the stream would not be the same.
 
   Args:
-    record: from `position_record`, perhaps through JSON.
-    source: of the run that resumes.
-    seed: of the run that resumes.
+    record: from `position_record`, also if it was saved as JSON.
+    source: of the resumed run.
+    seed: of the resumed run.
 
   Returns:
-    The examples seen, to `start` from.
+    The examples seen: the `start` of the resumed stream.
 
   Raises:
     ValueError: if source, seed or shuffle are not those of the record.
@@ -361,7 +364,7 @@ def check_position(
   ):
     if record[name] != now:
       raise ValueError(
-          f"cannot go on after {seen} examples: the saved {name} is "
+          f"cannot resume after {seen} examples: the saved {name} is "
           f"{record[name]}, this run has {now}; resume with the same source "
           "and seed, or begin a new run from the saved parameters"
       )
@@ -369,8 +372,8 @@ def check_position(
   following = [int(order[seen + i]) for i in range(len(record["next"]))]
   if following != list(record["next"]):
     raise ValueError(
-        f"cannot go on after {seen} examples: the shuffle of grain "
+        f"cannot resume after {seen} examples: the shuffle of grain "
         f"{grain.__version__} is not that of grain {record['grain']}, with "
-        "which they were drawn; install that version to resume this run"
+        "which the run began; install that version to resume it"
     )
   return seen

@@ -1,8 +1,9 @@
-"""Embeddings of a locked tower: computed once, then read in place of inputs.
+"""Embeddings of a frozen tower: computed once, then used in place of inputs.
 
 A tower that does not train gives the same embedding of an example every time,
-unless its input is noisy. Stored, the tower costs one pass over the source
-rather than one a step, and its inputs never reach a device.
+unless its input is augmented at random. With stored embeddings, the tower runs
+once over the source instead of in every step, and its inputs are not copied to
+a device.
 """
 
 import dataclasses
@@ -22,38 +23,38 @@ from basic import paths, types
 FOLDER = "stored"
 
 
-def encode(inner: types.Encode, leaves: Collection[str]) -> types.Encode:
-  """Reads the embeddings of some views from the batch; encodes the others.
+def encode(inner: types.Encode, fields: Collection[str]) -> types.Encode:
+  """Takes the embeddings of some views from the batch; encodes the others.
 
   Args:
-    inner: of the model.
-    leaves: whose values in the batch are embeddings [b d].
+    inner: the encoder of the model.
+    fields: of the batch whose values are embeddings [b d].
 
   Returns:
-    The same views; those of `leaves` have pooled features and no tokens.
+    The same views; those of `fields` have pooled features and no tokens.
 
   Raises:
-    ValueError: if one of them is not a view.
+    ValueError: if one of `fields` is not a view.
   """
-  unknown = sorted(set(leaves) - inner.views.keys())
+  unknown = sorted(set(fields) - inner.views.keys())
   if unknown:
     raise ValueError(
         f"stored names {unknown[0]!r}; the views are {sorted(inner.views)}."
     )
 
-  def given(params, inputs, keys):
+  def stored(params, inputs, keys):
     del params, keys
     return types.Features(inputs)
 
   views = {
-      name: view._replace(apply=given) if view.field in leaves else view
+      name: view._replace(apply=stored) if view.field in fields else view
       for name, view in inner.views.items()
   }
   return types.Encode(views, inner.side)
 
 
 def check(
-    leaves: Collection[str],
+    fields: Collection[str],
     inner: types.Encode,
     params: types.Params,
     frozen: Iterable[str],
@@ -63,99 +64,100 @@ def check(
   """Refuses to store what differs from step to step.
 
   Args:
-    leaves: that are to be stored.
-    inner: of the model.
+    fields: whose embeddings are to be stored.
+    inner: the encoder of the model.
     params: of all towers, or their shapes.
     frozen: patterns of parameter paths that do not train.
-    augment: settings of the noise of images.
-    batch: shapes before any of it is stored.
+    augment: settings of image augmentation.
+    batch: shapes of a batch with inputs.
 
   Raises:
-    ValueError: if a tower trains or draws noise of its own, its images are
-      cropped or mirrored at random, or it reads text, which is drawn.
+    ValueError: if a tower trains or is itself random (dropout and the like), if
+      its images are cropped or flipped at random, or if it reads text, since
+      captions are drawn at random.
   """
   trainable, _ = paths.split(params, tuple(frozen))
-  for leaf in leaves:
-    if leaf == "text":
+  for field in fields:
+    if field == "text":
       raise ValueError(
           "stored names 'text', but a caption is drawn anew in every epoch; only "
-          "what is the same every time can be stored."
+          "embeddings that stay the same can be stored."
       )
-    tower = inner.views[leaf].tower
+    tower = inner.views[field].tower
     if tower in trainable:
       path = next(iter(paths.flatten(trainable[tower])))
       raise ValueError(
-          f"stored names {leaf!r}, but {tower}/{path} trains, so its embeddings "
-          f"change with every step; lock the whole tower with frozen="
+          f"stored names {field!r}, but {tower}/{path} trains, so its embeddings "
+          f"change with every step; freeze the whole tower with frozen="
           f"('{tower}/.*',), or do not store it."
       )
-    if _is_noisy(inner.views[leaf], params[tower], batch[leaf]):
+    if _is_noisy(inner.views[field], params[tower], batch[field]):
       raise ValueError(
-          f"stored names {leaf!r}, but the tower {tower!r} draws noise, locked "
-          "as it is, so its embeddings change with every step; set its rates "
-          "of noise (dropout, stochastic_depth, drop_patches, ...) to 0, or do "
-          "not store it."
+          f"stored names {field!r}, but the tower {tower!r} is random even "
+          "though it is frozen, so its embeddings change with every step; set "
+          "its rates (dropout, stochastic_depth, drop_patches, ...) to 0, or "
+          "do not store it."
       )
-    if leaf == "image" and (augment["crop"] == "random" or augment["mirror"]):
+    if field == "image" and (augment["crop"] == "random" or augment["mirror"]):
       raise ValueError(
-          "stored names 'image', but images are cropped or mirrored at random, "
+          "stored names 'image', but images are cropped or flipped at random, "
           "so their embeddings change with every epoch; set augment.crop to "
           "'center' and augment.mirror to False, or do not store them."
       )
 
 
 def _is_noisy(view: types.View, params: types.Params, inputs: Any) -> bool:
-  """Whether a view's embeddings depend on the keys of its rows."""
+  """Whether a view's embeddings depend on the random keys of its rows."""
   keys = jax.eval_shape(
       lambda: jax.random.split(jax.random.key(0), inputs.shape[0])
   )
   traced = jax.make_jaxpr(
       lambda keys, params, inputs: view.apply(params, inputs, keys).pooled
   )(keys, params, inputs).jaxpr
-  # What is computed from keys that no result reads does not count.
+  # Dead code is removed first: it may use the keys without any effect.
   _, used = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
   return used[0]
 
 
 def shapes(
-    leaves: Collection[str],
+    fields: Collection[str],
     inner: types.Encode,
     params: types.Params,
     batch: types.Batch,
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """A batch with embeddings for what is encoded, as shapes.
+  """The shapes of a batch with stored embeddings in place of inputs.
 
   Args:
-    leaves: that are stored.
-    inner: of the model.
+    fields: whose embeddings are stored.
+    inner: the encoder of the model.
     params: of all towers, or their shapes.
-    batch: shapes before.
+    batch: shapes of a batch with inputs.
 
   Returns:
-    `batch`, with float32 [b d] for each of `leaves`.
+    `batch`, with float32 [b d] for each of `fields`.
   """
-  found = dict(batch)
-  for leaf in leaves:
-    z = jax.eval_shape(inner, params, {leaf: batch[leaf]}).views[leaf].pooled
-    found[leaf] = jax.ShapeDtypeStruct(z.shape, np.float32)
-  return found
+  stored = dict(batch)
+  for field in fields:
+    z = jax.eval_shape(inner, params, {field: batch[field]}).views[field].pooled
+    stored[field] = jax.ShapeDtypeStruct(z.shape, np.float32)
+  return stored
 
 
 def files(
-    leaves: Collection[str], workdir: str | os.PathLike, start: int
+    fields: Collection[str], workdir: str | os.PathLike, start: int
 ) -> dict[str, str]:
-  """Where the embeddings of a stage are: field -> path.
+  """The files of the embeddings of a stage: field -> path.
 
-  Named by the step at which the stage begins, for what is locked in a stage is
-  what the one before it left.
+  Named by the step at which the stage begins, since the parameters that a stage
+  freezes are those with which the stage before it ended.
   """
   folder = pathlib.Path(workdir).absolute() / FOLDER
-  return {leaf: str(folder / f"{leaf}-{start}.npy") for leaf in leaves}
+  return {field: str(folder / f"{field}-{start}.npy") for field in fields}
 
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-  """A source some of whose fields are embeddings from files.
+  """A source in which some fields are replaced by embeddings from files.
 
   Attributes:
     source: the examples.
@@ -174,45 +176,45 @@ class Stored:
     return len(self.source)
 
   def __getitem__(self, index: int) -> types.Example:
-    rows = {leaf: _open(path)[index] for leaf, path in self.files.items()}
-    for leaf, row in rows.items():
-      if not np.isfinite(row).all():
+    embeddings = {name: _open(path)[index] for name, path in self.files.items()}
+    for name, z in embeddings.items():
+      if not np.isfinite(z).all():
         raise types.Unreadable(
-            "no embedding", f"that of {leaf!r} is not finite, or was unreadable"
+            "no embedding", f"that of {name!r} is not finite, or was unreadable"
         )
     example = dict(self.source[index])
-    return {**example, **{leaf: np.array(row) for leaf, row in rows.items()}}
+    return {**example, **{name: np.array(z) for name, z in embeddings.items()}}
 
 
 @functools.cache
 def _open(path: str) -> np.ndarray:
-  """A file of embeddings, mapped into memory once a process."""
+  """A file of embeddings, memory-mapped once per process."""
   return np.load(path, mmap_mode="r")
 
 
 def write(
     path: str | os.PathLike,
     count: int,
-    passed: Iterable[tuple[Mapping[str, Any], np.ndarray]],
+    batches: Iterable[tuple[Mapping[str, Any], np.ndarray]],
     embed: Callable[[Mapping[str, Any]], jax.Array],
 ) -> None:
-  """Embeds a source once; a file that is there is whole, and stays.
+  """Embeds a source once; an existing file is complete, and is kept.
 
-  Examples that cannot be read have embeddings of NaN. Every process of a run
-  embeds, as one program; the first one writes.
+  Examples that cannot be read get embeddings of NaN. All processes of a run
+  compute the embeddings, as one program; the first one writes.
 
   Args:
-    path: of the file to write; its folder is made.
+    path: of the file to write; its folder is created.
     count: examples of the source.
-    passed: batches in order, with masks, as `pipeline.once` gives them.
-    embed: batch -> embeddings [b d], which every process can read.
+    batches: in order, with masks, as `pipeline.once` gives them.
+    embed: batch -> embeddings [b d], addressable by every process.
   """
   path = pathlib.Path(path)
   if path.exists():
     return
   unfinished = path.with_suffix(".unfinished")
   rows, start = None, 0
-  for batch, mask in passed:
+  for batch, mask in batches:
     z = np.asarray(embed(batch), np.float32)
     take = min(len(z), count - start)
     if jax.process_index() == 0:
@@ -225,6 +227,6 @@ def write(
     start += take
   if rows is not None:
     rows.flush()
-    unfinished.rename(path)  # At once: what has the name is whole.
+    unfinished.rename(path)  # Atomic: a file of this name is complete.
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(path.name)

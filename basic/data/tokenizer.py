@@ -1,8 +1,8 @@
-"""Text to int32[t] and back, by a SentencePiece vocabulary of one's own.
+"""Text to int32[t] and back, by a SentencePiece vocabulary trained here.
 
 Ids 0 to 3 are always pad, unk, bos and eos. A row of ids is the caption, then
-eos, then zeros: eos is there even for an empty caption, so that no text is all
-padding and a mean over its tokens is finite.
+eos, then padding (zeros). Even an empty caption ends in eos, so that no text is
+all padding and a mean over its tokens is finite.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ from basic import files, types
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
 FILE = "tokenizer.model"
 
-# 256 byte pieces are worth their place only where they leave at least as many
-# for words; below that, characters never seen in training become unk.
+# Byte fallback takes 256 pieces, and pays only where at least as many are left
+# for words. In smaller vocabularies, characters unseen in training become unk.
 _LEAST_WITH_BYTES = 512
 
-# A caption longer than this teaches nothing more, and SentencePiece would skip
-# it whole. UTF-8 needs at most four bytes a character.
+# Longer captions are cut, since SentencePiece would skip them entirely. UTF-8
+# needs at most four bytes per character.
 _MOST_CHARACTERS = 4096
 _MOST_CAPTIONS = 5_000_000
 
@@ -37,24 +37,24 @@ _log = logging.getLogger(__name__)
 def train(captions: Iterable[str], *, vocab: int, seed: int = 0) -> bytes:
   """Learns a vocabulary from captions.
 
-  Byte-pair merges over text in Unicode form NFKC with case folded, because
-  captions differ in case and width far more than in meaning. Merges are
-  counted, not sampled: the same captions give the same pieces, and a small set
-  of captions still fills its vocabulary.
+  Byte-pair encoding (BPE) of text that is normalized to Unicode NFKC and
+  case-folded, because captions differ in case and width far more than in
+  meaning. It is deterministic: the same captions give the same pieces, and
+  even a few captions fill the vocabulary.
 
-  From 512 pieces on, 256 of them are the bytes, so that any text can be told
-  from any other. Smaller vocabularies spend their pieces on words: they keep
-  every character of the captions, and turn others into unk.
+  With 512 pieces or more, 256 of them are the bytes (byte fallback), so that
+  different texts have different ids. Smaller vocabularies spend their pieces on
+  words: they keep every character of the captions, and turn others into unk.
 
   Args:
     captions: at least one that is not blank. Beyond five million, a random
       five million are used.
-    vocab: at most so many pieces, the four special ones counted. Fewer come
-      out if the captions hold fewer; `Tokenizer.vocab` says how many.
-    seed: picks which captions are used where there are too many.
+    vocab: the largest number of pieces, including the four special ones. There
+      are fewer if the captions do not yield that many; see `Tokenizer.vocab`.
+    seed: of the choice of captions where there are too many.
 
   Returns:
-    A serialised SentencePiece model, for `Tokenizer` and `save`.
+    A serialized SentencePiece model, for `Tokenizer` and `save`.
 
   Raises:
     ValueError: if no caption has a visible character, or `vocab` cannot hold
@@ -74,17 +74,17 @@ def train(captions: Iterable[str], *, vocab: int, seed: int = 0) -> bytes:
       "vocabulary of %d pieces %s byte pieces (bytes need at least %d)",
       vocab, "with" if with_bytes else "without", _LEAST_WITH_BYTES,
   )
-  written = io.BytesIO()
+  model = io.BytesIO()
   sentences = _sample(captions, seed)
   try:
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(sentences),
-        model_writer=written,
+        model_writer=model,
         model_type="bpe",
         vocab_size=vocab,
         hard_vocab_limit=False,
         byte_fallback=with_bytes,
-        # Rare characters may be spelt in bytes, if there are bytes.
+        # With byte fallback, rare characters need no piece of their own.
         character_coverage=0.9995 if with_bytes else 1.0,
         normalization_rule_name="nmt_nfkc_cf",
         pad_id=PAD, unk_id=UNK, bos_id=BOS, eos_id=EOS,
@@ -94,26 +94,26 @@ def train(captions: Iterable[str], *, vocab: int, seed: int = 0) -> bytes:
     )
   except RuntimeError as error:
     raise ValueError(_why_untrained(str(error), vocab)) from error
-  return written.getvalue()
+  return model.getvalue()
 
 
 def _sample(captions: Iterable[str], seed: int) -> list[str]:
-  """Captions as valid UTF-8, not longer than the trainer accepts.
+  """Captions as valid UTF-8, cut to the length that the trainer accepts.
 
-  Past the first `_MOST_CAPTIONS`, each caption has the same chance to be kept.
+  Of more than `_MOST_CAPTIONS`, a uniform sample is taken (reservoir sampling).
   """
-  draw, kept = random.Random(seed), []
-  for seen, caption in enumerate(captions):
+  rng, sample = random.Random(seed), []
+  for n, caption in enumerate(captions):
     text = _text(caption)[:_MOST_CHARACTERS]
-    if seen < _MOST_CAPTIONS:
-      kept.append(text)
-    elif (slot := draw.randrange(seen + 1)) < _MOST_CAPTIONS:
-      kept[slot] = text
-  return kept
+    if n < _MOST_CAPTIONS:
+      sample.append(text)
+    elif (slot := rng.randrange(n + 1)) < _MOST_CAPTIONS:
+      sample[slot] = text
+  return sample
 
 
 def _text(caption: object) -> str:
-  """The caption, with lone surrogates, which UTF-8 cannot hold, as "?"."""
+  """The caption, with "?" for lone surrogates, which UTF-8 cannot encode."""
   if not isinstance(caption, str):
     raise types.Unreadable(
         "caption is not text",
@@ -137,12 +137,13 @@ def _why_untrained(error: str, vocab: int) -> str:
 class Tokenizer:
   """Turns captions into rows of ids, all of one length.
 
-  No text makes it fail: what it cannot spell becomes unk, what is too long
-  loses its end but keeps eos. It may be pickled, and shared between threads.
+  It accepts any text: unknown characters become unk, and a text that is too
+  long is truncated, but still ends in eos. It can be pickled, and shared by
+  threads.
 
   Args:
     model: from `train` or `load`.
-    length: ids in a row, t; at least 1.
+    length: ids per row, t; at least 1.
 
   Raises:
     ValueError: if `model` is not a SentencePiece model whose ids 0 to 3 are
@@ -189,14 +190,14 @@ class Tokenizer:
 
   @property
   def side(self) -> str:
-    """Where padding stands."""
+    """The side that is padded."""
     return "right"
 
   @property
   def fingerprint(self) -> str:
-    """Tells vocabularies apart: a hash of the pieces, in order.
+    """Identifies the vocabulary: a hash of the pieces, in order.
 
-    Not of the model's bytes, which also hold how it was trained.
+    Not of the model's bytes, which also hold the settings of its training.
     """
     pieces = "\n".join(self._pieces.id_to_piece(i) for i in range(self.vocab))
     return hashlib.sha256(pieces.encode()).hexdigest()[:16]
@@ -208,12 +209,12 @@ class Tokenizer:
       text: a caption, a `str` of any length.
 
     Returns:
-      The ids of the caption, eos, and zeros up to `length`.
+      The ids of the caption, eos, and padding up to `length`.
 
     Raises:
       types.Unreadable: if `text` is not a `str`.
     """
-    # Whatever lies far beyond the last id that fits is not worth a search.
+    # Encoding what lies far beyond the last id that fits would waste time.
     text = " ".join(_text(text).split())[: 64 * self.length]
     ids = self._pieces.encode(text)[: self.length - 1]
     row = np.zeros(self.length, np.int32)
@@ -221,23 +222,23 @@ class Tokenizer:
     return row
 
   def batch(self, texts: Sequence[object]) -> Int32[np.ndarray, "n t"]:
-    """One row of ids a caption; none gives an array of no rows."""
+    """One row of ids per caption; no captions give an array of no rows."""
     rows = np.zeros((len(texts), self.length), np.int32)
     for row, text in zip(rows, texts, strict=True):
       row[:] = self(text)
     return rows
 
   def decode(self, ids: Int[np.ndarray, "t"] | Sequence[int]) -> str:
-    """The text of one row, up to its first eos, in folded case.
+    """The text of one row, up to its first eos, case-folded.
 
     Raises:
       ValueError: if an id is not in the vocabulary.
     """
     row = [int(i) for i in ids]
-    foreign = [i for i in row if not 0 <= i < self.vocab]
-    if foreign:
+    unknown = [i for i in row if not 0 <= i < self.vocab]
+    if unknown:
       raise ValueError(
-          f"id {foreign[0]} is not in a vocabulary of {self.vocab} pieces; "
+          f"id {unknown[0]} is not in a vocabulary of {self.vocab} pieces; "
           "these ids were made by another tokenizer"
       )
     row = row[: row.index(EOS)] if EOS in row else row
@@ -250,23 +251,23 @@ def _open(model: bytes) -> sentencepiece.SentencePieceProcessor:
   except RuntimeError as error:
     raise ValueError(
         f"these {len(model)} bytes are not a SentencePiece model; train one, "
-        "or take the tokenizer.model of the run again"
+        "or copy the tokenizer.model of the run again"
     ) from error
-  found = (pieces.pad_id(), pieces.unk_id(), pieces.bos_id(), pieces.eos_id())
-  if found != (PAD, UNK, BOS, EOS):
+  special = (pieces.pad_id(), pieces.unk_id(), pieces.bos_id(), pieces.eos_id())
+  if special != (PAD, UNK, BOS, EOS):
     raise ValueError(
-        f"the model has (pad, unk, bos, eos) = {found}, expected "
+        f"the model has (pad, unk, bos, eos) = {special}, expected "
         f"{(PAD, UNK, BOS, EOS)}; train it with this module"
     )
   return pieces
 
 
 def save(model: bytes, folder: str | os.PathLike) -> pathlib.Path:
-  """Stores a vocabulary with its run, whole or not at all.
+  """Stores a vocabulary in the folder of a run, atomically.
 
   Args:
     model: from `train`.
-    folder: made if it is not there.
+    folder: created if it does not exist.
 
   Returns:
     The path of the file, `tokenizer.model`.
@@ -281,16 +282,16 @@ def save(model: bytes, folder: str | os.PathLike) -> pathlib.Path:
 
 
 def load(folder: str | os.PathLike) -> bytes:
-  """Reads the vocabulary that `save` stored.
+  """Loads the vocabulary that `save` stored.
 
   Raises:
     FileNotFoundError: if the folder holds no `tokenizer.model`.
-    ValueError: if the file is damaged or of another kind.
+    ValueError: if the file is damaged or no such model.
   """
   path = pathlib.Path(folder) / FILE
   if not path.is_file():
     raise FileNotFoundError(
-        f"{path} is not there; `save` writes it at the start of a run"
+        f"{path} does not exist; `save` writes it at the start of a run"
     )
   model = path.read_bytes()
   try:

@@ -1,9 +1,9 @@
-"""Vocabularies from elsewhere: a `tokenizer.json` as rows of ids.
+"""Vocabularies of other projects: a `tokenizer.json` as rows of ids.
 
-The towers of other projects come with vocabularies whose padding, end-of-text
-and start-of-text tokens are not ours. Here such a vocabulary is one
-self-contained file of the `tokenizers` library, padding and length included,
-and serves wherever our own (`tokenizer.Tokenizer`) does.
+Pretrained towers come with vocabularies that have other padding, end-of-text
+and start-of-text tokens than ours. Here such a vocabulary is one self-contained
+file of the `tokenizers` library, which includes padding and length, and can be
+used wherever our own (`tokenizer.Tokenizer`) can.
 """
 
 import hashlib
@@ -28,18 +28,19 @@ _OBEY_LOWER = ("GemmaTokenizer", "SiglipTokenizer", "")
 class Vocabulary:
   """Turns captions into rows of ids, all of one length.
 
-  It may be pickled, and shared between threads.
+  It can be pickled, and shared by threads.
 
   Args:
     content: a `tokenizer.json`, with or without padding of its own.
-    length: ids in a row, t; at least 1.
+    length: ids per row, t; at least 1.
     pad: the padding token; None: the file's own padding.
-    side: "right" or "left", where padding stands.
-    lower: whether case is folded before the file's own normalizer sees a text.
+    side: "right" or "left": the side that is padded.
+    lower: whether text is lowercased before the file's own normalizer.
 
   Raises:
-    ValueError: if the content is no such file, has no padding or no token
-      `pad`, or `length` has no room for what the file adds to every text.
+    ValueError: if the content is not a tokenizer.json, has no padding or no
+      token `pad`, or `length` is too short for the special tokens that the file
+      adds to every text.
     ImportError: if the `tokenizers` library is not installed.
   """
 
@@ -65,11 +66,11 @@ class Vocabulary:
       )
     if pad is None:
       pad, side = own["pad_token"], own["direction"]
-    number = self._pieces.token_to_id(pad)
-    if number is None:
+    pad_id = self._pieces.token_to_id(pad)
+    if pad_id is None:
       raise ValueError(
           f"the padding token {pad!r} is not in this vocabulary; name one that "
-          f'is by "pad_token" in {SETTINGS}'
+          f'is as "pad_token" in {SETTINGS}'
       )
     added = self._pieces.num_special_tokens_to_add(False)
     if length < added:
@@ -79,7 +80,7 @@ class Vocabulary:
       )
     self._pieces.enable_truncation(length)
     self._pieces.enable_padding(
-        direction=side, pad_id=number, pad_token=pad, length=length
+        direction=side, pad_id=pad_id, pad_token=pad, length=length
     )
 
   def __getstate__(self) -> dict[str, Any]:
@@ -90,7 +91,7 @@ class Vocabulary:
 
   @property
   def content(self) -> bytes:
-    """A `tokenizer.json` with length and padding, all that there is to it."""
+    """A self-contained `tokenizer.json`, length and padding included."""
     return self._pieces.to_str(pretty=True).encode()
 
   @property
@@ -100,7 +101,7 @@ class Vocabulary:
 
   @property
   def fingerprint(self) -> str:
-    """Tells vocabularies apart: a hash of all that makes ids."""
+    """Identifies the vocabulary: a hash of everything that determines ids."""
     return hashlib.sha256(self.content).hexdigest()[:16]
 
   @property
@@ -115,21 +116,22 @@ class Vocabulary:
 
   @property
   def side(self) -> str:
-    """Where padding stands, "right" or "left"."""
+    """The side that is padded, "right" or "left"."""
     return self._pieces.padding["direction"]
 
   @property
   def end(self) -> int | None:
-    """The id that ends every text; None if texts end in their last word."""
-    lasts = set()
-    # What ends an empty text and others alike comes from the vocabulary.
+    """The id that ends every text; None if texts have no end token."""
+    last_ids = set()
+    # If these texts end in the same id, it is a token that the vocabulary adds.
     for encoded in self._pieces.encode_batch(["", "a", "the 7"]):
-      real = [
-          i for i, kept in zip(encoded.ids, encoded.attention_mask, strict=True)
-          if kept
+      ids = [
+          i for i, attended in zip(
+              encoded.ids, encoded.attention_mask, strict=True)
+          if attended
       ]
-      lasts.add(real[-1] if real else None)
-    return lasts.pop() if len(lasts) == 1 else None
+      last_ids.add(ids[-1] if ids else None)
+    return last_ids.pop() if len(last_ids) == 1 else None
 
   def __call__(self, text: object) -> Int32[np.ndarray, "t"]:
     """One row of ids.
@@ -140,7 +142,7 @@ class Vocabulary:
     return self.batch([text])[0]
 
   def batch(self, texts: Sequence[object]) -> Int32[np.ndarray, "n t"]:
-    """One row of ids a caption; none gives an array of no rows."""
+    """One row of ids per caption; no captions give an array of no rows."""
     captions = []
     for text in texts:
       if not isinstance(text, str):
@@ -157,32 +159,32 @@ class Vocabulary:
 
 
 def read(path: str | os.PathLike, length: int) -> Vocabulary:
-  """The vocabulary in a file of another project.
+  """Loads a vocabulary of another project.
 
-  Padding is described by a tokenizer_config.json beside it, as transformers
-  writes one, in "pad_token" (or "eos_token") and "padding_side"; else by a
-  tokenizer.json itself. A SentencePiece model cannot say it.
+  Padding is described by a tokenizer_config.json in the same folder, as
+  transformers writes it, in "pad_token" (or "eos_token") and "padding_side", or
+  else by the tokenizer.json. A SentencePiece model does not describe padding.
 
   Args:
     path: a tokenizer.json or a SentencePiece model.
-    length: ids in a row, the end included.
+    length: ids per row, the end token included.
 
   Returns:
-    A vocabulary. Where "tokenizer_class" is SigLIP's, ASCII punctuation is
-    removed and, unless "do_lower_case" is false, case folded before a
-    SentencePiece model sees a text. Case is folded for a tokenizer.json where
-    `folds_case` says so.
+    A vocabulary. For a SentencePiece model whose "tokenizer_class" is SigLIP's,
+    ASCII punctuation is removed first and, unless "do_lower_case" is false,
+    text is lowercased. For a tokenizer.json, text is lowercased if `folds_case`
+    is true.
 
   Raises:
     ValueError: if the file is neither, or no padding token is named.
-    FileNotFoundError: if it is not there.
+    FileNotFoundError: if the file does not exist.
     ImportError: if the `tokenizers` library is not installed.
   """
   path = pathlib.Path(path)
-  content, known = path.read_bytes(), settings(path.parent)
-  pad, side = padding(known)
+  content, config = path.read_bytes(), settings(path.parent)
+  pad, side = padding(config)
   if content.lstrip()[:1] == b"{":
-    return Vocabulary(content, length, pad, side, folds_case(known))
+    return Vocabulary(content, length, pad, side, folds_case(config))
   spec = _sentencepiece.parse(content)
   if pad is None:
     raise ValueError(
@@ -193,65 +195,66 @@ def read(path: str | os.PathLike, length: int) -> Vocabulary:
     )
   return from_sentencepiece(
       content, length, pad=pad, end=_sentencepiece.end(spec), side=side,
-      canonical=str(known.get("tokenizer_class")).startswith("Siglip"),
-      lower=known.get("do_lower_case") is not False,
+      canonical=str(config.get("tokenizer_class")).startswith("Siglip"),
+      lower=config.get("do_lower_case") is not False,
   )
 
 
 def save(content: bytes, folder: str | os.PathLike) -> pathlib.Path:
-  """Stores a `Vocabulary.content` with a run, whole or not at all."""
+  """Stores a `Vocabulary.content` in the folder of a run, atomically."""
   path = pathlib.Path(folder) / FILE
   files.replace(path, content)
   return path
 
 
 def settings(folder: str | os.PathLike) -> dict[str, Any]:
-  """What a folder's tokenizer_config.json says; nothing, if there is none."""
+  """The content of a folder's tokenizer_config.json; {} if there is none."""
   path = pathlib.Path(folder) / SETTINGS
   if not path.exists():
     return {}
   try:
-    found = json.loads(path.read_text())
+    config = json.loads(path.read_text())
   except ValueError as error:
     raise ValueError(f"{path} is not JSON: {error}") from error
-  if not isinstance(found, dict):
-    raise ValueError(f"{path} is no JSON object")
-  return found
+  if not isinstance(config, dict):
+    raise ValueError(f"{path} is not a JSON object")
+  return config
 
 
-def padding(known: Mapping[str, Any]) -> tuple[str | None, str]:
+def padding(config: Mapping[str, Any]) -> tuple[str | None, str]:
   """(the padding token, the side), of a tokenizer_config.json.
 
   Raises:
-    ValueError: if the token is no text, or the side neither left nor right.
+    ValueError: if the token is not a string, or the side is not left or right.
   """
-  pad = known.get("pad_token") or known.get("eos_token")
+  pad = config.get("pad_token") or config.get("eos_token")
   pad = pad.get("content") if isinstance(pad, Mapping) else pad
-  # As in transformers, where a class has a default of its own.
-  usual = "left" if _class(known) in (*_SIGLIP_2, "GemmaTokenizer") else "right"
-  side = known.get("padding_side", usual)
+  # As in transformers, where each class has its own default.
+  default = "left" if _class(config) in (*_SIGLIP_2, "GemmaTokenizer") else "right"
+  side = config.get("padding_side", default)
   if not isinstance(pad, str | None) or side not in ("left", "right"):
     raise ValueError(
         f"{SETTINGS} has the padding token {pad!r} on the side {side!r}, "
-        "expected a token and 'left' or 'right'"
+        "expected a string, on 'left' or 'right'"
     )
   return pad, side
 
 
-def folds_case(known: Mapping[str, Any]) -> bool:
-  """Whether a tokenizer_config.json folds case before the tokenizer.json does.
+def folds_case(config: Mapping[str, Any]) -> bool:
+  """Whether a tokenizer_config.json asks to lowercase text before tokenization.
 
-  SigLIP 2 was trained on lower case. The class of its tokenizer folds it, but
-  the first folders name Gemma's, which does not, and say "do_lower_case".
+  SigLIP 2 was trained on lowercase text. The class of its tokenizer lowercases,
+  but the first published folders name Gemma's class, which does not, and set
+  "do_lower_case".
   """
-  name = _class(known)
+  name = _class(config)
   if name in _SIGLIP_2:
     return True
-  return name in _OBEY_LOWER and known.get("do_lower_case") is True
+  return name in _OBEY_LOWER and config.get("do_lower_case") is True
 
 
-def _class(known: Mapping[str, Any]) -> str:
-  return str(known.get("tokenizer_class", "")).removesuffix("Fast")
+def _class(config: Mapping[str, Any]) -> str:
+  return str(config.get("tokenizer_class", "")).removesuffix("Fast")
 
 
 def from_sentencepiece(
@@ -267,33 +270,34 @@ def from_sentencepiece(
   """The same ids that a SentencePiece model gives, without SentencePiece.
 
   Args:
-    model: a serialised model, of the kind BPE or unigram.
-    length: ids in a row, the end included.
+    model: a serialized BPE or unigram model.
+    length: ids per row, the end token included.
     pad: the padding token.
     end: the token that ends every text.
-    side: "right" or "left", where padding stands.
-    canonical: whether ASCII punctuation is removed first, as from the texts of
-      SigLIP.
-    lower: whether `canonical` also folds case.
+    side: "right" or "left": the side that is padded.
+    canonical: whether ASCII punctuation is removed first, as SigLIP does.
+    lower: whether `canonical` also lowercases.
 
   Returns:
     A vocabulary.
 
   Raises:
-    ValueError: if the model is of another kind, or damaged.
+    ValueError: if the model is of another type, or damaged.
     ImportError: if the `tokenizers` library is not installed.
   """
   spec = _sentencepiece.parse(model)
-  made = _sentencepiece.convert(_library(), spec, end, canonical, lower)
-  return Vocabulary(made.to_str().encode(), length, pad, side)
+  tokenizer = _sentencepiece.convert(_library(), spec, end, canonical, lower)
+  return Vocabulary(tokenizer.to_str().encode(), length, pad, side)
 
 
 def _fold_case(pieces: Any) -> None:
-  """Puts folding of case before what a tokenizer normalizes by itself."""
-  made = _library().normalizers
+  """Lowercases text before the tokenizer's own normalizer."""
+  normalizers = _library().normalizers
   own = pieces.normalizer
-  first = [made.Lowercase()]
-  pieces.normalizer = made.Sequence(first if own is None else [*first, own])
+  first = [normalizers.Lowercase()]
+  pieces.normalizer = normalizers.Sequence(
+      first if own is None else [*first, own]
+  )
 
 
 def _library() -> Any:
@@ -312,7 +316,7 @@ def _open(content: bytes) -> Any:
   try:
     json.loads(content)
     return library.Tokenizer.from_str(content.decode())
-  except Exception as error:  # the library raises nothing narrower
+  except Exception as error:  # the library raises no narrower type
     raise ValueError(
         f"these {len(content)} bytes are not a tokenizer.json: {error}"
     ) from error

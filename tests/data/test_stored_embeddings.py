@@ -65,9 +65,9 @@ def test_the_next_stage_encodes_again(tmp_path):
 @pytest.mark.parametrize(("changes", "sentence"), [
     (dict(frozen=()), r"image/.* trains.*frozen=\('image/"),
     (dict(frozen=("image/encoder/.*",)), "image/projection/kernel trains"),
-    (dict(augment=dict(size=24, crop="random")), "cropped or mirrored at random"),
-    (dict(augment=dict(mirror=True)), "cropped or mirrored at random"),
-    (dict(image=dict(name="toy", dropout=0.3)), "'image' draws noise.* to 0"),
+    (dict(augment=dict(size=24, crop="random")), "cropped or flipped at random"),
+    (dict(augment=dict(mirror=True)), "cropped or flipped at random"),
+    (dict(image=dict(name="toy", dropout=0.3)), "'image' is random.* to 0"),
     (dict(stored=("sound",)), r"'sound'; the views are \['image', 'text'\]"),
 ])
 def test_what_differs_from_step_to_step_is_not_stored(
@@ -78,14 +78,14 @@ def test_what_differs_from_step_to_step_is_not_stored(
     build.run(settings.complete(tiny.config(**given)), tmp_path)
 
 
-@pytest.mark.parametrize(("noise", "refused"), [
+@pytest.mark.parametrize(("rates", "refused"), [
     ({}, False), (dict(dropout=0.3), True), (dict(drop_patches=0.3), True),
     # Of two blocks: the first is never skipped.
     (dict(stochastic_depth=0.3), True),
 ])
-def test_a_locked_tower_is_stored_unless_it_draws_noise(noise, refused):
+def test_a_frozen_tower_is_stored_unless_it_is_random(rates, refused):
   net = model.model({"image": vit.vit(
-      width=8, depth=2, heads=2, patch=4, remat="full", **noise)}, width=4)
+      width=8, depth=2, heads=2, patch=4, remat="full", **rates)}, width=4)
   batch = {"image": jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.uint8)}
   params = jax.eval_shape(net.init, jax.random.key(0), batch)
   given = (
@@ -93,7 +93,7 @@ def test_a_locked_tower_is_stored_unless_it_draws_noise(noise, refused):
       dict(crop="center", mirror=False), batch,
   )
   if refused:
-    with pytest.raises(ValueError, match="draws noise, locked as it is"):
+    with pytest.raises(ValueError, match="is random even though it is frozen"):
       stored_embeddings.check(*given)
   else:
     stored_embeddings.check(*given)

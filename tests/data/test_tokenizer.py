@@ -237,7 +237,7 @@ def test_saved_model_comes_back(small, tmp_path):
 
 
 def test_loading_nothing_says_so(tmp_path):
-  with pytest.raises(FileNotFoundError, match=r"tokenizer\.model is not there"):
+  with pytest.raises(FileNotFoundError, match=r"tokenizer\.model does not exist"):
     tokenizer.load(tmp_path)
 
 
