@@ -1,1 +1,1 @@
-"""Where examples come from: one kind of data per file, each a `Source`."""
+"""Datasets, one a file: each gives a `Source` of examples."""

@@ -1,11 +1,11 @@
-"""What a scene of digits shows and says: layouts, compositions, captions.
+"""Scenes of digits: layouts, compositions and captions.
 
 A composition is a layout and the digits in its slots, in reading order. The
-pair (a, b) is held out of training where b - a is 3 or 5 modulo 10: of the
-100 ordered pairs these are 20, and every digit is the first of two of them and
-the second of two. The reverse of a pair 3 apart is seen in training, so it
-tests order; a pair 5 apart is held out in both orders, so it tests digits that
-were never seen together.
+pair (a, b) is held out of training where b - a is 3 or 5 modulo 10: these are
+20 of the 100 ordered pairs, and every digit is the first of two of them and
+the second of two. Where b - a is 3, the reverse pair occurs in training, so
+the pair tests the order of digits; where it is 5, both orders are held out, so
+the pair tests digits that never occur side by side in training.
 """
 
 import functools
@@ -28,7 +28,7 @@ class Layout(NamedTuple):
 
   Attributes:
     boxes: (top, left, height, width) of each slot, in reading order.
-    span: (height, width) of all slots together; the rest is room to move.
+    span: (height, width) of all slots together; they move within the canvas.
     adjacent: pairs of slots whose digits must not be a held-out pair.
   """
 
@@ -48,7 +48,7 @@ def _line(count: int, thickness: float) -> Layout:
   return Layout(boxes, (thickness, 1.0), adjacent)
 
 
-def _turned(layout: Layout) -> Layout:
+def _transposed(layout: Layout) -> Layout:
   boxes = tuple((x, y, w, h) for y, x, h, w in layout.boxes)
   height, width = layout.span
   return Layout(boxes, (width, height), layout.adjacent)
@@ -57,9 +57,9 @@ def _turned(layout: Layout) -> Layout:
 LAYOUTS = {
     **{place: _cell(i) for i, place in enumerate(_grammar.PLACES)},
     "pair": _line(2, 0.6),
-    "stack": _turned(_line(2, 0.6)),
+    "stack": _transposed(_line(2, 0.6)),
     "row": _line(3, 0.4),
-    "column": _turned(_line(3, 0.4)),
+    "column": _transposed(_line(3, 0.4)),
     "square": Layout(
         tuple((y, x, 0.5, 0.5) for y in (0.0, 0.5) for x in (0.0, 0.5)),
         (1.0, 1.0),
@@ -88,17 +88,17 @@ def compositions(count: int) -> tuple[Composition, ...]:
 
 @functools.cache
 def exact(scene: Composition) -> tuple[str, ...]:
-  """Four captions, each of which says all that the composition holds.
+  """Four captions, each of which describes the composition completely.
 
-  A caption names every digit of its scene, so captions of two compositions
-  never describe one scene.
+  A caption names every digit and its position, so two compositions never share
+  a caption.
 
   Example:
     >>> exact(Composition("stack", (8, 2)))[0]
     'an eight above a two'
   """
-  words = [_grammar.NUMBERS[d] for d in scene.digits]
-  names = [_grammar.a(word) for word in words]
+  numbers = [_grammar.NUMBERS[d] for d in scene.digits]
+  names = [_grammar.a(word) for word in numbers]
   listed = _grammar.join(names)
   match scene.layout:
     case "pair":
@@ -130,29 +130,30 @@ def exact(scene: Composition) -> tuple[str, ...]:
     case place:
       return (
           f"{names[0]} {place}",
-          f"the digit {words[0]} {place}",
+          f"the digit {numbers[0]} {place}",
           f"{place}: {names[0]}",
-          f"a single {words[0]} {place}",
+          f"a single {numbers[0]} {place}",
       )
 
 
 @functools.cache
 def loose(scene: Composition) -> tuple[str, ...]:
-  """True captions that leave out where the digits stand.
+  """True captions that omit the positions of the digits.
 
   Example:
     >>> loose(Composition("row", (6, 4, 6)))
     ('three digits: two sixes and a four',)
   """
-  words = [_grammar.NUMBERS[d] for d in scene.digits]
-  if len(words) == 1:
-    return (f"the digit {words[0]}", _grammar.a(words[0]))
+  numbers = [_grammar.NUMBERS[d] for d in scene.digits]
+  if len(numbers) == 1:
+    return (f"the digit {numbers[0]}", _grammar.a(numbers[0]))
   order = tuple(dict.fromkeys(scene.digits))
   if any(pair in HELD_OUT for pair in itertools.pairwise(order)):
-    phrases = [_grammar.a(word) for word in words]  # counting would name it
+    # Counting would name the two digits of a held-out pair in sequence.
+    phrases = [_grammar.a(word) for word in numbers]
   else:
     phrases = [_counted(d, scene.digits.count(d)) for d in order]
-  count = _grammar.NUMBERS[len(words)]
+  count = _grammar.NUMBERS[len(numbers)]
   return (f"{count} digits: {_grammar.join(phrases)}",)
 
 

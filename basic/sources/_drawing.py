@@ -1,9 +1,9 @@
-"""Shapes and textures as soft masks, drawn once for each size.
+"""Shapes and textures as antialiased masks, computed once per size.
 
-A mask is the share of every pixel that the shape covers, from 0 to 1: the mean
-of an inside test at 4 by 4 points of the pixel. Shapes live in the square
-[-1, 1]^2, u to the right and v down; textures are counted in pixels, so that
-stripes are as wide on a small thing as on a large one.
+A mask is the fraction of each pixel that the shape covers: the mean of an
+inside test at 4 by 4 points of the pixel (supersampling). Shapes are defined in
+the square [-1, 1]^2, with u to the right and v down; textures are defined in
+pixels, so that stripes are equally wide on small and large objects.
 """
 
 import functools
@@ -11,12 +11,12 @@ import functools
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-_SAMPLES = 4  # a side, of every pixel
+_SAMPLES = 4  # per side of a pixel
 
 
 @functools.cache
 def mask(shape: str, size: int) -> Float32[np.ndarray, "s s"]:
-  """The share of every pixel that a shape of `size` pixels covers."""
+  """The fraction of each pixel that a shape of `size` pixels covers."""
   points = (np.arange(size * _SAMPLES) + 0.5) / (size * _SAMPLES) * 2 - 1
   v, u = np.meshgrid(points, points, indexing="ij")
   return _mean(_SHAPES[shape](u, v))
@@ -24,7 +24,7 @@ def mask(shape: str, size: int) -> Float32[np.ndarray, "s s"]:
 
 @functools.cache
 def texture(name: str, size: int) -> Float32[np.ndarray, "s s"]:
-  """The share of every pixel that takes the full colour; the rest is dark."""
+  """The fraction of each pixel in the full colour; the rest is darker."""
   points = (np.arange(size * _SAMPLES) + 0.5) / _SAMPLES - size / 2
   y, x = np.meshgrid(points, points, indexing="ij")
   return _mean(_TEXTURES[name](x, y))
@@ -53,7 +53,7 @@ def _heart(
 
 
 def _wrap(x: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
-  """How far the nearest multiple of four pixels is."""
+  """The signed distance to the nearest multiple of four pixels."""
   return (x + 2) % 4 - 2
 
 

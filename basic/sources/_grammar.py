@@ -1,4 +1,4 @@
-"""English in small: articles, plurals, lists, and where a thing stands."""
+"""English grammar for captions: articles, plurals, lists and positions."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ NUMBERS = (
     "five", "six", "seven", "eight", "nine",
 )
 
-# Nine cells of a picture in reading order.
+# The nine cells of a 3 by 3 grid over the image, in reading order.
 PLACES = (
     "in the top left", "at the top", "in the top right",
     "on the left", "in the middle", "on the right",
@@ -15,19 +15,19 @@ PLACES = (
 )
 
 
-def a(words: str) -> str:
-  """Puts the article that is spoken before a noun phrase.
+def a(phrase: str) -> str:
+  """Adds the indefinite article to a noun phrase.
 
   Example:
     >>> a("eight"), a("one"), a("orange star"), a("red ring")
     ('an eight', 'a one', 'an orange star', 'a red ring')
   """
-  vowel = words[0] in "aeiou" and words.split()[0] != "one"  # said "wun"
-  return f"{'an' if vowel else 'a'} {words}"
+  vowel = phrase[0] in "aeiou" and phrase.split()[0] != "one"  # said "wun"
+  return f"{'an' if vowel else 'a'} {phrase}"
 
 
 def plural(noun: str) -> str:
-  """More than one of a noun.
+  """The plural of a noun.
 
   Example:
     >>> plural("six"), plural("two"), plural("zero"), plural("cross")
@@ -37,7 +37,7 @@ def plural(noun: str) -> str:
 
 
 def join(phrases: Sequence[str]) -> str:
-  """Lists phrases: commas, and "and" before the last.
+  """Joins phrases with commas, and with "and" before the last.
 
   Example:
     >>> join(["a one", "a four", "a nine"])
@@ -49,7 +49,7 @@ def join(phrases: Sequence[str]) -> str:
 
 
 def beside(first: str, second: str) -> tuple[str, ...]:
-  """Four ways to say that the first stands left of the second."""
+  """Four ways to say that the first is to the left of the second."""
   return (
       f"{first} to the left of {second}",
       f"{second} to the right of {first}",
@@ -59,7 +59,7 @@ def beside(first: str, second: str) -> tuple[str, ...]:
 
 
 def above(first: str, second: str) -> tuple[str, ...]:
-  """Four ways to say that the first stands above the second."""
+  """Four ways to say that the first is above the second."""
   return (
       f"{first} above {second}",
       f"{second} below {first}",

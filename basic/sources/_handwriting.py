@@ -1,8 +1,8 @@
-"""The handwritten digits that come with scikit-learn, split once and enlarged.
+"""The handwritten digits of scikit-learn: their split and their enlargement.
 
     digit at size s = A_s g A_s^T,   g [8 8] in [0, 1],  A_s [s 8]
 
-with A_s the cubic interpolation of Keys (1981), a = -1/2, edges repeated.
+with A_s the cubic convolution of Keys (1981), a = -1/2, edges replicated.
 """
 
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 _SIDE = 8  # pixels of a scanned digit
-_INK = 16.0  # its brightest value
+_INK = 16.0  # the largest pixel value
 
 
 class Handwritten(NamedTuple):
@@ -21,8 +21,8 @@ class Handwritten(NamedTuple):
 
   Attributes:
     images: ink from 0 to 1.
-    digits: what each shows.
-    ids: the number of each in the whole collection; no id is in both splits.
+    digits: the label of each image.
+    ids: the index of each in the whole collection; no id is in both splits.
     rows: for each digit from 0 to 9, the rows that show it.
   """
 
@@ -34,10 +34,10 @@ class Handwritten(NamedTuple):
 
 @functools.cache
 def handwritten(split: str) -> Handwritten:
-  """Loads a split: of every digit a fifth is "test", the rest is "train".
+  """Loads a split: a fifth of the images of each digit is "test".
 
-  The split goes by a hash of the pixels, so that it depends on no seed and on
-  no version of a library.
+  The split is determined by a hash of the pixels, so that it depends neither on
+  a seed nor on the version of a library.
   """
   images, digits = _collection()
   hashes = np.array([hashlib.sha256(x.tobytes()).hexdigest() for x in images])
@@ -54,7 +54,7 @@ def handwritten(split: str) -> Handwritten:
 
 @functools.cache
 def digest() -> str:
-  """Names the collection by its pixels."""
+  """A hash of the collection's images and labels."""
   images, digits = _collection()
   return hashlib.sha256(images.tobytes() + digits.tobytes()).hexdigest()[:16]
 
@@ -62,7 +62,7 @@ def digest() -> str:
 def enlarge(
     image: Float32[np.ndarray, "8 8"], size: int
 ) -> Float32[np.ndarray, "s s"]:
-  """Scales a digit to `size` pixels, ink from 0 to 1."""
+  """Resizes a digit to `size` pixels, ink from 0 to 1."""
   matrix = _interpolation(size)
   large = matrix @ image @ matrix.T
   return np.clip(large, 0.0, 1.0, out=large)

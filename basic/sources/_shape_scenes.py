@@ -1,7 +1,7 @@
-"""What a scene of shapes shows and says: things, layouts, captions.
+"""Scenes of shapes: objects, layouts and captions.
 
-Shape s never has colour c in training where c - s is 2 or 5 modulo 8: of the
-64 pairs these are 16, and every shape and every colour is in two of them.
+Shape s never has colour c in training where c - s is 2 or 5 modulo 8: these are
+16 of the 64 pairs, and every shape and every colour is in two of them.
 """
 
 import functools
@@ -38,7 +38,7 @@ LAYOUTS = ("alone", "pair", "stack", "group")
 
 
 class Thing(NamedTuple):
-  """One drawn thing; every field is a word of its caption."""
+  """One object; its fields are the words of its caption."""
 
   shape: str
   colour: str
@@ -55,13 +55,13 @@ class Thing(NamedTuple):
 
 
 class Scene(NamedTuple):
-  """Things and how they stand.
+  """Objects and their layout.
 
   Attributes:
     layout: "alone"; "pair", left to right; "stack", top to bottom; "group",
-      several that look the same.
-    things: in reading order.
-    place: the cell of the canvas, 0 to 8, for "alone"; else 0.
+      several identical ones.
+    things: the objects in reading order.
+    place: the cell of a 3 by 3 grid, 0 to 8, for "alone"; else 0.
   """
 
   layout: str
@@ -70,7 +70,7 @@ class Scene(NamedTuple):
 
 
 def draw(rng: np.random.Generator) -> Scene:
-  """Draws a scene in which no thing has a held-out colour for its shape."""
+  """Draws a scene without held-out pairs of shape and colour."""
   layout = LAYOUTS[rng.integers(4)]
   first = thing(SEEN[rng.integers(len(SEEN))], rng)
   match layout:
@@ -80,20 +80,20 @@ def draw(rng: np.random.Generator) -> Scene:
       return Scene(layout, (first,) * int(rng.integers(2, 5)))
     case _:
       second = thing(SEEN[rng.integers(len(SEEN))], rng)
-      if second == first:  # a group of two could be said to stand so as well
+      if second == first:  # the captions of a group of two fit as well
         layout = "group"
       return Scene(layout, (first, second))
 
 
 def thing(pair: tuple[str, str], rng: np.random.Generator) -> Thing:
-  """Gives a shape and its colour a size and a texture."""
+  """An object of a shape and colour, with a random size and texture."""
   size, texture = SIZES[rng.integers(2)], TEXTURES[rng.integers(3)]
   return Thing(*pair, size, texture)
 
 
 @functools.lru_cache(maxsize=4096)
 def exact(scene: Scene) -> tuple[str, ...]:
-  """Four captions, each of which says all that `scene` holds.
+  """Four captions, each of which describes `scene` completely.
 
   Example:
     >>> ring = Thing("ring", "red", "small", "solid")
@@ -120,7 +120,7 @@ def exact(scene: Scene) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=4096)
 def loose(scene: Scene) -> tuple[str, ...]:
-  """Two true captions that leave something out: size, texture or place."""
+  """Two true captions that omit size, texture or position."""
   first = scene.things[0]
   brief = [_grammar.a(thing.brief) for thing in scene.things]
   match scene.layout:

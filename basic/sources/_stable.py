@@ -1,7 +1,7 @@
-"""What depends on settings alone: keys, generators, fingerprints, positions.
+"""Reproducible sources: keys, generators, fingerprints and checks of indices.
 
-An example is a pure function of (settings, index). Each one draws from its own
-generator, so order, threads and processes cannot change what it holds.
+An example is a pure function of (settings, index). Each example has its own
+generator, so it does not depend on order, threads or processes.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def key(*settings: Any) -> int:
-  """Makes a 64-bit key of plain settings, the same in every process.
+  """Hashes settings of plain types to a 64-bit key, the same in every process.
 
   Example:
     >>> key("train", 0) == key("train", 0), key("train", 0) == key("test", 0)
@@ -23,52 +23,52 @@ def key(*settings: Any) -> int:
 
 
 def fingerprint(*settings: Any) -> str:
-  """Names plain settings by 16 hex digits."""
+  """Hashes settings of plain types to 16 hexadecimal digits."""
   return hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
 
 
 def generator(stream: int, index: int) -> np.random.Generator:
-  """The noise of one example: Philox, keyed by (stream, index)."""
+  """The generator of one example: Philox, keyed by (stream, index)."""
   return np.random.Generator(np.random.Philox(key=(stream << 64) | index))
 
 
 def position(index: SupportsIndex, length: int) -> int:
-  """Checks an index, counted from 0 and never from the end."""
-  found = operator.index(index)
-  if not 0 <= found < length:
+  """Checks an index from 0 to length - 1; negative ones are refused."""
+  checked = operator.index(index)
+  if not 0 <= checked < length:
     raise IndexError(
-        f"example {found} was asked for; this source holds 0 to {length - 1}"
+        f"example {checked} does not exist; this source has 0 to {length - 1}"
     )
-  return found
+  return checked
 
 
 def distinct(draw: Callable[[int], Hashable], length: int) -> tuple[int, ...]:
-  """Counts 0, 1, 2, ... and keeps the counters whose draws are new.
+  """The first counters 0, 1, 2, ... whose draws differ from all before.
 
-  A longer length only appends, so examples keep their place.
+  A larger length only appends, so existing examples keep their indices.
 
   Args:
-    draw: counter -> what must not repeat.
-    length: how many to keep.
+    draw: counter -> a value that must not repeat.
+    length: the number of counters to return.
 
   Returns:
     `length` counters, ascending.
 
   Raises:
-    ValueError: if after 100 tries for each there are still too few.
+    ValueError: if 100 * length counters have fewer distinct draws.
   """
   seen: set[Hashable] = set()
-  kept: list[int] = []
+  counters: list[int] = []
   for counter in range(100 * length):
-    if len(kept) == length:
+    if len(counters) == length:
       break
     drawn = draw(counter)
     if drawn not in seen:
       seen.add(drawn)
-      kept.append(counter)
-  if len(kept) < length:
+      counters.append(counter)
+  if len(counters) < length:
     raise ValueError(
-        f"{length} different scenes were asked for and only {len(kept)} were "
-        "found; ask for fewer, so that no two scenes share their captions"
+        f"{length} different scenes were requested, but only {len(counters)} "
+        "were found; request fewer, so that no two scenes share their captions"
     )
-  return tuple(kept)
+  return tuple(counters)

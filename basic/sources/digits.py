@@ -1,9 +1,9 @@
-"""Scenes of real handwritten digits, and captions that say what they show.
+"""Scenes of real handwritten digits, with captions that describe them.
 
-The 1,797 digits of 8 by 8 pixels come with scikit-learn, so this is a true
-image-text problem that needs no download. Two things are held out of
-training: a fifth of the handwritten images, and 20 of the 100 ordered pairs
-of neighbours (see `_digit_scenes`).
+The 1,797 digits of 8 by 8 pixels are part of scikit-learn, so this is a real
+image-text problem without a download. A fifth of the handwritten images is held
+out of training, and so are 20 of the 100 ordered pairs of neighbours (see
+`_digit_scenes`).
 """
 
 import bisect
@@ -39,28 +39,28 @@ def digits(
     seed: int = 0,
     length: int | None = None,
 ) -> types.Source:
-  """Shows one to four handwritten digits and says which and where.
+  """Images of one to four handwritten digits, captioned by which and where.
 
-  There are four kinds. "scenes" hold one to four digits, no held-out pair
-  side by side; the label counts them. "single" shows every digit of the split
-  once, alone; the label is the digit. "pairs" shows the 20 held-out pairs in
-  turn (test split only) and "seen_pairs" the other 80, the measure to compare
-  with; the label is 10 a + b of the captions "a {a} to the left of a {b}".
+  There are four kinds. "scenes" show one to four digits, without held-out
+  pairs side by side; the label is their number. "single" shows every digit of
+  the split once, alone; the label is the digit. "pairs" cycles through the 20
+  held-out pairs (test split only) and "seen_pairs" through the other 80, as the
+  baseline; the label is 10 a + b of the captions "a {a} to the left of a {b}".
 
-  A caption names all digits of its scene. Training captions may leave out
-  where they stand; those of test scenes never do, and no two test scenes share
-  one. An image shows one canvas of light digits on a darker ground, with
-  varied size, position, contrast and noise.
+  A caption names all digits of its scene. Training captions may omit their
+  positions; those of test scenes never do, and no two test scenes share a
+  caption. Digits are light on a darker background, with random size, position,
+  contrast and noise.
 
   Args:
     split: "train" or "test"; no handwritten image is in both.
     kind: one of the four above.
     canvas: height and width, 24 to 64 pixels.
-    channels: 1, or 3 equal ones.
+    channels: 1, or 3 identical ones.
     mix: relative frequency of scenes with one, two, three and four digits.
-    seed: another seed, other scenes; what is held out stays.
-    length: examples; by default all digits for "single", else 100,000 in the
-      training split and 1,000 in the test split.
+    seed: of the scenes; what is held out does not depend on it.
+    length: the number of examples; by default all digits for "single", else
+      100,000 in the training split and 1,000 in the test split.
 
   Returns:
     A source of "image" uint8[canvas canvas channels], "text" (four to six
@@ -68,8 +68,8 @@ def digits(
     for "single", else the index. `classes` names the labels.
 
   Raises:
-    ValueError: if a setting is none of those above, or if more test scenes are
-      asked for than differ.
+    ValueError: if a setting is not one of those above, or if more test scenes
+      are requested than there are different ones.
 
   References:
     Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, 1998.
@@ -87,7 +87,7 @@ def digits(
     length = available if kind == "single" else varied
   if length < 1 or (kind == "single" and length > available):
     raise ValueError(
-        f"length is {length}; it is at least 1, and the {split} split has "
+        f"length is {length}; expected at least 1, and the {split} split has "
         f"{available} single digits"
     )
   return _Digits(split, kind, canvas, channels, tuple(mix), seed, length)
@@ -95,20 +95,20 @@ def digits(
 
 def _check(split, kind, canvas, channels, mix):
   if split not in ("train", "test"):
-    raise ValueError(f"split is {split!r}; it is 'train' or 'test'")
+    raise ValueError(f"split is {split!r}; expected 'train' or 'test'")
   if kind not in _KINDS:
-    raise ValueError(f"kind is {kind!r}; it is one of {', '.join(_KINDS)}")
+    raise ValueError(f"kind is {kind!r}; expected one of {', '.join(_KINDS)}")
   if kind == "pairs" and split == "train":
     raise ValueError(
         "the held-out pairs are never in the training split; "
         "use split='test', or kind='seen_pairs'"
     )
   if not 24 <= canvas <= 64:
-    raise ValueError(f"canvas is {canvas}; it is 24 to 64 pixels")
+    raise ValueError(f"canvas is {canvas}; expected 24 to 64 pixels")
   if channels not in (1, 3):
-    raise ValueError(f"channels is {channels}; it is 1 or 3")
+    raise ValueError(f"channels is {channels}; expected 1 or 3")
   if len(mix) != 4 or min(mix) < 0 or sum(mix) <= 0:
-    raise ValueError(f"mix is {mix}; it is four frequencies, not all zero")
+    raise ValueError(f"mix is {mix}; expected four frequencies, not all zero")
 
 
 _Draw = Callable[[], float]  # the next number in [0, 1) of one example
@@ -116,14 +116,14 @@ _Draw = Callable[[], float]  # the next number in [0, 1) of one example
 
 class _Scene(NamedTuple):
   composition: scenes.Composition
-  rows: tuple[int, ...]  # which handwritten image fills each slot
+  rows: tuple[int, ...]  # the handwritten image in each slot
   label: int
   id: int
 
 
 @dataclasses.dataclass(frozen=True)
 class _Digits:
-  """Scenes by number; every one is drawn anew from its own generator."""
+  """Scenes by index, each generated on access with its own generator."""
 
   split: str
   kind: str
@@ -190,7 +190,7 @@ class _Digits:
     return choices[rng.integers(len(choices))]
 
   def _scene(self, index: int, rng: np.random.Generator) -> _Scene:
-    """Which digits stand where, and which handwritten image each one is."""
+    """The layout, its digits, and the handwritten image of each digit."""
     source = _handwriting.handwritten(self.split)
     if self.kind == "single":
       digit = int(source.digits[index])
@@ -224,26 +224,26 @@ class _Digits:
 
 
 def _place(name: str, canvas: int, draw: _Draw) -> list[tuple[int, int, int]]:
-  """Draws (top, left, size) in pixels for each slot; boxes never overlap."""
+  """Draws (top, left, size) in pixels for each slot, without overlap."""
   layout = scenes.LAYOUTS[name]
   if len(layout.boxes) == 1:
     return [_place_alone(layout.boxes[0], canvas, draw)]
   down, across = ((1 - span) * canvas * draw() for span in layout.span)
-  found = []
+  boxes = []
   for y, x, height, width in layout.boxes:
     room = int(min(height, width) * canvas)
     size = _between(max(7, round(0.7 * room)), room, draw)
     top, left = down + y * canvas, across + x * canvas
-    found.append((
+    boxes.append((
         _between(top, top + height * canvas - size, draw),
         _between(left, left + width * canvas - size, draw),
         size,
     ))
-  return found
+  return boxes
 
 
 def _place_alone(box, canvas: int, draw: _Draw) -> tuple[int, int, int]:
-  """One digit, its centre inside its third of the canvas each way."""
+  """Draws (top, left, size) of one digit, its centre within its cell."""
   y, x, height, width = box
   largest = 0.75 if y == x == 1 / 3 else 0.5
   size = _between(canvas // 3, largest * canvas, draw)
@@ -259,7 +259,7 @@ def _place_alone(box, canvas: int, draw: _Draw) -> tuple[int, int, int]:
 
 
 def _between(low: int | float, high: int | float, draw: _Draw) -> int:
-  """A whole number of pixels in [low, high], or the one above if none is."""
+  """A random integer in [low, high], or ceil(low) if there is none."""
   first, last = math.ceil(low), math.floor(high)
   return first + int(draw() * max(last - first + 1, 1))
 
@@ -267,7 +267,7 @@ def _between(low: int | float, high: int | float, draw: _Draw) -> int:
 def _expose(
     ink: Float32[np.ndarray, "h w"], channels: int, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "h w c"]:
-  """Develops ink from 0 to 1 into a slightly noisy picture."""
+  """Renders ink from 0 to 1 with random contrast and noise."""
   ground, light, grain = rng.random(3, np.float32)
   image = rng.standard_normal(ink.shape, np.float32) * (8 * grain)
   image += (170 + 85 * light - 50 * ground) * ink + 50 * ground

@@ -1,7 +1,7 @@
-"""A drawn world without end: shapes, colours, sizes, textures, counts, places.
+"""Synthetic scenes: shapes, colours, sizes, textures, counts and positions.
 
-Nothing is loaded, so there are as many examples as one asks for. A quarter of
-all pairs of a shape and a colour is held out of training (`_shape_scenes`).
+Scenes are generated, so there can be any number of examples. A quarter of all
+pairs of a shape and a colour is held out of training (`_shape_scenes`).
 """
 
 import dataclasses
@@ -33,34 +33,35 @@ def shapes(
     seed: int = 0,
     length: int | None = None,
 ) -> types.Source:
-  """Draws coloured shapes and says what they are and where they stand.
+  """Images of coloured shapes, captioned by what they are and where.
 
-  There are three kinds. "scenes" hold one thing, two things in a relation, or
-  two to four that look the same; the label tells which. "single" shows one
-  thing whose colour and shape are seen together in training; "compositions"
-  one whose colour and shape never are (test split only). Both go through their
-  pairs in turn; the label is one of 64 captions "a {colour} {shape}".
+  There are three kinds. "scenes" show one object, two objects in a spatial
+  relation, or two to four identical ones; the label is the layout. "single"
+  shows one object whose colour and shape occur together in training;
+  "compositions" one whose colour and shape never do (test split only). Both
+  cycle through their pairs; the label is one of 64 captions
+  "a {colour} {shape}".
 
-  A caption names all things of its scene. Training captions may leave out
-  sizes, textures or places; those of test scenes never do, and no two test
-  scenes share one. A place is a ninth of the canvas. Both splits draw from the
-  same laws with different noise.
+  A caption names all objects of its scene. Training captions may omit sizes,
+  textures or positions; those of test scenes never do, and no two test scenes
+  share a caption. A position is a ninth of the canvas. Both splits have the
+  same distribution and different random streams.
 
   Args:
     split: "train" or "test".
     kind: one of the three above.
     canvas: height and width, 32 to 128 pixels.
-    seed: another seed, other scenes; what is held out stays.
-    length: examples; by default 1,000,000 in the training split and 1,000 in
-      the test split.
+    seed: of the scenes; what is held out does not depend on it.
+    length: the number of examples; by default 1,000,000 in the training split
+      and 1,000 in the test split.
 
   Returns:
     A source of "image" uint8[canvas canvas 3], "text" (four to six captions),
     "label" int32, "id" int64 (the index). `classes` names the labels.
 
   Raises:
-    ValueError: if a setting is none of those above, or if more test scenes are
-      asked for than differ.
+    ValueError: if a setting is not one of those above, or if more test scenes
+      are requested than there are different ones.
 
   Example:
     >>> source = shapes(split="test", kind="compositions")
@@ -68,26 +69,26 @@ def shapes(
     'a blue circle'
   """
   if split not in ("train", "test"):
-    raise ValueError(f"split is {split!r}; it is 'train' or 'test'")
+    raise ValueError(f"split is {split!r}; expected 'train' or 'test'")
   if kind not in _KINDS:
-    raise ValueError(f"kind is {kind!r}; it is one of {', '.join(_KINDS)}")
+    raise ValueError(f"kind is {kind!r}; expected one of {', '.join(_KINDS)}")
   if kind == "compositions" and split == "train":
     raise ValueError(
         "the held-out compositions are never in the training split; "
         "use split='test', or kind='single'"
     )
   if not 32 <= canvas <= 128:
-    raise ValueError(f"canvas is {canvas}; it is 32 to 128 pixels")
+    raise ValueError(f"canvas is {canvas}; expected 32 to 128 pixels")
   if length is None:
     length = 1_000_000 if split == "train" else 1_000
   if length < 1:
-    raise ValueError(f"length is {length}; it is at least 1")
+    raise ValueError(f"length is {length}; expected at least 1")
   return _Shapes(split, kind, canvas, seed, length)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Shapes:
-  """Scenes by number; every one is drawn anew from its own generator."""
+  """Scenes by index, each generated on access with its own generator."""
 
   split: str
   kind: str
@@ -150,7 +151,7 @@ class _Shapes:
 def _render(
     scene: scenes.Scene, canvas: int, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "h w 3"]:
-  """Paints a scene on a dark ground with a little noise."""
+  """Renders a scene on a dark background with a little noise."""
   image = np.empty((canvas, canvas, 3), np.float32)
   image[...] = rng.uniform(10, 60)
   for thing, (y, x) in zip(scene.things, _centres(scene, rng), strict=True):
@@ -171,7 +172,7 @@ def _paint(
     thing: scenes.Thing,
     rng: np.random.Generator,
 ) -> None:
-  """Draws a thing over a patch of the image, in place."""
+  """Blends an object into a patch of the image, in place."""
   size = len(patch)
   colour = np.array(scenes.COLOURS[thing.colour], np.float32)
   colour = colour * np.float32(rng.uniform(0.85, 1.0))
@@ -183,10 +184,10 @@ def _paint(
 def _centres(
     scene: scenes.Scene, rng: np.random.Generator
 ) -> list[tuple[float, float]]:
-  """Draws a centre for every thing, in fractions of the canvas.
+  """Draws the centre of every object, in fractions of the canvas.
 
-  Every centre but a lone one's keeps to its half or quarter of the canvas, so
-  that things up to 0.45 wide touch at most.
+  Where there are several, each has its own half or quarter of the canvas, so
+  that objects up to 0.45 wide do not overlap.
   """
   u, v, *jitter = rng.uniform(-1, 1, 10).tolist()
   match scene.layout:
@@ -205,5 +206,5 @@ def _centres(
 
 
 def _third(cell: int, jitter: float) -> float:
-  """A place in the cell that a large thing reaches without being cut."""
+  """A coordinate in the cell at which a large object is not cropped."""
   return (0.27, 0.5, 0.73)[cell] + (0.05 if cell != 1 else 0.12) * jitter

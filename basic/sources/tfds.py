@@ -1,7 +1,8 @@
-"""Prepared TensorFlow Datasets, read by number and without TensorFlow.
+"""Prepared TensorFlow Datasets (TFDS), with random access, without TensorFlow.
 
-Only `array_record` can be read so. Preparing a data set may need TensorFlow;
-reading it never does, and nothing here downloads or runs a data set's code.
+Only the `array_record` format supports this. Preparing a dataset may need
+TensorFlow; reading it never does, and nothing here downloads a dataset or runs
+its code.
 """
 
 import os
@@ -29,39 +30,39 @@ def tfds(
     channels: int = 3,
     max_pixels: int = 40_000_000,
 ) -> types.Source:
-  """Reads images with captions, with labels, or with both.
+  """Reads images with captions, labels, or both.
 
   Args:
     dataset: a name such as "coco_captions" or "name/config:1.0.0", or the
       folder that holds its `dataset_info.json`.
-    split: also a part of one, such as "train[10%:50%]".
-    data_dir: where named data sets lie; None is TFDS's own default.
-    image: path of the image feature; a path joins nested names by "/".
-    text: path of the captions, such as "captions/text"; one or several each.
-      None takes the names of the labels as captions.
-    label: path of an integer feature, or of several an image, such as
-      "objects/label"; None leaves labels out.
-    most_labels: how many different labels an image has at most, where it may
-      have several; an image with more is unreadable. None: each has one.
+    split: a split or a part of one, such as "train[10%:50%]".
+    data_dir: the folder of named datasets; None is TFDS's default.
+    image: path of the image feature; nested names are joined by "/".
+    text: path of the captions, such as "captions/text", one or several per
+      image. None uses the names of the labels as captions.
+    label: path of an integer feature, one or several per image, such as
+      "objects/label"; None: no labels.
+    most_labels: the largest number of different labels of an image, where it
+      may have several; an image with more is unreadable. None: each has one.
     channels: 3 for RGB, 1 for luminance.
     max_pixels: an image with more is unreadable.
 
   Returns:
     A source of "image" uint8[h w channels], "text" (a tuple of captions), "id"
-    int64 (the index) and, if there is one, "label" int32, or int32
-    [most_labels], each once and -1 for none. `classes` holds the names of the
-    labels, with spaces for underscores; () if they have none. Reading raises
-    `types.Unreadable` for a damaged record, for an image that `images.decode`
-    refuses, and for captions that are missing or not text.
+    int64 (the index) and, if `label` is set, "label" int32, or int32
+    [most_labels] without duplicates, padded with -1. `classes` has the names of
+    the labels, with spaces for underscores; () if they have none. Reading
+    raises `types.Unreadable` for a damaged record, for an image that
+    `images.decode` refuses, and for captions that are missing or not text.
 
   Raises:
-    FileNotFoundError: if the data set, or a file of the split, is not there.
+    FileNotFoundError: if the dataset, or a file of the split, does not exist.
     ValueError: if it is not stored as array_record, if the split or a feature
-      does not exist, if neither text nor named labels are asked for, or if
-      `most_labels` does not say what the feature holds.
+      does not exist, if neither text nor named labels are given, or if
+      `most_labels` does not fit the feature.
   """
   if channels not in (1, 3):
-    raise ValueError(f"channels is {channels}; it is 1 or 3")
+    raise ValueError(f"channels is {channels}; expected 1 or 3")
   return _Tfds(
       dataset=dataset, split=split, data_dir=data_dir, image=image, text=text,
       label=label, most_labels=most_labels, channels=channels,
@@ -70,7 +71,7 @@ def tfds(
 
 
 class _Tfds:
-  """An open data set; a pickled one opens its files again."""
+  """An open dataset; unpickling opens its files again."""
 
   def __init__(self, **settings: Any):
     self._settings = settings
@@ -96,8 +97,8 @@ class _Tfds:
 
   @property
   def fingerprint(self) -> str:
-    moved = {"dataset", "data_dir"}  # the same data may lie elsewhere
-    rest = sorted((k, v) for k, v in self._settings.items() if k not in moved)
+    paths = {"dataset", "data_dir"}  # the same data may be in another folder
+    rest = sorted((k, v) for k, v in self._settings.items() if k not in paths)
     return _stable.fingerprint("tfds", self._name, rest, self._shards)
 
   def __len__(self) -> int:
@@ -115,8 +116,8 @@ class _Tfds:
     if self._label is not None:
       example["label"] = self._labels(_at(record, self._label))
     if self._text is None:
-      known = example["label"].reshape(-1)
-      example["text"] = _captions(self.classes[k] for k in known if k >= 0)
+      labels = example["label"].reshape(-1)
+      example["text"] = _captions(self.classes[k] for k in labels if k >= 0)
     else:
       example["text"] = _captions(_at(record, self._text))
     example["image"] = images.decode(
@@ -126,19 +127,19 @@ class _Tfds:
     )
     return example
 
-  def _labels(self, found: Any) -> np.int32 | np.ndarray:
+  def _labels(self, feature: Any) -> np.int32 | np.ndarray:
     most = self._settings["most_labels"]
     if most is None:
-      return np.int32(found)
-    known = list(dict.fromkeys(np.reshape(found, -1).tolist()))
-    if len(known) > most:
+      return np.int32(feature)
+    labels = list(dict.fromkeys(np.reshape(feature, -1).tolist()))
+    if len(labels) > most:
       raise types.Unreadable(
-          "too many labels", f"{len(known)} where most_labels is {most}"
+          "too many labels", f"{len(labels)} where most_labels is {most}"
       )
-    return np.array(known + [-1] * (most - len(known)), np.int32)
+    return np.array(labels + [-1] * (most - len(labels)), np.int32)
 
   def _check(self, features: Any) -> tuple[str, ...]:
-    """Looks all paths up; returns the names of the labels."""
+    """Checks that all paths exist; returns the names of the labels."""
     for path in (self._image, self._text):
       if path is not None:
         _feature(features, path, self._name)
@@ -156,9 +157,8 @@ class _Tfds:
       )
     return tuple(name.replace("_", " ") for name in names)
 
-
   def _check_several(self, features: Any) -> None:
-    """Refuses several labels without `most_labels`, and that without these."""
+    """Refuses several labels without `most_labels`, and the reverse."""
     most = self._settings["most_labels"]
     parts = self._label.split("/")
     several = any(
@@ -170,27 +170,27 @@ class _Tfds:
     )
     if several and (most is None or most < 1):
       raise ValueError(
-          f"{self._name} has several of {self._label!r} an image: set "
-          f"most_labels, which is {most}, to the most that one has"
+          f"{self._name} has several of {self._label!r} per image: set "
+          f"most_labels, which is {most}, to the largest number of them"
       )
     if not several and most is not None:
       raise ValueError(
-          f"{self._name} has one {self._label!r} an image: leave most_labels, "
-          f"which is {most}, out"
+          f"{self._name} has one {self._label!r} per image: leave out "
+          f"most_labels, which is {most}"
       )
 
 
 def _open(dataset: str, data_dir: str | None) -> Any:
-  """Opens prepared files, by folder or by name."""
+  """Opens a prepared dataset, by folder or by name."""
   if os.path.exists(os.path.join(dataset, "dataset_info.json")):
     builder = tensorflow_datasets.builder_from_directory(dataset)
   else:
     try:
       builder = read_only_builder.builder_from_files(dataset, data_dir=data_dir)
-    except ValueError as error:  # not found, or not a name at all
+    except ValueError as error:  # not found, or not a valid name
       raise FileNotFoundError(
           f"{dataset!r} is no folder with a dataset_info.json, and no prepared "
-          f"data set of that name is in {data_dir or 'the default folder'}. "
+          f"dataset of that name is in {data_dir or 'the default folder'}. "
           f"Prepare it once, where TensorFlow is installed: tfds build "
           f"{dataset} --file_format=array_record"
       ) from error
@@ -199,7 +199,7 @@ def _open(dataset: str, data_dir: str | None) -> Any:
   if stored != "array_record":
     raise ValueError(
         f"{builder.info.full_name} is stored as {stored}, and only "
-        "array_record can be read by number without TensorFlow (TFDS loses "
+        "array_record has random access without TensorFlow (TFDS loses "
         "rows of parquet). Prepare it again: "
         "tfds build ... --file_format=array_record"
     )
@@ -207,7 +207,7 @@ def _open(dataset: str, data_dir: str | None) -> Any:
 
 
 def _shards(builder: Any, split: str) -> tuple[tuple[str, int, int, int], ...]:
-  """(file, first, count, records in the file) of all that a split reads."""
+  """(file, first, count, records in the file) of all files of a split."""
   try:
     parts = builder.info.splits[split].file_instructions
   except (KeyError, ValueError) as error:
@@ -219,7 +219,7 @@ def _shards(builder: Any, split: str) -> tuple[tuple[str, int, int, int], ...]:
   if missing:
     raise FileNotFoundError(
         f"{len(missing)} of {len(parts)} files of {builder.info.full_name} are "
-        f"missing, the first is {missing[0]}"
+        f"missing, the first of them {missing[0]}"
     )
   return tuple(
       (os.path.basename(p.filename), p.skip, p.take, p.examples_in_shard)
@@ -228,16 +228,16 @@ def _shards(builder: Any, split: str) -> tuple[tuple[str, int, int, int], ...]:
 
 
 def _feature(features: Any, path: str, name: str) -> Any:
-  """The feature at a path, through sequences."""
-  found = features
+  """The feature at a path, which may lead through sequences."""
+  feature = features
   for key in path.split("/"):
-    inner = _fields(found)
+    inner = _fields(feature)
     if key not in inner:
       raise ValueError(
           f"{name} has no feature {path!r}; it has {_paths(features)}"
       )
-    found = inner[key]
-  return found
+    feature = inner[key]
+  return feature
 
 
 def _paths(feature: Any, prefix: str = "") -> list[str]:
@@ -248,7 +248,7 @@ def _paths(feature: Any, prefix: str = "") -> list[str]:
 
 
 def _fields(feature: Any) -> Mapping[str, Any]:
-  """What a feature holds by name; nothing if it is a leaf."""
+  """The features inside a feature, by name; {} if it has none."""
   while isinstance(feature, tensorflow_datasets.features.Sequence):
     feature = feature.feature
   if isinstance(feature, tensorflow_datasets.features.FeaturesDict):
@@ -256,10 +256,10 @@ def _fields(feature: Any) -> Mapping[str, Any]:
   return {}
 
 
-def _nested(path: str, leaf: Any) -> Any:
+def _nested(path: str, value: Any) -> Any:
   for key in reversed(path.split("/")):
-    leaf = {key: leaf}
-  return leaf
+    value = {key: value}
+  return value
 
 
 def _at(record: Mapping[str, Any], path: str) -> Any:
@@ -268,22 +268,24 @@ def _at(record: Mapping[str, Any], path: str) -> Any:
   return record
 
 
-def _captions(found: Any) -> tuple[str, ...]:
-  """One caption or several, checked to be text and not blank."""
-  several = isinstance(found, Iterable) and not isinstance(found, str | bytes)
-  captions = tuple(_caption(c) for c in (found if several else (found,)))
+def _captions(feature: Any) -> tuple[str, ...]:
+  """One or several captions, checked to be text; blank ones are dropped."""
+  several = (
+      isinstance(feature, Iterable) and not isinstance(feature, str | bytes)
+  )
+  captions = tuple(_caption(c) for c in (feature if several else (feature,)))
   captions = tuple(c for c in captions if c)
   if not captions:
     raise types.Unreadable("no caption")
   return captions
 
 
-def _caption(found: Any) -> str:
-  if isinstance(found, bytes):
+def _caption(text: Any) -> str:
+  if isinstance(text, bytes):
     try:
-      return found.decode("utf-8").strip()
+      return text.decode("utf-8").strip()
     except UnicodeDecodeError as error:
       raise types.Unreadable("caption not text", str(error)) from error
-  if isinstance(found, str):
-    return found.strip()
-  raise types.Unreadable("caption not text", f"a {type(found).__name__}")
+  if isinstance(text, str):
+    return text.strip()
+  raise types.Unreadable("caption not text", f"a {type(text).__name__}")

@@ -204,7 +204,7 @@ def test_a_caller_may_write_into_an_image(case):
 def test_past_the_end_there_is_nothing(case):
   _, _, source = case
   for index in (len(source), len(source) + 10, -1):
-    with pytest.raises(IndexError, match=f"example {index} was asked for"):
+    with pytest.raises(IndexError, match=f"example {index} does not exist"):
       source[index]
 
 

@@ -301,5 +301,5 @@ def test_an_image_with_more_labels_is_unreadable(folder):
 def test_most_labels_must_say_what_the_feature_holds(folder):
   with pytest.raises(ValueError, match=r"several of 'kinds' .* which is None"):
     opened(folder, label="kinds")
-  with pytest.raises(ValueError, match=r"one 'kind' .* which is 2, out"):
+  with pytest.raises(ValueError, match=r"one 'kind' .* most_labels, which is 2"):
     opened(folder, label="kind", most_labels=2)
