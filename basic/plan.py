@@ -50,7 +50,7 @@ def plan(
   """Compiles a configuration for its mesh and says what a step takes.
 
   Args:
-    config: settings of `settings.experiment`, as a nested mapping or a
+    config: settings of `manual.experiment`, as a nested mapping or a
       ConfigDict.
     image: size of images in pixels; None: as the source or `augment` says.
     stage: which, from 0; -1 is the last.

@@ -34,7 +34,7 @@ def train(config: Config, workdir: str | os.PathLike) -> pathlib.Path:
   """Trains, evaluates, records and reports one experiment.
 
   Args:
-    config: settings of `settings.experiment`, as a nested mapping or a
+    config: settings of `manual.experiment`, as a nested mapping or a
       ConfigDict.
     workdir: folder of the run; an existing run is resumed.
 

@@ -41,7 +41,7 @@ def draft(
   """Builds a stage of a configuration without allocating anything.
 
   Args:
-    config: settings of `settings.experiment`.
+    config: settings of `manual.experiment`.
     image: image size in pixels; None: that of the source or of `augment`.
     stage: index of the stage; -1 is the last.
     on: devices to plan for; None: those that JAX has, virtual ones included.

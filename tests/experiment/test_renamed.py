@@ -111,9 +111,9 @@ def test_any_plugin_can_rename_a_setting(
             "gradient": "gradient", "evals.x": "evals",
             "evals.x.source": "sources"}[where]
   module = f"basic.{folder}"
-  if new == "limit":  # of every evaluation, so in settings.py
+  if new == "limit":  # of every evaluation, so in manual.py
     module = "basic.experiment"
-    plugin = "settings"
+    plugin = "manual"
   if place == "the module":
     module = f"{module}.{plugin}"
   monkeypatch.setattr(sys.modules[module], "RENAMED", {old: new}, raising=False)

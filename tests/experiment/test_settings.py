@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from basic.experiment import settings
+from basic.experiment import manual, settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LEAST = dict(
@@ -163,8 +163,8 @@ def test_an_override_of_the_command_line_reaches_the_complete_one():
 
 def test_every_setting_of_an_experiment_is_explained():
   for table in (
-      settings.experiment, settings.vocabulary, settings.recording,
-      settings.evaluation,
+      manual.experiment, manual.vocabulary, manual.recording,
+      manual.evaluation, manual.initial, manual.stage,
   ):
     for name in inspect.signature(table).parameters:
       assert re.search(rf"^ +{name}: ", table.__doc__, re.MULTILINE), name

@@ -1,0 +1,134 @@
+"""The settings of an experiment: their documentation, types and defaults.
+
+The functions have no body. They are schemas: their arguments are the settings of
+a group, and their docstrings are the manual. `settings.complete` checks a
+configuration against them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+Settings = Mapping[str, Any]
+
+
+def experiment(
+    *,
+    steps: int,
+    batch_size: int,
+    source: Settings,
+    objective: Settings,
+    optimizer: Settings,
+    image: Settings | None = None,
+    text: Settings | None = None,
+    seed: int = 0,
+    views: Settings | None = None,
+    projection: Settings | None = None,
+    augment: Settings | None = None,
+    captions: Settings | None = None,
+    gradient: Settings | None = None,
+    frozen: tuple[str, ...] = (),
+    stored: tuple[str, ...] = (),
+    mesh: Settings | None = None,
+    tokenizer: Settings | None = None,
+    checkpoint: Settings | None = None,
+    record: Settings | None = None,
+    evals: Settings | None = None,
+    weights: Settings | None = None,
+    stages: tuple[Settings, ...] = (),
+) -> None:
+  """The settings of an experiment; each group configures what it names.
+
+  Args:
+    steps: length of the run; with `stages`, each stage sets its own.
+    batch_size: examples in the global batch.
+    source: `name` of a source and its settings.
+    objective: `name` of an objective and its settings.
+    optimizer: `name` of an optimizer and its settings.
+    image: `name` of the encoder that reads "image", and its settings.
+    text: `name` of the encoder that reads "text", and its settings.
+    seed: seed of all random numbers.
+    views: field of the batch -> tower, where their names differ.
+    projection: `width` and `bias` of the projections (engine/model.py).
+    augment: augmentation of training images (data/images.py).
+    captions: how captions are made from labels (data/captions.py); None: the
+      source's own captions.
+    gradient: `name` of a gradient method in gradient/, and its settings.
+    frozen: patterns of the paths of parameters that are not trained.
+    stored: views of locked towers whose embeddings are computed once, at the
+      start of the stage, stored in the run's folder and read from there.
+    mesh: devices along data, fsdp and model (sharding/layout.py).
+    tokenizer: origin of the vocabulary (`vocabulary` below).
+    checkpoint: `every` and `keep` (engine/checkpoint.py).
+    record: which metrics are recorded, and how often (`recording` below).
+    evals: by label: `name` of an evaluator, its settings, and those of
+      `evaluation` below.
+    weights: pretrained weights to begin from: `name` of a format in weights/,
+      and `initial` below.
+    stages: for each stage in order, the settings that it changes, and settings
+      of its own (`stage` below). A stage that changes `optimizer` or `frozen`
+      resets optimizer state, EMA parameters and the learning rate schedule.
+  """
+
+
+def stage(*, fresh: tuple[str, ...] = ()) -> None:
+  """Settings that only a stage has, besides those that it changes.
+
+  Args:
+    fresh: patterns of the paths of parameters that are initialised again
+      instead of continuing from the stage before (engine/step.py,
+      `check_carry`).
+  """
+
+
+def vocabulary(*, captions: int = 10_000, model: str | None = None) -> None:
+  """Settings of the vocabulary.
+
+  Args:
+    captions: number of examples whose captions the tokenizer is trained on.
+    model: a file to use instead: a vocabulary of this library, a tokenizer.json
+      or another SentencePiece model (data/vocabulary.py, `read`).
+  """
+
+
+def initial(*, path: str, paths: tuple[str, ...] = (".*",)) -> None:
+  """Settings of the pretrained weights that a run begins from.
+
+  Args:
+    path: the file or folder, in the format `name`.
+    paths: patterns of the paths of parameters to load: ("image/.*",).
+  """
+
+
+def recording(
+    *,
+    every: int = 100,
+    tensorboard: bool = True,
+    wandb: Settings | None = None,
+) -> None:
+  """Settings of the recorded metrics.
+
+  Args:
+    every: steps between two lines of metrics.jsonl.
+    tensorboard: whether to write TensorBoard event files too.
+    wandb: arguments of `wandb.init`; None leaves Weights & Biases out.
+  """
+
+
+def evaluation(
+    *,
+    source: Settings,
+    every: int | None = None,
+    batch_size: int = 128,
+    limit: int | None = None,
+    label_captions: Settings | None = None,
+) -> None:
+  """Settings of an evaluation, besides those of its evaluator.
+
+  Args:
+    source: `name` of a source and its settings.
+    every: steps between two evaluations; None: at the end only.
+    batch_size: examples that are encoded at a time.
+    limit: number of examples to evaluate on; None: all.
+    label_captions: how captions are made from labels (data/captions.py): always
+      the first template, none drawn at random; None: its source's own captions.
+  """
