@@ -7,7 +7,7 @@ multipliers and freezing.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -78,6 +78,27 @@ def _compile(pattern: str) -> re.Pattern[str]:
         f"the pattern {pattern!r} is not a regular expression: {error}. To "
         "match every path below image, write 'image/.*'."
     ) from error
+
+
+def check_patterns(
+    setting: str, patterns: Iterable[str], known: Sequence[str]
+) -> None:
+  """Refuses patterns that match nothing, or a misspelt one would go unnoticed.
+
+  Args:
+    setting: that holds the patterns, for messages: "frozen".
+    patterns: each has to match one of the paths.
+    known: the paths.
+
+  Raises:
+    ValueError: if a pattern matches none, or is not a regular expression.
+  """
+  for pattern in patterns:
+    if not any(map(any_of((pattern,)), known)):
+      raise ValueError(
+          f"the pattern {pattern!r} of {setting} matches no parameter; it must "
+          f"match a whole path, such as {', '.join(known[:4])}, ..."
+      )
 
 
 def split(

@@ -21,7 +21,7 @@ from ml_collections import config_flags
 
 from basic import cli, files, optim, types
 from basic.data import pipeline
-from basic.engine import checkpoint, checksums, compilation_cache, step
+from basic.engine import carry, checkpoint, checksums, compilation_cache
 from basic.experiment import build, restore, sanity, settings
 from basic.pages import report
 from basic.recording import in_flight, lock, manifest, recorder
@@ -53,10 +53,11 @@ def train(config: Config, workdir: str | os.PathLike) -> pathlib.Path:
   config = settings.complete(given)
   with _owned(folder):
     manifest.check(folder, config, upgrade=settings.upgraded)
-    if not (folder / "config.json").exists():  # What has begun may go on.
+    begun = (folder / "config.json").exists()
+    if not begun:  # A run that has begun may go on with settings refused today.
       sanity.check(given, config)
     stages = build.run(config, folder)
-    if not (folder / "config.json").exists():
+    if not begun:
       build.check_stages(stages)
     with stages[0].program.layout.context():
       for stage in stages:
@@ -109,7 +110,7 @@ def enter(stage: build.Stage, state: types.TrainState) -> types.TrainState:
   """The state with which a stage goes on: its own, or the previous stage's."""
   if stage.start == 0 or int(state.step) > stage.start:
     return state
-  return step.carry(
+  return carry.carry(
       state, stage.program.fresh(), optimizer=stage.rate_start < stage.start,
       fresh=stage.starts_anew,
   )

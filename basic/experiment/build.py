@@ -17,13 +17,8 @@ import numpy as np
 
 from basic import gradient, optim, paths, types
 from basic.data import pipeline, stored_embeddings
-from basic.engine import model, step
-from basic.experiment import (
-  evaluation,
-  input_pipeline,
-  schema,
-  settings,
-)
+from basic.engine import carry, model, step
+from basic.experiment import evaluation, input_pipeline, schema, settings
 from basic.sharding import layout
 
 Settings = settings.Settings
@@ -94,7 +89,7 @@ class Stage(NamedTuple):
   stream: Callable[[int], pipeline.Stream]
   source: types.Source
   evals: tuple[evaluation.Evaluation, ...]
-  starts_anew: tuple[str, ...] = ()
+  starts_anew: tuple[str, ...]
 
 
 def run(config: Settings, workdir: str | os.PathLike) -> list[Stage]:
@@ -119,13 +114,14 @@ def run(config: Settings, workdir: str | os.PathLike) -> list[Stage]:
   starts = np.cumsum([0] + [c["steps"] for c in configs]).tolist()
   for n, stage_config in enumerate(configs):
     first, last = _span(configs, n)
+    own: Any = {"fresh": ()}  # Settings that only a stage has.
+    if config["stages"]:
+      own, _ = settings.split_stage(config["stages"][n])
     stages.append(_stage(
         stage_config, mesh, tokenizer, workdir, start=starts[n], end=starts[n + 1],
         rate_start=starts[first], rate_steps=starts[last + 1] - starts[first],
+        starts_anew=own["fresh"],
     ))
-    if config["stages"]:
-      stage_only, _ = settings.split_stage(config["stages"][n])
-      stages[n] = stages[n]._replace(starts_anew=stage_only["fresh"])
   return stages
 
 
@@ -148,11 +144,11 @@ def check_stages(stages: list[Stage]) -> None:
     stages: all stages of a run, in order.
 
   Raises:
-    ValueError: as `engine.step.check_carry`, with the number of the stage.
+    ValueError: as `engine.carry.check`, with the number of the stage.
   """
   for n, (before, after) in enumerate(itertools.pairwise(stages), 1):
     try:
-      step.check_carry(
+      carry.check(
           jax.eval_shape(before.program.fresh),
           jax.eval_shape(after.program.fresh),
           fresh=after.starts_anew,
@@ -258,7 +254,8 @@ def _waiting(config, encode):
 
 
 def _stage(
-    config, mesh, tokenizer, workdir, *, start, end, rate_start, rate_steps
+    config, mesh, tokenizer, workdir, *, start, end, rate_start, rate_steps,
+    starts_anew,
 ):
   """Builds one stage of a run: its program, its data and its evaluations."""
   tokenizer = input_pipeline.at_length(tokenizer, config)
@@ -281,7 +278,7 @@ def _stage(
   )
   return Stage(
       start=start, end=end, rate_start=rate_start, config=config,
-      shapes=shapes, program=stage_program, source=source,
+      starts_anew=starts_anew, shapes=shapes, program=stage_program, source=source,
       store=functools.partial(_store, files, source, to_arrays, stage_program),
       stream=functools.partial(
           input_pipeline.stream, train_source, train_arrays,

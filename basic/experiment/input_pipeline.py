@@ -9,12 +9,12 @@ import jax
 
 from basic import types
 from basic.data import (
-  captions,
-  examples,
-  images,
-  pipeline,
-  tokenizer,
-  vocabulary,
+    captions,
+    examples,
+    images,
+    pipeline,
+    tokenizer,
+    vocabulary,
 )
 from basic.experiment import pretrained, schema, settings
 from basic.sharding import layout

@@ -75,8 +75,8 @@ def stage(*, fresh: tuple[str, ...] = ()) -> None:
 
   Args:
     fresh: patterns of the paths of parameters that are initialised again
-      instead of continuing from the stage before (engine/step.py,
-      `check_carry`).
+      instead of continuing from the stage before (engine/carry.py,
+      `check`).
   """
 
 

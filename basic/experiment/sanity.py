@@ -105,9 +105,9 @@ def _check_sizes(config):
           f"{path.replace('/', '.')} is {value}; it takes a number of at least "
           f"{least}."
       )
-    if group in ("gradient", "record") or name == "seed":
-      continue  # Bytes, and what libraries for logging take.
-    if value >= 2**31 and path.rpartition("/")[2] != "seed":
+    # Others are no sizes: bytes, arguments of Weights & Biases, seeds.
+    is_size = group not in ("gradient", "record") and not path.endswith("seed")
+    if is_size and value >= 2**31:
       raise ValueError(
           f"{path.replace('/', '.')} is {value}; it takes less than 2**31."
       )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from basic import paths
-from basic.engine import step
+from basic.engine import carry
 from basic.experiment import build, settings
 from basic.sharding import layout
 
@@ -50,12 +50,12 @@ def enter(stage, old):
   shapes = jax.eval_shape(stage.program.fresh)
   if old is None or set(shapes.params) - set(old.params):  # A tower is new.
     new = stage.program.fresh.lower().compile(compiler_options=checks.HASTE)()
-    return new if old is None else step.carry(old, new, optimizer=False)
+    return new if old is None else carry.carry(old, new, optimizer=False)
   new = dataclasses.replace(
       old, params=zeros(shapes.params), opt_state=zeros(shapes.opt_state),
       memory=zeros(shapes.memory),
   )
-  return step.carry(old, new, optimizer=stage.rate_start < stage.start)
+  return carry.carry(old, new, optimizer=stage.rate_start < stage.start)
 
 
 def zeros(shapes):

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from basic import optim, paths, types
-from basic.engine import step
+from basic.engine import carry
 from basic.experiment import schema
 
 START = {"image": {"kernel": jnp.arange(6.).reshape(2, 3)},
@@ -91,7 +91,7 @@ def test_before_the_first_update_evaluations_use_the_parameters():
   tx = optim.sgd(steps=9, ema_decay=.5).tx
   new = train_state(tx.init(START), START)
   old = train_state((), jax.tree.map(lambda p: p + 5., START))
-  begun = step.carry(old, new, optimizer=False)
+  begun = carry.carry(old, new, optimizer=False)
   assert optim.evaluation_params(begun) is begun.params
   assert begun.params["text"]["bias"][0] == 6.
 
