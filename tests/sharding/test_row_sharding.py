@@ -20,7 +20,7 @@ ROWS = PartitionSpec(("data", "fsdp"))
 
 TOWERS = {
     "text_transformer": text_transformer.text_transformer(
-        vocab=64, length=64, width=64, depth=2, heads=4, dtype="float32"
+        vocab=64, length=64, width=64, depth=2, heads=2, dtype="float32"
     ),
     "vit": vit.vit(width=64, depth=2, heads=4, patch=8, dtype="float32"),
 }
@@ -171,7 +171,7 @@ def test_rows_without_the_constraint_are_gathered(name, monkeypatch):
   all_memory, all_sent = measured(name, fsdp=8)
   with pytest.raises(AssertionError):
     rows_law(name, all_memory, all_sent)
-  assert all_memory > 3 * memory
+  assert all_memory > 4 * memory
   assert all_sent["all-reduce"] > 40 * sent["all-reduce"]
 
 
