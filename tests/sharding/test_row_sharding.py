@@ -20,7 +20,7 @@ ROWS = PartitionSpec(("data", "fsdp"))
 
 TOWERS = {
     "text_transformer": text_transformer.text_transformer(
-        vocab=64, length=64, width=64, depth=2, heads=2, dtype="float32"
+        vocab=64, length=64, width=64, depth=2, heads=1, dtype="float32"
     ),
     "vit": vit.vit(width=64, depth=2, heads=4, patch=8, dtype="float32"),
 }
