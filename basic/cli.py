@@ -1,7 +1,7 @@
-"""How a program starts and ends: done, refused in a sentence, or stopped.
+"""How programs parse their command line, report errors and stop on a signal.
 
-Exit status: 0 done; 1 refused or failed, and the last lines say why (with
-`python -X dev` also where); 42 asked to stop, with everything saved.
+Exit status: 0 on success; 1 on an error, whose message is the last thing printed
+(`python -X dev` adds the traceback); 42 after a signal, with everything saved.
 """
 
 import contextlib
@@ -17,33 +17,32 @@ import jax
 from absl import logging
 
 STOPPED = 42
-# What is raised with a sentence for whoever runs the program.
+# Errors whose message tells the user what to do.
 EXPLAINED = (ValueError, ArithmeticError, OSError, RuntimeError, ImportError)
-# Notes that libraries add to every error, and that say nothing to a user.
+# Notes that libraries add to every error and that do not help a user.
 _OF_LIBRARIES = (
     "JAX has removed its internal frames", "Grain has removed its internal frames",
     "If you are trying to batch elements after a sparse transformation",
 )
-# What a setting of the command line that does not exist raises in ml_collections.
+# What ml_collections raises for a command-line setting that does not exist.
 _NO_SUCH_SETTING = (
     AttributeError, IndexError, KeyError, OSError, TypeError, ValueError,
 )
 
 
 class Stopped(Exception):
-  """The program was asked to stop, and what it made is saved."""
+  """The program was asked to stop by a signal; its state is saved."""
 
 
 @contextlib.contextmanager
 def sentences() -> Iterator[None]:
-  """Ends the program with a sentence where it would end with a traceback.
+  """Ends the program with the message of an error instead of a traceback.
 
   Raises:
-    SystemExit: 42 for `Stopped`; 1 and the sentence for what bad input raises.
-      Everything else passes, and so does what the compiler raises: there the
-      traceback is the message.
+    SystemExit: 42 for `Stopped`; 1 and the message for the errors in `EXPLAINED`.
+      Other errors, and those of the compiler, are raised with their traceback.
   """
-  logging.set_verbosity(logging.WARNING)  # Orbax and JAX narrate at INFO.
+  logging.set_verbosity(logging.WARNING)  # Orbax and JAX log every step at INFO.
   if not sys.flags.dev_mode:
     sys.unraisablehook = _unraisable
   try:
@@ -67,29 +66,29 @@ def sentences() -> Iterator[None]:
 
 
 def _unraisable(error: Any) -> None:
-  """Shows what nobody could catch, but for the echoes of a failed save.
+  """Prints errors that could not be raised, except those that follow a failed save.
 
-  Reads and writes of tensorstore that end after their event loop report one
-  traceback each, by the dozen, around the sentence that says what to do.
+  TensorStore operations that end after their event loop is closed print one
+  traceback each, dozens of them around the message that says what to do.
   """
-  echo = isinstance(error.exc_value, RuntimeError) and (
+  follows = isinstance(error.exc_value, RuntimeError) and (
       str(error.exc_value) == "Event loop is closed"
   )
-  if not echo:
+  if not follows:
     sys.__unraisablehook__(error)
 
 
 def parser(
     parse: Callable[[list[str]], list[str]],
 ) -> Callable[[list[str]], list[str]]:
-  """Makes a reader of command lines that refuses wrong settings in a sentence.
+  """Wraps a command-line parser so that wrong settings end in a message.
 
   Args:
-    parse: reads the command line and raises for a `--config.name` that the
+    parse: parses the command line and raises for a `--config.name` that the
       configuration file does not have.
 
   Returns:
-    The same, ending the program with a sentence where `parse` would raise.
+    A parser that ends the program with a message where `parse` would raise.
   """
 
   def parsed(arguments: list[str]) -> list[str]:
@@ -98,12 +97,12 @@ def parser(
     except _NO_SUCH_SETTING as error:
       origin = traceback.extract_tb(error.__traceback__)[-1].filename
       if "ml_collections" not in origin:
-        raise  # The configuration's own mistake, which a traceback shows best.
+        raise  # An error in the configuration file itself needs its traceback.
       innermost: Any = error
       while isinstance(innermost, BaseException) and innermost.args:
-        innermost = innermost.args[0]  # An error may hold another one.
+        innermost = innermost.args[0]  # Errors are nested in the arguments of errors.
       sys.exit(
-          f"--config cannot be set so: {' '.join(str(innermost).split())} (Only "
+          f"--config cannot be set like this: {' '.join(str(innermost).split())} (Only "
           "what the file names can be set on the command line: "
           f"{' '.join(a for a in arguments if a.startswith('--config.'))})"
       )
@@ -113,13 +112,13 @@ def parser(
 
 @contextlib.contextmanager
 def requests() -> Iterator[list[str]]:
-  """Takes SIGTERM and Ctrl-C as requests; a second one does not wait.
+  """Records SIGTERM and Ctrl-C; a second signal has its usual effect.
 
-  Only in the main thread of a program that runs alone: the processes of a
-  cluster would have to agree on a step.
+  Only in the main thread and with a single process: several processes would
+  have to agree on the step at which to stop.
 
   Yields:
-    The names of the signals that came so far.
+    The names of the signals received so far.
 
   Example:
     >>> with requests() as asked:

@@ -1,7 +1,7 @@
 """python -m basic.evaluate --workdir runs/digits
 
-Runs every evaluation of a run on its newest checkpoint, or on one that is
-named, and prints the results. The run may still be training.
+Runs all evaluations of a run on its newest checkpoint, or on a given one, and
+prints the results. The run may still be training.
 """
 
 import json

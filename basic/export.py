@@ -1,8 +1,8 @@
 """python -m basic.export --workdir runs/digits --format hf_clip --out exported
 
-Hands a trained run to other programs: as a folder in a format of `weights/`
-(`hf_clip` is one that transformers loads), or with --format stablehlo as two
-functions that need nothing but jax: image.stablehlo and text.stablehlo.
+Exports a trained run for other programs: as a folder in a format of `weights/`
+(transformers loads `hf_clip`), or with --format stablehlo as two functions that
+need only jax: image.stablehlo and text.stablehlo.
 """
 
 import json
@@ -38,17 +38,17 @@ def export(
 ) -> pathlib.Path:
   """Writes the towers of a run, with their vocabulary and preprocessing.
 
-  They are the parameters that evaluations see: averages where a run keeps them.
+  The parameters are those used for evaluation: the EMA, if the run has one.
 
   Args:
     workdir: folder of the run.
     kind: "stablehlo", or the name of a format in weights/.
-    out: folder to write; made if it is not there. Not that of a run, whose
-      config.json some formats would replace by theirs.
+    out: folder to write to; created if it does not exist. It may not be the folder
+      of a run, whose config.json some formats would overwrite.
     step: the checkpoint; None: the newest.
-    start: write the weights between this checkpoint and `step` (optim/interpolation.py)
-      rather than those of `step`; None: do not.
-    mix: where between, from 0 at `start` to 1 at `step`.
+    start: write an interpolation of the weights of this checkpoint and of `step`
+      (optim/interpolation.py); None: those of `step`.
+    mix: weight of `step` in the interpolation, in [0, 1].
 
   Returns:
     The folder.
@@ -56,14 +56,14 @@ def export(
   Raises:
     FileNotFoundError: if there is no run, or no checkpoint.
     ValueError: if there is no such format, the folder is that of a run, or the
-      format cannot express these towers; then with all the reasons.
+      format cannot represent these towers; the message lists all reasons.
   """
   folder = files.checked("--out", out)
   if (folder / "run.json").exists() or folder.resolve() == pathlib.Path(
       workdir).resolve():
     raise ValueError(
         f"--out is {str(out)!r}, the folder of a run, whose files an export may "
-        "not replace; give another folder."
+        "not overwrite; give another folder."
     )
   known = ["stablehlo", *schema.plugins("weights")]
   if kind not in known:
@@ -87,7 +87,7 @@ def export(
 def text_vocabulary(
     config: Mapping[str, Any], workdir: str | os.PathLike
 ) -> vocabulary.Vocabulary | None:
-  """The vocabulary of a run, in the form that others read; None without text."""
+  """The vocabulary of a run as a tokenizer.json; None without a text tower."""
   if config["text"] is None:
     return None
   length, folder = config["text"]["length"], pathlib.Path(workdir)
@@ -100,11 +100,11 @@ def text_vocabulary(
 
 
 def preprocessing(stage: build.Stage) -> dict[str, Any]:
-  """How an image is made ready for the image tower of a stage, without noise.
+  """Preprocessing of images for the image tower of a stage, without augmentation.
 
   Returns:
     `size`, `crop` and `method` as in images.augment, and the `mean` and `std`
-    of the values in [0, 1] that the tower reads.
+    by which values in [0, 1] are normalised for the tower.
 
   Raises:
     ValueError: if there is no image tower, or images are not square.
@@ -119,7 +119,7 @@ def preprocessing(stage: build.Stage) -> dict[str, Any]:
         "set augment.size"
     )
   augment = stage.config["augment"]
-  # Images that are not scaled, as those of other fields, suit any filter.
+  # Images that are not resized, such as other fields, work with any filter.
   scaled = field == "image" and augment["size"] is not None
   return {
       "size": height,
@@ -130,7 +130,7 @@ def preprocessing(stage: build.Stage) -> dict[str, Any]:
 
 
 def _field(config: Mapping[str, Any], tower: str) -> str | None:
-  """The first field of a batch that a tower reads; None without the tower."""
+  """The first field of a batch that a tower encodes; None without the tower."""
   if config[tower] is None:
     return None
   views = config["views"] or {tower: tower}
@@ -164,11 +164,11 @@ def _stablehlo(stage, params, workdir, folder) -> None:
 def _copy_vocabulary(
     workdir: pathlib.Path, folder: pathlib.Path
 ) -> dict[str, Any]:
-  """Copies the vocabulary; returns which kind it is, and its end token."""
+  """Copies the vocabulary; returns its kind and end token."""
   foreign = not (workdir / tokenizer.FILE).exists()
   file = vocabulary.FILE if foreign else tokenizer.FILE
   shutil.copyfile(workdir / file, folder / file)
-  if foreign:  # Its end and its padding are in the file.
+  if foreign:  # The file defines its end and padding tokens.
     return {"tokenizer": file, "kind": "tokenizers"}
   return {"tokenizer": file, "kind": "sentencepiece", "eos": tokenizer.EOS}
 
@@ -188,7 +188,7 @@ def _logits(
 
 
 def _tower(view: types.View, params: types.Params) -> Callable[[Any], Any]:
-  """Inputs to unit embeddings, float32."""
+  """A function from inputs to unit embeddings, float32."""
   def embed(inputs):
     return normalize.unit(view.apply(params, inputs, None).pooled)
 
@@ -196,14 +196,14 @@ def _tower(view: types.View, params: types.Params) -> Callable[[Any], Any]:
 
 
 def portable(function: Callable[[Any], Any], shape: Any) -> bytes:
-  """A function of a batch, for any number of rows and any platform.
+  """Serializes a function of a batch, for any number of rows and any platform.
 
   Args:
     function: array -> array, row by row.
     shape: of its argument, a ShapeDtypeStruct with leading axis b.
 
   Returns:
-    What `jax.export.deserialize` takes.
+    Bytes for `jax.export.deserialize`.
 
   Raises:
     ImportError: if the library `flatbuffers` is not installed.

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and paths that mean what they say."""
+"""Atomic writes of files, and checks of paths that a user gave."""
 
 import errno
 import os
@@ -6,23 +6,23 @@ import pathlib
 import re
 import secrets
 
-# What a shell replaces in front of a path, and a program does not.
+# What a shell expands in a path.
 _FOR_A_SHELL = re.compile(r"~[\w.-]*(/|$)|(.*/)?\$(\w+|\{\w+\})")
 
 
 def replace(path: str | os.PathLike, content: bytes) -> None:
-  """Writes a file so that a reader finds the old content or the new, never half.
+  """Writes a file atomically: readers find the old content or the new one.
 
-  The content is on disk before the file has its name, and the name is on disk
-  before this returns, so neither a kill nor a loss of power tears the file.
-  Several processes may write the same file; the last one wins.
+  The content is synced to disk before the file gets its name, and the name before
+  this returns, so the file survives a kill and a power failure. If several
+  processes write the same file, the last one wins.
 
   Args:
-    path: the file; its folder is made if it is not there.
-    content: all of it.
+    path: the file; its folder is created if it does not exist.
+    content: the whole content.
 
   Raises:
-    OSError: if it cannot be written; then nothing is left behind.
+    OSError: if it cannot be written; no temporary file is left behind.
 
   Example:
     >>> import tempfile
@@ -44,24 +44,24 @@ def replace(path: str | os.PathLike, content: bytes) -> None:
   except BaseException as error:
     temporary.unlink(missing_ok=True)
     if isinstance(error, OSError) and error.filename is None:
-      error.filename = str(path)  # A full disk does not say which file.
+      error.filename = str(path)  # ENOSPC comes without a name.
     raise
   _sync(path.parent)
 
 
 def checked(name: str, path: str | os.PathLike) -> pathlib.Path:
-  """A path as it was given, unless a shell was meant to change it first.
+  """Checks a path that a user gave.
 
   Args:
-    name: what the path is called in messages: "--workdir".
-    path: of a file or folder; it need not be there.
+    name: name of the setting, for messages: "--workdir".
+    path: of a file or folder, which need not exist.
 
   Returns:
     The path.
 
   Raises:
-    ValueError: if it is empty, or begins with "~" or holds "$NAME": taken
-      literally, both make folders of those names.
+    ValueError: if it is empty, or contains an unexpanded "~" or "$NAME", which
+      would create folders of those names.
 
   Example:
     >>> checked("--out", "runs/one").name
@@ -71,20 +71,20 @@ def checked(name: str, path: str | os.PathLike) -> pathlib.Path:
   if not text.strip():
     raise ValueError(f"{name} is empty; give the path of a file or folder.")
   if "\0" in text:
-    raise ValueError(f"{name} is {text!r}; a path holds no null character.")
+    raise ValueError(f"{name} is {text!r}; a path cannot contain a null character.")
   if is_for_a_shell(text):
     meant = os.path.expandvars(os.path.expanduser(text))
     raise ValueError(
-        f"{name} is {text!r}, and no shell has replaced its "
-        f"{'~' if text.startswith('~') else '$'} by a folder; give "
+        f"{name} is {text!r}, whose "
+        f"{'~' if text.startswith('~') else '$'} no shell has expanded; give "
         f"{'the folder itself' if is_for_a_shell(meant) else repr(meant)}, or "
-        f"write ./{text} if it is really called that."
+        f"write ./{text} if that is its name."
     )
   return pathlib.Path(path)
 
 
 def is_for_a_shell(text: str) -> bool:
-  """Whether a shell would replace something in this path.
+  """Whether a shell would expand something in this path.
 
   Example:
     >>> [is_for_a_shell(path) for path in ("~/r1", "$HOME/r1", "./~/r1", "r1~")]
@@ -94,12 +94,12 @@ def is_for_a_shell(text: str) -> bool:
 
 
 def _sync(folder: pathlib.Path) -> None:
-  """Makes sure that new names in a folder survive a loss of power."""
+  """Syncs a folder, so that new names in it survive a power failure."""
   descriptor = os.open(folder, os.O_RDONLY)
   try:
     os.fsync(descriptor)
   except OSError as error:
-    if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # Not on every system.
+    if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # Not supported everywhere.
       raise
   finally:
     os.close(descriptor)

@@ -42,38 +42,38 @@ def interpolate(
   _, first = restore.load(workdir, start)
   stage, last = restore.load(workdir, step)
   first, params = optim.evaluation_params(first), optim.evaluation_params(last)
-  found: dict[float, dict[str, float]] = {}
+  metrics: dict[float, dict[str, float]] = {}
   with stage.program.layout.context():
     placed = stage.program.layout.place({"params": params})["params"]
     mix = jax.jit(interpolation.interpolate, out_shardings=placed)
     for a in mixes:
       theta = mix(first, params, jnp.float32(a))
-      found[a] = {
+      metrics[a] = {
           evaluation.prefix + name: value
           for evaluation in stage.evals
           for name, value in evaluation.run(theta).items()
       }
-  return int(last.step), found
+  return int(last.step), metrics
 
 
-def _table(found: dict[float, dict[str, float]]) -> str:
+def _table(metrics: dict[float, dict[str, float]]) -> str:
   return "\n".join(
-      f"a = {a:g}\n{recorder.table(metrics)}" for a, metrics in found.items()
+      f"a = {a:g}\n{recorder.table(row)}" for a, row in metrics.items()
   )
 
 
 def main(arguments: list[str]) -> None:
   """Evaluates the mixtures, and prints a table of each, or one JSON object."""
   del arguments
-  given = flags.FLAGS
+  values = flags.FLAGS
   with cli.sentences():
-    step, found = interpolate(
-        given.workdir, given.start, [float(a) for a in given.mix], given.step
+    step, metrics = interpolate(
+        values.workdir, values.start, [float(a) for a in values.mix], values.step
     )
-  if given.json:
-    print(json.dumps({"start": given.start, "step": step, "mix": found}))
+  if values.json:
+    print(json.dumps({"start": values.start, "step": step, "mix": metrics}))
   else:
-    print(f"from step {given.start} to step {step}\n{_table(found)}")
+    print(f"from step {values.start} to step {step}\n{_table(metrics)}")
 
 
 if __name__ == "__main__":

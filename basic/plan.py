@@ -1,17 +1,16 @@
 """python -m basic.plan --config configs/digits.py --mesh data=8 --memory 8GiB
 
-Says what a run needs before there is a machine for it: parameters, bytes on one
-device, floating-point operations, collectives, the time that a step takes by a
-chip's peak numbers, and the fewest chunks that fit a memory. Exit status 1: it
-does not fit.
+Estimates what a run needs without its hardware: parameters, bytes on one device,
+floating-point operations, collectives, the time of a step by the peak rates of a
+chip, and the smallest number of chunks that fits a memory. Exit status 1 if the
+step does not fit.
 
-The step is built for the mesh that is asked for, on as many virtual CPU
-devices, and compiled without allocating anything; the compiler's figures are
-the answer. Those of a CPU are on the safe side of an accelerator's: it fuses
-less, keeps some bfloat16 values in float32 and scatters no sums, which made
-totals 1.7 and 3.6 times those for TPUs where both were compiled. With
-`--topology v5e:4x8` and the package libtpu, the compiler of TPUs answers, and
-needs no TPU either; it takes minutes.
+The step is built for the given mesh on as many virtual CPU devices and compiled
+without allocating arrays; the figures are the compiler's. Those of the CPU
+compiler are upper bounds in practice: it fuses less, keeps some bfloat16 values in
+float32 and does not reduce-scatter, which made totals 1.7 and 3.6 times those of
+the TPU compiler in two cases. With `--topology v5e:4x8` and the package libtpu,
+the TPU compiler is used, without a TPU; it takes minutes.
 """
 
 import json
@@ -47,16 +46,16 @@ def plan(
     room: int | None = None,
     chip: roofline.Chip | None = None,
 ) -> dict[str, Any]:
-  """Compiles a configuration for its mesh and says what a step takes.
+  """Compiles a configuration for its mesh and reports what a step needs.
 
   Args:
     config: settings of `manual.experiment`, as a nested mapping or a
       ConfigDict.
-    image: size of images in pixels; None: as the source or `augment` says.
-    stage: which, from 0; -1 is the last.
-    on: devices to plan for; None: those that JAX has, virtual ones included.
-    room: bytes that a device has; None: the chip's, if one is given.
-    chip: peak numbers of a device; None leaves the time out.
+    image: size of images in pixels; None: that of the source or of `augment`.
+    stage: index of the stage; -1 is the last one.
+    on: devices to plan for; None: all devices of JAX, including virtual ones.
+    room: memory of a device in bytes; None: the chip's, if given.
+    chip: peak rates of a device; None leaves out the time.
 
   Returns:
     What `draft.parameters` returns, `batch_size`, `mesh`, `devices`,
@@ -64,8 +63,8 @@ def plan(
     `fit` (None without a memory), `seconds` (None without a chip), `notes`.
 
   Raises:
-    ValueError: as `draft`; or, in a sentence, if a compiler that knows its
-      device finds that the step does not fit it.
+    ValueError: as `draft`; or if the compiler knows the memory of its device and
+      the step does not fit.
   """
   plain = sanity.plain(config)
   made = draft.draft(plain, image=image, stage=stage, on=on)
@@ -76,8 +75,8 @@ def plan(
   mesh, size = made.program.layout.mesh, made.config["batch_size"]
   traffic = collectives.read(_text(compiled), mesh.size)
   room = chip.memory if room is None and chip is not None else room
-  # A mesh of devices that are not here runs nothing, so that programs are
-  # built outside its context and only traced and compiled within.
+  # Devices of a topology cannot run programs, so programs are built outside the
+  # context of the mesh, and only traced and compiled inside.
   placed = made.program.layout.sharded(made.batch)
   with made.program.layout.context():
     work = flops.count(made.program.update, made.state, placed)
@@ -128,7 +127,7 @@ def _text(compiled: Any) -> str:
 
 
 def _forward(made):
-  """Of one example's forward pass, by view, though it be done once and kept."""
+  """FLOPs of one example's forward pass by view, stored views included."""
   counts = {}
   for name, view in made.program.model.encode.views.items():
     inputs = made.shapes[view.field]
@@ -141,9 +140,9 @@ def _forward(made):
 
 
 def _fit(made, configured, room):
-  """Whether it fits, and the fewest chunks that do; each is compiled."""
+  """Whether the step fits, and the smallest number of chunks that does."""
   config, mesh = made.config, made.program.layout.mesh
-  of_config = config["gradient"].get("chunks")  # A direct one has none.
+  of_config = config["gradient"].get("chunks")  # `direct` has no chunks.
   chunks = max(of_config.values()) if isinstance(of_config, dict) else (
       of_config or 1
   )
@@ -203,7 +202,7 @@ def _notes(made, work, traffic):
 
 
 def _which(config, stage):
-  """Which of several stages the plan is of."""
+  """A note on which of several stages is planned."""
   stages = build.stage_configs(settings.complete(config))
   number = range(1, len(stages) + 1)[stage]
   return [] if len(stages) == 1 else [
@@ -213,7 +212,7 @@ def _which(config, stage):
 
 
 def _answer(given: Any) -> dict[str, Any]:
-  """The plan that the command line asks for."""
+  """The plan for the flags of the command line."""
   sanity.check_overrides(
       given.config, config_flags.get_override_values(given["config"])
   )
@@ -221,7 +220,7 @@ def _answer(given: Any) -> dict[str, Any]:
   sanity.check(config, settings.complete(config))
   asked = {"image": given.image}
   if given["parameters-only"].value:
-    # One device is enough to count, whatever the mesh.
+    # Parameter counts do not depend on the mesh.
     config["mesh"] = devices.virtual(devices.sizes("data=1", {}))
     if given.stage is None:
       return draft.run_parameters(draft.drafts(config, **asked))
@@ -242,7 +241,7 @@ def _answer(given: Any) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> None:
-  """Prints the plan; exits with 1 if what is planned does not fit."""
+  """Prints the plan; exits with status 1 if the step does not fit."""
   del arguments
   with cli.sentences():
     answer = _answer(flags.FLAGS)

@@ -1,10 +1,10 @@
 """python -m basic.train --config configs/digits.py --workdir runs/digits
 
-Trains what a configuration says, resumes where a killed run stopped, and ends
-with its results and a report. Running the same command again resumes.
+Trains an experiment and writes its results and a report. The same command
+resumes a run that was stopped or killed.
 
-SIGTERM and Ctrl-C end it after the step that is under way, with everything
-saved (cli.py says with which exit status).
+SIGTERM and Ctrl-C stop it after the current step, with everything saved (cli.py
+lists the exit statuses).
 """
 
 import contextlib
@@ -107,7 +107,7 @@ def rehearse(stage: build.Stage) -> None:
 
 
 def enter(stage: build.Stage, state: types.TrainState) -> types.TrainState:
-  """The state with which a stage goes on: its own, or the previous stage's."""
+  """The state that a stage continues from: its own, or what carries over."""
   if stage.start == 0 or int(state.step) > stage.start:
     return state
   return carry.carry(
@@ -117,7 +117,7 @@ def enter(stage: build.Stage, state: types.TrainState) -> types.TrainState:
 
 
 class _Run(NamedTuple):
-  """What the stages of a run share; `signals` names those that have come."""
+  """What the stages of a run share; `signals` lists those received."""
 
   checkpoints: checkpoint.Checkpoints
   record: recorder.Recorder
@@ -137,8 +137,8 @@ def _train(stages, config, folder):
         start=int(state.step), tensorboard=config["record"]["tensorboard"],
         wandb=config["record"]["wandb"],
     ) as record:
-      # Last of all: config.json closes the folder to other settings, so a
-      # start that fails may not leave it behind.
+      # Last of all: with config.json the folder refuses other settings, so a
+      # start that fails must not leave it behind.
       manifest.begin(
           folder, config, command=sys.argv, upgrade=settings.upgraded
       )
@@ -147,7 +147,7 @@ def _train(stages, config, folder):
         for stage in stages:
           if int(state.step) < stage.end:
             state, position = _stage(run, stage, enter(stage, state), position)
-      # A run that had ended is evaluated again, and not recorded again.
+      # A finished run is evaluated again, but not recorded again.
       recorded = {
           k for row in recorder.read(folder) if row["step"] == end for k in row
       }
@@ -156,7 +156,7 @@ def _train(stages, config, folder):
 
 
 def _stage(run, stage, state, position):
-  """Steps from where the state stands to the end of its stage."""
+  """Trains from the current step to the end of the stage."""
   program = stage.program
   run.record.resize(stage.config["batch_size"])
   stage.store(state.params)

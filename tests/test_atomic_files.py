@@ -1,4 +1,4 @@
-"""A file is whole or not there, and a path is what was meant."""
+"""Writes are atomic, and paths that a shell should have expanded are refused."""
 
 import errno
 import os
@@ -43,7 +43,7 @@ def test_file_and_folder_are_synced_in_this_order(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", ["~/r1", "~", "~me/r1", "$HOME/r1", "a/${B}/c"])
 def test_what_a_shell_should_have_replaced_is_refused(path):
-  with pytest.raises(ValueError, match=r"--workdir is .*no shell has replaced"):
+  with pytest.raises(ValueError, match=r"--workdir is .*no shell has expanded"):
     files.checked("--workdir", path)
   assert str(files.checked("--workdir", f"./{path}")) == path
 

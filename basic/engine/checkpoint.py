@@ -1,12 +1,12 @@
 """Saves the whole state of a run, and restores the newest one that is intact.
 
 Parameters, optimizer state, memory, random key and the position in the data are
-written together in the background, under a name that appears only when all of
-it is there. This is the only file that knows Orbax.
+written together in the background; a checkpoint gets its final name when it is
+complete. This is the only file that imports Orbax.
 
 Orbax notices a missing file but not a flipped bit in an array, so a digest of
-the arrays is saved with every step and compared when the step is read. A step
-that fails is reported and the one before it is used.
+the arrays is saved with every step and compared when the step is read. If a
+step is damaged, this is logged and the previous one is used.
 """
 
 import contextlib
@@ -24,24 +24,24 @@ from basic import paths, types
 from basic.engine import checksums
 
 _log = logging.getLogger(__name__)
-_PATIENCE = 3  # saves that fail in a row before the run stops
+_PATIENCE = 3  # consecutive failed saves before the run stops
 
 
 class Checkpoints:
-  """The checkpoints of one run, in one directory, one folder a step.
+  """The checkpoints of one run, in one directory with a folder for each step.
 
-  A save runs behind the training; at most one is under way. How it ended is
-  learned at the next save or at `close`: a save that failed is logged and the
-  run goes on, until three in a row have failed. All processes of a run call
-  the same methods in the same order.
+  Saves are asynchronous, one at a time. Whether a save succeeded is known at the
+  next save or at `close`: a failed save is logged and the run continues, until
+  three in a row have failed. All processes of a run call the same methods in the
+  same order.
 
   Args:
-    directory: absolute path; made if missing.
-    every: steps between two saves; None opens the directory to read only, next
-      to a run that may be writing it.
-    keep: newest steps to keep, at least 1. With 2 there is one to fall back on.
-      Step 0, where it was saved, is kept besides.
-    keep_every: also keep the steps that this number divides; None keeps none.
+    directory: absolute path; created if it does not exist.
+    every: steps between two saves; None opens the directory read-only, also
+      while a run is writing to it.
+    keep: number of newest steps to keep, at least 1. With 2 there is one to fall
+      back on. Step 0, if it was saved, is always kept.
+    keep_every: also keep every step that is a multiple of this number.
 
   Raises:
     ValueError: if the directory is not absolute or a number is not positive.
@@ -68,33 +68,33 @@ class Checkpoints:
         self.directory, options=_options(every is None, keep, keep_every))
     if every is not None:
       self._remove_unfinished()
-    # Never taken away: its threads may log when all here is closed.
+    # Never removed: threads of Orbax may log after this object is closed.
     for name in ("absl", "asyncio"):
       logging.getLogger(name).addFilter(_ONCE_ONLY)
-    self._pending: int | None = None  # the step that is being written
-    self._saved: int | None = None  # the step on disk, as far as is known
+    self._pending: int | None = None  # the step being written
+    self._saved: int | None = None  # the newest step on disk
     self._damaged: set[int] = set()
-    self._failures: list[Exception] = []  # in a row
+    self._failures: list[Exception] = []  # consecutive
 
   def __enter__(self) -> "Checkpoints":
     return self
 
   def __exit__(self, *exception: Any) -> None:
     if exception and exception[0] is not None:
-      # What ended the run is the error to show, not what follows from it.
+      # The error that ended the run must not be hidden by one that follows.
       with contextlib.suppress(RuntimeError):
         self.close()
     else:
       self.close()
 
   def due(self, step: int) -> bool:
-    """Whether `every` divides a step; step 0 is nothing to save."""
+    """Whether a step is a multiple of `every`; step 0 is not."""
     return self.every is not None and step > 0 and step % self.every == 0
 
   def latest(self) -> int | None:
-    """The newest step written, or under way; None if there is none."""
+    """The newest step that is saved or being saved; None if there is none."""
     if self.every is None:
-      self._manager.reload()  # somebody else writes
+      self._manager.reload()  # another process may be writing
     return self._manager.latest_step()
 
   def save(
@@ -104,28 +104,28 @@ class Checkpoints:
       position: Mapping[str, Any],
       force: bool = False,
   ) -> bool:
-    """Starts to write a state if it is due, and returns while that goes on.
+    """Starts an asynchronous save of a state if it is due.
 
-    The state may be donated as soon as this returns. Steps that are not older
-    than this one belong to a history that the run has left, by falling back on
-    an older step; they and damaged ones are renamed, not deleted.
+    The state may be donated as soon as this returns. Existing steps that are not
+    older than this one are from before the run fell back on an older checkpoint;
+    they and damaged ones are renamed, not deleted.
 
     Args:
-      step: steps taken so far, the name of the checkpoint.
-      state: what `step.update` returned.
-      position: where the data stands, as JSON can hold it.
-      force: save though it is not due; nothing happens twice.
+      step: number of steps taken, the name of the checkpoint.
+      state: the train state, as `step.update` returns it.
+      position: position in the data, as JSON data.
+      force: save even if it is not due; a step that is saved is not saved again.
 
     Returns:
-      Whether a save was started. That it is on disk is known after `wait`.
+      Whether a save was started; `wait` returns when it is on disk.
 
     Raises:
-      RuntimeError: if this is the third save in a row to fail.
-      TypeError: if JSON cannot hold the position: NumPy's numbers, say.
-      ValueError: if the directory was opened to read only.
+      RuntimeError: if three consecutive saves have failed.
+      TypeError: if the position is not JSON data, such as NumPy numbers.
+      ValueError: if the directory was opened read-only.
     """
     if self.every is None:
-      raise ValueError(f"{self.directory} was opened to read only: give `every`")
+      raise ValueError(f"{self.directory} was opened read-only: give `every`")
     if not (force or self.due(step)):
       return False
     self._settle()
@@ -151,21 +151,21 @@ class Checkpoints:
       state_like: types.TrainState | Callable[[int], types.TrainState],
       step: int | None = None,
   ) -> tuple[types.TrainState, dict[str, Any]]:
-    """Reads the newest step that is whole, placed as the reader wants it.
+    """Restores the newest intact step, with the shardings of `state_like`.
 
     Args:
-      state_like: arrays, or `ShapeDtypeStruct`s with a sharding; says shapes,
-        types and placement, which need not be that of the run that saved. Or
-        a function from the step to these, where steps differ in shape.
-      step: read this one and no other; None starts at the newest.
+      state_like: arrays, or `ShapeDtypeStruct`s with shardings, that give shapes,
+        dtypes and shardings; the shardings may differ from those of the run that
+        saved. Or a function from the step to these, if shapes depend on it.
+      step: the step to restore; None: the newest intact one.
 
     Returns:
-      (state, position): the state, bit by bit as saved; the position, as JSON
-      gives it back: tuples are lists and keys are strings.
+      (state, position): the state, bitwise as saved; the position after a round
+      trip through JSON, with lists for tuples and strings for keys.
 
     Raises:
-      FileNotFoundError: if there is no checkpoint, or not that one.
-      ValueError: if the checkpoint is of another model, or none is whole.
+      FileNotFoundError: if there is no checkpoint, or not of that step.
+      ValueError: if the checkpoint is of another model, or none is intact.
     """
     self._settle()
     known = sorted(self._manager.all_steps(), reverse=True)
@@ -183,20 +183,20 @@ class Checkpoints:
         return found
       except _BrokenError as error:
         if isinstance(error.__cause__, (MemoryError, jax.errors.JaxRuntimeError)):
-          raise  # the machine's fault and not the file's
+          raise  # a fault of the machine, not of the file
         self._damaged.add(candidate)
         _log.warning("Checkpoint %d is damaged: %s", candidate, error)
     raise ValueError(
-        f"of the checkpoints {candidates} in {self.directory} none is whole; the "
+        f"of the checkpoints {candidates} in {self.directory} none is intact; the "
         "log says what was found. Nothing was deleted: give an older copy, or "
         "an empty directory to begin anew"
     )
 
   def wait(self) -> None:
-    """Returns when the last save is on disk.
+    """Blocks until the last save is on disk.
 
     Raises:
-      RuntimeError: if it is not, and will not be.
+      RuntimeError: if that save failed.
     """
     self._settle()
     if self._failures:
@@ -207,35 +207,35 @@ class Checkpoints:
       ) from self._failures[-1]
 
   def close(self) -> None:
-    """Waits for the last save and lets go; raises as `wait` does."""
+    """Waits for the last save and closes; raises as `wait` does."""
     try:
       self.wait()
     finally:
       self._manager.close()
-      if self._failures:  # Until now its threads may have written more.
+      if self._failures:  # Threads of Orbax may have written more until now.
         self._remove_unfinished(logged=False)
 
   def _newest(self):
-    """The newest checkpoint, in words."""
+    """The newest checkpoint, for messages."""
     step = self.latest()
     return "none" if step is None else f"step {step}"
 
   def _remove_unfinished(self, logged=True):
-    """Removes what saves left that did not end."""
-    # Orbax can do this too, in a thread that nothing waits for: it may meet
-    # what a later object has begun to write.
+    """Removes the folders of saves that did not finish."""
+    # Orbax does this in a thread that is not joined, so it might remove what a
+    # later object has begun to write.
     if jax.process_index() != 0 or not os.path.isdir(self.directory):
       return
     for unfinished in ocp.utils.tmp_checkpoints(self.directory):
       if logged:
         _log.warning("%s was not finished: removed", unfinished.get())
-      # A thread of a failed save may still be writing into it; then the rest
-      # is removed with the next one.
+      # A thread of a failed save may still be writing to it; the rest is then
+      # removed with the next one.
       with contextlib.suppress(OSError):
         unfinished.get().rmtree()
 
   def _settle(self):
-    """Waits for the save under way, if any, and notes whether it failed."""
+    """Waits for the save in progress, if any, and records whether it failed."""
     step, self._pending = self._pending, None
     if step is None:
       return
@@ -249,7 +249,7 @@ class Checkpoints:
   def _failed(self, step, error):
     self._failures.append(error)
     self._saved = None
-    self._remove_unfinished(logged=False)  # The next save needs the room.
+    self._remove_unfinished(logged=False)  # The next save needs the space.
     self._manager.reload()  # it had forgotten the steps that this one replaces
     count = len(self._failures)
     _log.warning(
@@ -262,7 +262,7 @@ class Checkpoints:
       ) from error
 
   def _rename_abandoned(self, step):
-    """Clears the way for a step; what stands in it stays readable by hand."""
+    """Renames checkpoints that are in the way of a step, so that nothing is lost."""
     old = [
         s for s in self._manager.all_steps() if s >= step or s in self._damaged]
     if not old:
@@ -281,7 +281,7 @@ class Checkpoints:
     self._manager.reload()
 
   def _read(self, step, state_like):
-    """(state, position) of one step; `_BrokenError` if it is not whole."""
+    """(state, position) of one step; `_BrokenError` if it is damaged."""
     position, table = _together(
         lambda: checksums.unseal(self._item(step, integrity=ocp.args.JsonRestore())))
     wanted = _leaves(state_like)
@@ -309,22 +309,22 @@ class Checkpoints:
     return jax.tree.unflatten(jax.tree.structure(state_like), found), position
 
   def _item(self, step, **item):
-    """What one item of a step holds."""
+    """The content of one item of a step."""
     restored = self._manager.restore(step, args=ocp.args.Composite(**item))
     (name,) = item
     return restored[name]
 
 
 class _OnceOnly(logging.Filter):
-  """Keeps Orbax from logging the errors that it also raises.
+  """Drops log records of errors that Orbax also raises.
 
-  A full disk made it log 700 lines of tracebacks around our one sentence.
+  For a full disk it logs 700 lines of tracebacks around our one message.
   """
 
   def filter(self, record: logging.LogRecord) -> bool:
     if sys.flags.dev_mode or not record.exc_info:
       return True
-    # asyncio reports what the tasks of a failed save raised after its end.
+    # asyncio logs the errors of tasks that outlive a failed save.
     where = [record.pathname]
     if record.name == "asyncio":
       where = [frame.filename for frame in traceback.extract_tb(record.exc_info[2])]
@@ -335,11 +335,11 @@ _ONCE_ONLY = _OnceOnly()
 
 
 class _BrokenError(Exception):
-  """Some process could not read, or write, its part."""
+  """A process could not read or write its part of a checkpoint."""
 
 
 def _together(call: Callable[[], Any]) -> Any:
-  """Calls on all processes; all go on, or all raise `_BrokenError`."""
+  """Calls a function on all processes; if one fails, all raise `_BrokenError`."""
   result, error = None, None
   try:
     result = call()
@@ -354,7 +354,7 @@ def _together(call: Callable[[], Any]) -> Any:
 
 
 def _cause(error: Exception) -> str:
-  """An error in a line or two: tensorstore adds pages of settings to it."""
+  """The first lines of an error, without the pages that TensorStore appends."""
   text = f"{type(error).__name__}: {error}"
   full = "No space left on device"
   return f"{full}: {text[:200]}" if full in text[200:] else text[:400]
@@ -384,7 +384,7 @@ def _leaves(tree):
 
 
 def _placed(path, leaf):
-  """The shape, type and sharding in which a leaf is to be read."""
+  """The shape, dtype and sharding with which an array is restored."""
   if getattr(leaf, "sharding", None) is None:
     raise ValueError(
         f"{path} does not say where it shall lie; give arrays, or "

@@ -1,8 +1,8 @@
-"""Fingerprints of what is saved, so that a changed bit does not go unseen.
+"""Checksums of checkpoints, which detect flipped bits.
 
-A digest is a CRC-32 of every distinct piece of an array as it lies over the
-devices. It holds the range of each piece, so a reader that places the array
-otherwise can still compare. It finds accidents; it is no signature.
+A digest has a CRC-32 of every distinct shard of an array and the index range of
+the shard, so arrays with another sharding can be compared too. It detects
+accidental damage, not tampering.
 """
 
 import json
@@ -17,14 +17,14 @@ from jax.experimental import multihost_utils
 
 
 def digest(leaves: Mapping[str, jax.Array]) -> dict[str, Any]:
-  """Takes the fingerprint of every leaf, each process that of what it holds.
+  """Computes the checksums of arrays, each process those of its shards.
 
   Args:
     leaves: arrays or typed keys by path, the same paths on all processes.
 
   Returns:
-    path -> {"shape", "dtype", "pieces"}, fit for JSON and the same on all
-    processes; a piece is [[start, stop] of every dimension, CRC-32].
+    path -> {"shape", "dtype", "pieces"}, JSON data, equal on all processes; a
+    piece is [[start, stop] of every dimension, CRC-32].
   """
   data = {path: _data(x) for path, x in leaves.items()}
   pieces = [(path, span) for path, x in data.items() for span in _spans(x)]
@@ -48,15 +48,15 @@ def digest(leaves: Mapping[str, jax.Array]) -> dict[str, Any]:
 def compare(
     leaves: Mapping[str, jax.Array], table: Mapping[str, Any]
 ) -> tuple[list[str], int]:
-  """Finds the leaves that are not what they were.
+  """Finds the arrays whose content differs from a digest.
 
   Args:
     leaves: arrays or typed keys by path.
-    table: what `digest` said of the same paths.
+    table: the digest of the same paths.
 
   Returns:
-    (paths that differ, number of pieces that no process holds in one block and
-    that are therefore not compared), the same on all processes.
+    (paths that differ, number of pieces that no process holds in one shard and
+    that are therefore not compared), equal on all processes.
   """
   paths = [path for path, row in table.items() for _ in row["pieces"]]
   with futures.ThreadPoolExecutor() as pool:
@@ -70,15 +70,14 @@ def compare(
 
 
 def difference(table: Mapping[str, Any], leaves: Mapping[str, Any]) -> str:
-  """Says how the paths, shapes and types of leaves depart from a digest.
+  """Describes how paths, shapes and dtypes differ from those of a digest.
 
   Args:
-    table: what `digest` said.
+    table: the digest.
     leaves: arrays or their shapes, by path.
 
   Returns:
-    A clause that names up to three paths of each kind; "" if there is nothing
-    to say.
+    A clause that names up to three paths of each kind; "" if nothing differs.
 
   Example:
     >>> table = digest({"a/kernel": jax.numpy.ones((2, 3))})
@@ -102,16 +101,16 @@ def difference(table: Mapping[str, Any], leaves: Mapping[str, Any]) -> str:
 
 
 def seal(content: Any) -> dict[str, Any]:
-  """Wraps what JSON can hold with a digest of its text.
+  """Adds a checksum to JSON data.
 
   Args:
     content: numbers, strings, lists and dicts.
 
   Returns:
-    What `unseal` opens, fit for JSON.
+    JSON data that `unseal` reads.
 
   Raises:
-    TypeError: if JSON cannot hold the content.
+    TypeError: if the content is not JSON data.
 
   Example:
     >>> unseal(seal({"examples": 3}))
@@ -128,10 +127,10 @@ def seal(content: Any) -> dict[str, Any]:
 
 
 def unseal(sealed: Mapping[str, Any]) -> Any:
-  """Opens what `seal` wrapped.
+  """Reads the result of `seal` and verifies its checksum.
 
   Raises:
-    ValueError: if the text is not what was sealed.
+    ValueError: if the checksum does not match.
   """
   text = sealed["content"]
   if zlib.crc32(text.encode()) != sealed["crc32"]:
@@ -140,7 +139,7 @@ def unseal(sealed: Mapping[str, Any]) -> Any:
 
 
 def total(values: list[int]) -> np.ndarray:
-  """Adds lists of counts, each below 2^32, over the processes."""
+  """Sums lists of counts, each below 2^32, over all processes."""
   counts = np.array(values, np.uint32)
   if jax.process_count() == 1:
     return counts
@@ -148,7 +147,7 @@ def total(values: list[int]) -> np.ndarray:
 
 
 def _compare(x, pieces):
-  """(compared, differs) for every piece, as far as this process holds it."""
+  """(compared, differs) for every piece that this process holds."""
   if x.is_fully_addressable:
     blocks = {tuple((0, n) for n in x.shape): x}
   else:
@@ -162,14 +161,14 @@ def _compare(x, pieces):
 
 
 def _data(x):
-  """The numbers of an array; those of a typed key are behind a type."""
+  """The data of an array; for a typed key, its key data."""
   if jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
     return jax.random.key_data(x)
   return x
 
 
 def _spans(x):
-  """The distinct ranges into which an array is cut, in a fixed order."""
+  """The distinct index ranges of the shards of an array, in a fixed order."""
   return sorted({
       _span(index, x.shape)
       for index in x.sharding.devices_indices_map(x.shape).values()
@@ -185,7 +184,7 @@ def _contains(outer, inner):
 
 
 def _cut(block, at, span):
-  """The part of a block that lies `at` one range which another range names."""
+  """The part of a block at index range `at` that another range selects."""
   host = np.asarray(block)
   return host[tuple(
       slice(start - origin, stop - origin)

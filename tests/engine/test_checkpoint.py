@@ -234,7 +234,7 @@ def test_when_no_step_is_whole_it_says_so_and_deletes_nothing(store, two):
     truncate(store / str(step) / "integrity" / "metadata")
   before = [files(store, step) for step in two]
   with checkpoint.Checkpoints(store, every=10) as checkpoints:
-    with pytest.raises(ValueError, match=r"\[20, 10\] .* none is whole"):
+    with pytest.raises(ValueError, match=r"\[20, 10\] .* none is intact"):
       checkpoints.restore(make())
   assert [files(store, step) for step in two] == before
 
@@ -244,7 +244,7 @@ def test_a_step_asked_for_is_the_one_that_is_read(store, two, caplog):
   same(state, two[10])
   assert position == {"examples": 10} and not said
   truncate(store / "10" / "integrity" / "metadata")
-  with pytest.raises(ValueError, match=r"\[10\] .* none is whole"):
+  with pytest.raises(ValueError, match=r"\[10\] .* none is intact"):
     reopened(store, make(5), caplog, step=10)
   with pytest.raises(FileNotFoundError, match=r"holds the steps \[10, 20\] and not"):
     reopened(store, make(5), caplog, step=15)
@@ -315,7 +315,7 @@ def test_a_reader_touches_nothing_and_sees_what_is_new(store, two):
     with checkpoint.Checkpoints(store, every=10) as writer:
       writer.save(30, make(3), {})
     assert reader.latest() == 30
-    with pytest.raises(ValueError, match="opened to read only"):
+    with pytest.raises(ValueError, match="opened read-only"):
       reader.save(40, make(4), {}, force=True)
 
 

@@ -87,5 +87,5 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path):
   ours = tiny.parameters(folder)
   for path, leaf in tiny.parameters(tiny.whole(), 10).items():
     np.testing.assert_array_equal(ours[path], leaf, err_msg=path)
-  with pytest.raises(ValueError, match=r"\[12\].*none is whole"):
+  with pytest.raises(ValueError, match=r"\[12\].*none is intact"):
     restore.load(folder, 12)
