@@ -1,1 +1,1 @@
-"""Evaluators, one a file: each measures an encoder on the batches it is given."""
+"""Evaluators, one per file: each computes metrics of an encoder on batches."""

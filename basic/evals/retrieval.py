@@ -1,4 +1,4 @@
-"""Retrieval over a whole set: from image to caption, and back."""
+"""Image-text retrieval over a whole dataset, in both directions."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -19,7 +19,7 @@ def retrieval(
     block: int = 1024,
     batch_size: int = 64,
 ) -> types.Evaluator:
-  """Finds each image's captions among all, and each caption's image.
+  """Measures recall of the captions of each image and of the image of each caption.
 
   With s = x @ y.T the cosines of images i and captions j, and own(i) the
   captions of image i,
@@ -27,16 +27,16 @@ def retrieval(
       image to text @k:  mean over i of [some j of own(i) is among the k best]
       text to image @k:  mean over j of [the image of j is among the k best]
 
-  A hit is this image's own caption: the same words under another image are a
-  miss, as in the usual protocol for Flickr30K and COCO. Of equal scores the
-  one that came first in the batches ranks first. An embedding that is NaN is
-  a miss. The scores exist only by tiles; see `basic.ops.ranking`.
+  Only the image's own captions are hits: the same text of another image is a miss,
+  as in the usual protocol for Flickr30K and COCO. Ties are ranked in the order of
+  the batches. An embedding that is NaN is a miss. Scores are computed in tiles; see
+  `basic.ops.ranking`.
 
   Args:
     at: each k of recall@k. One above the number of items is left out.
     image: the view of the images, and the field of a batch that it reads.
-    captions: the field of the captions, int [b k t] with t always the same. A
-      caption of zeros alone is absent.
+    captions: the field of the captions, int [b k t] with a constant t. A
+      caption of zeros is padding.
     text: the view of the captions, and the field of a batch that it reads.
     block: rows of a tile of scores, on both sides.
     batch_size: rows of every batch of captions; id 0 fills the last one.
@@ -46,7 +46,7 @@ def retrieval(
     "/image_to_text@1", "/text_to_image@1", ... as fractions;
     "/image_to_text_median_rank", "/text_to_image_median_rank", where 1 is the
     best; "/count", the images with captions; "/captions", their captions;
-    "/distractors", the images without, which are candidates but not queries.
+    "/distractors", the images without captions, which are candidates but not queries.
 
   Raises:
     ValueError: if a k, `block` or `batch_size` is below 1; when called, if
@@ -95,7 +95,7 @@ def retrieval(
     y = jnp.asarray(_embed_texts(encode, text, np.concatenate(tokens), batch_size))
     own = jnp.asarray(owner)
     every = jnp.arange(seen, dtype=jnp.int32)
-    asking = np.unique(owner)  # an image without a caption is no query
+    asking = np.unique(owner)  # images without captions are no queries
     to_text = np.asarray(ranking.ranks(x, y, every, own, block=block))[asking]
     to_image = np.asarray(ranking.ranks(y, x, own, every, block=block))
     return {
@@ -110,7 +110,7 @@ def retrieval(
 
 
 def _embed(encode, field, rows):
-  """Unit embeddings of one view, on the host."""
+  """Unit embeddings of one view, in host memory."""
   pooled = np.asarray(encode({field: rows}).views[field].pooled)
   return np.asarray(normalize.unit(jnp.asarray(pooled)))
 

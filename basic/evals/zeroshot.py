@@ -1,4 +1,4 @@
-"""Zero-shot classification: the class whose prompts lie nearest to the image."""
+"""Zero-shot classification with prompt ensembles."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ def zeroshot(
     top: tuple[int, ...] = (1, 5),
     subset: tuple[int, ...] | None = None,
 ) -> types.Evaluator:
-  """Classifies images by text alone, with an ensemble of prompts.
+  """Classifies images by the most similar class embedding.
 
   With x_i the unit embedding of image i and y_cp that of template p filled
   with the name of class c,
@@ -30,18 +30,18 @@ def zeroshot(
       w_c  = unit(sum_p y_cp)
       hit@k of i:  fewer than k classes c come before the true one in <x_i, w_c>
 
-  Of classes at equal similarity the one earlier in `classes` (in `subset`,
-  where given) comes first, as in argmax. An embedding that is NaN is a miss.
+  Ties are ranked in the order of `classes` (of `subset`, if given), as in argmax.
+  An embedding that is NaN is a miss.
 
   Args:
-    tokenize: strings -> ids [n t], t always the same.
+    tokenize: strings -> ids [n t] with a constant t.
     classes: names in the order of the labels. Not empty.
     templates: each holds "{}", where the name goes. Not empty.
     batch_size: rows of every batch of prompts; id 0 fills the last one.
     image: the view to classify, and the field of a batch that it reads.
     text: the view of the prompts, and the field of a batch that it reads.
     top: each k of hit@k. One above the number of candidates is left out.
-    subset: the labels that may be answered; None is all. ImageNet-A and -R
+    subset: the labels of the candidate classes; None: all. ImageNet-A and -R
       use 200 of 1000 classes, and their labels count among the 1000.
 
   Returns:
@@ -110,7 +110,7 @@ def zeroshot(
 
 
 def _embed(encode, field, rows):
-  """Unit embeddings of one view, moved to this process alone."""
+  """Unit embeddings of one view, in the memory of this process."""
   pooled = np.asarray(encode({field: rows}).views[field].pooled)
   return normalize.unit(jnp.asarray(pooled))
 
@@ -141,7 +141,7 @@ def _metrics(labels, ranks, top):
 
 
 def _labels(batch, image, kept, candidates):
-  """The labels of a batch, int32; those of masked rows mean nothing."""
+  """The labels of a batch, int32; those of masked rows are arbitrary."""
   missing = {image, "label"} - set(batch)
   if missing:
     raise ValueError(
@@ -165,7 +165,7 @@ def _labels(batch, image, kept, candidates):
 
 
 def _check(classes, templates, subset, top, batch_size):
-  """Raises a sentence for what cannot be meant."""
+  """Raises ValueError for settings that cannot work."""
   if not classes or not templates:
     raise ValueError(
         f"zeroshot found {len(classes)} classes and {len(templates)} templates "

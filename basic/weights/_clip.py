@@ -1,4 +1,4 @@
-"""What every checkpoint of a CLIP shares, however it names its tensors."""
+"""Common parts of CLIP checkpoints, independent of tensor names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,12 +8,12 @@ import numpy as np
 from basic.data import vocabulary
 from basic.weights import _format
 
-# Of OpenAI's data, in [0, 1].
+# Statistics of OpenAI's data, in [0, 1].
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 PIXELS = {"crop": "center", "method": "bicubic", "mean": MEAN, "std": STD}
 
-# What every tower of this kind is, in our settings.
+# Settings that all towers of this format share.
 IMAGE = dict(
     name="vit", stem="patch", positions="learned", pool="token",
     entry_norm=True,
@@ -26,11 +26,11 @@ def refuse(
     image: _format.Settings = IMAGE,
     only: tuple[str, ...] = (),
 ) -> None:
-  """Raises ValueError with all that makes these towers no CLIP.
+  """Raises ValueError with all settings that a CLIP cannot have.
 
   Args:
     settings: of a run.
-    image: what the image tower is to be.
+    image: the required settings of the image tower.
     only: the towers to be projected; () for both.
   """
   faults = _format.expect("image", settings["image"], image)
@@ -53,7 +53,7 @@ def refuse(
 
 
 def _pooling(text: _format.Settings | None) -> list[str]:
-  """Where a text tower of ours pools that the format's would not."""
+  """Reasons why a text tower pools elsewhere than the format."""
   if text is None or text["pool"] == "eos":
     return []
   if text["pool"] != "last":
@@ -70,12 +70,12 @@ def _pooling(text: _format.Settings | None) -> list[str]:
 def to_ours(
     flat: Mapping[str, Any], grid: int, pixels: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-  """Folds the position of the class token, and the pixels, into parameters.
+  """Folds pixel statistics and the class token's position embedding into parameters.
 
   Args:
     flat: by path, with "image/encoder/table" [1 + grid^2, d], that of the class
       token first, and a stem without bias.
-    grid: patches each way.
+    grid: patches along each side.
     pixels: `mean` and `std` of the stem's inputs.
   """
   flat = dict(flat)
@@ -107,10 +107,10 @@ def to_theirs(
 
 
 def square(flat: Mapping[str, Any]) -> tuple[int, int]:
-  """(patches each way, channels) of our image tower, by path.
+  """(patches along each side, channels) of an image tower, from its parameters.
 
   Raises:
-    ValueError: if its positions are no square grid.
+    ValueError: if its position embeddings are not a square grid.
   """
   height, width = flat["image/encoder/positions"].shape[:2]
   _format.refuse("the format has square images", [
@@ -120,16 +120,16 @@ def square(flat: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def largest(words: vocabulary.Vocabulary | None, vocab: int) -> int:
-  """The id that ends texts of a tower that pools at each text's largest id.
+  """The end token of a tower that pools at the largest id of a text.
 
   Args:
-    words: the tower's vocabulary, which says it; None: it is the last id.
-    vocab: ids that the tower knows; there may be more than the vocabulary's.
+    words: the tower's vocabulary; None: the end token is the last id.
+    vocab: rows of the embedding table, which may exceed the vocabulary.
   """
   end = None if words is None else words.end
   return vocab - 1 if end is None else end
 
 
 def eos(text: Mapping[str, Any]) -> int:
-  """The id that ends a text, where a text tower of ours pools."""
-  return text["eos"] if text["pool"] == "eos" else 3  # our tokenizer's
+  """The end token at which a text tower pools."""
+  return text["eos"] if text["pool"] == "eos" else 3  # this library's own

@@ -1,4 +1,4 @@
-"""OpenAI's names of the tensors of CLIP's residual network."""
+"""OpenAI's tensor names of CLIP's residual network."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from basic.weights import _format, _table
 
 Row = _table.Row
 IMAGE = dict(name="clip_resnet")
-# torch counts batches beside the statistics; here nothing is gathered.
+# torch counts batches for the running statistics, which are frozen here.
 COUNTER = ".num_batches_tracked"
 _TOWER = "image/encoder"
 _STEM = f"{_TOWER}/stem/convolution1/kernel"
@@ -17,10 +17,10 @@ _KNOWN = ("image_size", "layers", "width", "patch_size", "head_width")
 
 
 def settings(known: Mapping[str, Any]) -> dict[str, Any]:
-  """Settings of our tower, from open_clip's `vision_cfg` and `embed_dim`.
+  """Settings of the tower, from open_clip's `vision_cfg` and `embed_dim`.
 
   Raises:
-    ValueError: if there are settings that mean another tower.
+    ValueError: if the settings are those of another tower.
   """
   image = known["vision_cfg"]
   faults = [
@@ -44,7 +44,7 @@ def settings(known: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shaped(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """The sizes that our parameters, by path, have."""
+  """The sizes of the tower, from its parameters."""
   def depth(stage: int) -> int:
     path = f"{_TOWER}/stage{stage}/blocks/norm1/scale"
     return 1 + (flat[path].shape[0] if path in flat else 0)
@@ -68,10 +68,10 @@ def vision_config(image: Mapping[str, Any], size: int) -> dict[str, Any]:
 
 
 def square(flat: Mapping[str, Any]) -> tuple[int, int]:
-  """(positions each way, channels of an image) of our tower, by path.
+  """(positions along each side, channels of an image), from the parameters.
 
   Raises:
-    ValueError: if its positions are no square grid.
+    ValueError: if its position embeddings are not a square grid.
   """
   height, width = flat[f"{_TOWER}/pool/positions"].shape[:2]
   _format.refuse("the format has square images", [
@@ -83,17 +83,17 @@ def square(flat: Mapping[str, Any]) -> tuple[int, int]:
 def to_ours(
     flat: Mapping[str, Any], grid: int, pixels: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-  """Folds the pixels into the stem, and splits the position embeddings.
+  """Folds the pixel statistics into the stem, and splits the position embeddings.
 
       k * pad((x - m) / s)  =  k / (2 s) * pad((2 x - 1) - (2 m - 1))
 
-  Padding zeros stand for the colour m, so the tower subtracts it: along the
-  borders no bias could do the same.
+  Zero padding represents the colour m, so the tower subtracts m before it pads; a
+  bias would be wrong at the borders.
 
   Args:
     flat: by path, with "image/encoder/pool/table" [1 + grid^2, d], that of the
       mean token first.
-    grid: positions each way.
+    grid: positions along each side.
     pixels: `mean` and `std` of the stem's inputs.
   """
   flat = dict(flat)
@@ -110,7 +110,7 @@ def to_ours(
 def to_theirs(
     flat: Mapping[str, Any], pixels: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-  """The inverse of `to_ours`, but for the mean, which `pixels` gives back."""
+  """The inverse of `to_ours`, except for the mean, which `pixels` returns."""
   flat = {k: np.asarray(x) for k, x in flat.items()}
   _format.check_channels(flat[_STEM], pixels["mean"], pixels["std"])
   del flat[f"{_TOWER}/stem/mean"]
@@ -126,19 +126,19 @@ def to_theirs(
 def pixels(
     flat: Mapping[str, Any], known: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """The preprocessing with the mean that the tower itself subtracts."""
+  """The preprocessing, with the mean that the tower subtracts."""
   mean = (np.asarray(flat[f"{_TOWER}/stem/mean"], np.float64) + 1) / 2
-  # As short as float32 is: 0.48145466, not its neighbour in float64.
+  # The shortest decimal of the float32: 0.48145466.
   return {**known, "mean": tuple(float(f"{x:.8g}") for x in mean)}
 
 
 def without_counters(tensors: Mapping[str, Any]) -> dict[str, Any]:
-  """The tensors that are numbers of the tower."""
+  """The tensors without torch's batch counters."""
   return {k: x for k, x in tensors.items() if not k.endswith(COUNTER)}
 
 
 def with_counters(tensors: Mapping[str, Any]) -> dict[str, Any]:
-  """The tensors and, beside all statistics, what torch expects there."""
+  """The tensors with the batch counters that torch expects."""
   heads = [
       name.removesuffix(".running_mean") for name in tensors
       if name.endswith(".running_mean")
@@ -149,7 +149,7 @@ def with_counters(tensors: Mapping[str, Any]) -> dict[str, Any]:
 def tables(
     image: Mapping[str, Any], grid: int, channels: int
 ) -> tuple[_table.Table, ...]:
-  """Their names and ours, a table for each stage."""
+  """Tensor names and parameter paths, a table for each stage."""
   width = image["width"]
   half, wide = width // 2, 32 * width
   stem = (
@@ -180,7 +180,7 @@ def _stage(n: int, depth: int, before: int, narrow: int) -> tuple[Row, ...]:
   )
   if depth == 1:
     return rows
-  # The first stands alone with us, so the stack begins with number 1.
+  # The first block is separate here, so the stack begins with block 1.
   rest = _block(f"{theirs}.{{l}}", f"{ours}/blocks", wide, narrow)
   return rows + tuple(row._replace(start=1) for row in rest)
 

@@ -1,4 +1,4 @@
-"""Tensors and JSON on disk: safetensors, and never a pickle."""
+"""Reads and writes safetensors and JSON files; never unpickles."""
 
 import json
 import os
@@ -29,12 +29,11 @@ def tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     path: the file, or a folder with `model.safetensors` or its index.
 
   Returns:
-    Arrays by name, in the type of the file.
+    Arrays by name, in the dtypes of the file.
 
   Raises:
-    FileNotFoundError: if there is nothing to read.
-    ValueError: for a pickle, a damaged file, or a type that is no number of
-      ours.
+    FileNotFoundError: if the file does not exist.
+    ValueError: for a pickle, a damaged file, or an unsupported dtype.
   """
   path = pathlib.Path(path)
   if not path.exists():
@@ -45,7 +44,7 @@ def tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
   index = path / "model.safetensors.index.json"
   if index.exists():
     shards = sorted(_shards(index))
-    # Names only: an index is no reason to read outside its folder.
+    # File names only: an index must not make us read outside its folder.
     parts = [_one(path / pathlib.PurePath(shard).name) for shard in shards]
     return {name: x for part in parts for name, x in part.items()}
   if (path / "model.safetensors").exists():
@@ -56,7 +55,7 @@ def tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def check_kind(path: pathlib.Path) -> None:
-  """Refuses a pickle, with the reason and the way round."""
+  """Raises ValueError for a pickle, with the reason and an alternative."""
   if path.suffix in _PICKLES and path.is_file():
     raise ValueError(
         f"{path.name} is a pickle, and reading one can run any code that its "
@@ -67,7 +66,7 @@ def check_kind(path: pathlib.Path) -> None:
 
 
 def save(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes a .safetensors file, whole or not at all."""
+  """Writes a .safetensors file atomically."""
   files.replace(path, safetensors.numpy.save(dict(arrays), {"format": "pt"}))
 
 
@@ -86,7 +85,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def write_json(path: str | os.PathLike, value: Mapping[str, Any]) -> None:
-  """Writes a JSON file, whole or not at all."""
+  """Writes a JSON file atomically."""
   files.replace(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
 

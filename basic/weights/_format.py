@@ -1,4 +1,4 @@
-"""What a foreign checkpoint is to us: weights in our paths, and a way back."""
+"""The interface of checkpoint formats: reading and writing pretrained weights."""
 
 import math
 import os
@@ -14,17 +14,17 @@ Settings = Mapping[str, Any]
 
 
 class Weights(NamedTuple):
-  """A trained pair of towers, in our words.
+  """Pretrained towers, under the parameter paths and settings of this library.
 
   Attributes:
     settings: groups of an experiment's configuration that these weights need:
       "image", "text", "projection", "objective", "augment".
     params: {"image": ..., "text": ..., "objective": ...}, float32 NumPy.
-    vocabulary: text to ids; None where the checkpoint holds none.
+    vocabulary: text -> ids; None if the checkpoint has none.
     preprocessing: how an image is resized and cropped: `size`, `crop` and `method` as
       in images.augment, and the `mean` and `std` (of values in [0, 1]) that
-      the checkpoint's own first layer expects. Ours expects [-1, 1]: what was
-      read is converted, so these two matter to who writes it back.
+      the original first layer expects. The layer read here is converted to
+      [-1, 1], so these two matter only when weights are written back.
   """
 
   settings: Settings
@@ -34,20 +34,20 @@ class Weights(NamedTuple):
 
 
 class Format(NamedTuple):
-  """A foreign layout of weights on disk.
+  """A checkpoint format of another library.
 
   Attributes:
-    read: path -> Weights. Raises ValueError, with a list of what is missing,
-      left over or of another shape.
-    write: (path, *weights) -> None: what `Weights` holds, in that order.
-      Raises ValueError, with a list of what the format cannot express.
+    read: path -> Weights. Raises ValueError, with a list of missing and
+      unexpected tensors, and of other shapes.
+    write: (path, *weights) -> None: the fields of `Weights`, in that order.
+      Raises ValueError, with a list of what the format cannot represent.
   """
 
   read: Callable[[str | os.PathLike], Weights]
   write: Callable[..., None]
 
 
-# Images as our towers take them: values in [0, 1] become values in [-1, 1].
+# The towers of this library take values in [-1, 1] for values in [0, 1].
 PLAIN = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 
@@ -58,7 +58,7 @@ def to_signal(
 
       k * (x - m) / s + b  =  k / (2 s) * (2 x - 1)  +  b + sum k (1/2 - m) / s
 
-  Exact for patches, which no padding touches.
+  Exact for layers without padding, such as patch embeddings.
 
   Args:
     kernel: [h w c d].
@@ -92,10 +92,10 @@ def from_signal(
 
 
 def channels(found: Any, name: str) -> tuple[float, ...]:
-  """A mean or deviation as files have it, a list or one number, as numbers.
+  """A mean or standard deviation from a file, a list or one number, as a tuple.
 
   Raises:
-    ValueError: if it is neither, or a deviation is not above 0.
+    ValueError: if it is neither, or a deviation is not positive.
   """
   values = found if isinstance(found, list | tuple) else [found]
   least = 1e-6 if "std" in name else -1e6
@@ -108,12 +108,12 @@ def channels(found: Any, name: str) -> tuple[float, ...]:
 
 
 def is_number(value: Any, least: float, most: float) -> bool:
-  """Whether JSON holds a number in this closed range, which no NaN is in."""
+  """Whether a JSON value is a number in this closed range; NaN is not."""
   return type(value) in (int, float) and least <= value <= most
 
 
 def check_channels(kernel: np.ndarray, mean: Any, std: Any) -> None:
-  """Refuses pixels [h w c d] does not read: one number would serve all c."""
+  """Raises ValueError if mean and deviation do not have one number per channel."""
   count = kernel.shape[2]
   refuse("the first layer does not fit the pixels", [
       f"it reads {count} channels, and {name} has {len(found)}: {tuple(found)}"
@@ -122,7 +122,7 @@ def check_channels(kernel: np.ndarray, mean: Any, std: Any) -> None:
 
 
 def expect(name: str, found: Settings | None, wanted: Settings) -> list[str]:
-  """What a format cannot express: settings other than those it stands for."""
+  """Lists settings that differ from the only ones a format can represent."""
   if found is None:
     return [f"{name} is None, the format has {wanted.get('name', 'one')!r}"]
   return [
@@ -135,7 +135,7 @@ def expect(name: str, found: Settings | None, wanted: Settings) -> list[str]:
 def not_sizes(
     name: str, found: Settings, keys: Sequence[str]
 ) -> list[str]:
-  """Which of these values are no whole numbers above 0, or none of 32 bits."""
+  """Which of these values are not positive 32-bit integers."""
   return [
       f"{name}.{key} is {found.get(key)!r}, expected a whole number above 0"
       for key in keys
@@ -144,14 +144,14 @@ def not_sizes(
 
 
 def scale(log_scale: Any, name: str) -> float:
-  """The factor of the similarities, exp of a parameter.
+  """The scale of the logits, the exponential of a parameter.
 
   Args:
     log_scale: the parameter, one number.
     name: of its tensor.
 
   Raises:
-    ValueError: if the factor is no finite float32.
+    ValueError: if the scale is not a finite float32.
   """
   log_scale = float(log_scale)
   if not -80 < log_scale < 80:  # Also for NaN.
@@ -163,15 +163,15 @@ def scale(log_scale: Any, name: str) -> float:
 
 
 def side(size: int, grid: int, patch: int) -> int:
-  """The side of images that a file names, whose patches are `grid` each way.
+  """The image size that a file names, checked against a grid of patches.
 
-  It is that of the images where so many patches fit into it: what is over, the
-  first layer drops (384 pixels are 27 patches of 14, and 6 pixels).
+  Pixels beyond the last whole patch are dropped by the first layer: 384 pixels are
+  27 patches of 14 and 6 pixels.
   """
   return size if size // patch == grid else grid * patch
 
 
 def refuse(what: str, faults: list[str]) -> None:
-  """Raises ValueError with all faults, if there are any."""
+  """Raises ValueError with the list of all faults, if there are any."""
   if faults:
     raise ValueError("\n  ".join([f"{what}:", *faults]))

@@ -1,4 +1,4 @@
-"""What a config.json of transformers says of two towers, and back."""
+"""Converts a config.json of transformers to settings of two towers, and back."""
 
 import os
 import pathlib
@@ -25,8 +25,8 @@ _READERS = {
 def read(folder: str | os.PathLike, reader: str) -> dict[str, Any]:
   """A folder's config.json, if its `model_type` is one that a format reads.
 
-  Many models of transformers share names of tensors, and pool, mask or resize
-  in ways of their own: only those whose numbers are known to agree are read.
+  Many models of transformers share tensor names but pool, mask or resize
+  differently, so only those that are known to compute the same are read.
 
   Args:
     folder: with config.json.
@@ -39,7 +39,7 @@ def read(folder: str | os.PathLike, reader: str) -> dict[str, Any]:
   config = _files.read_json(path)
   kind = config.get("model_type")
   if kind is None or _READERS.get(str(kind)) == reader:
-    if reader == "hf_siglip":  # Only CLIPs hold their parts twice.
+    if reader == "hf_siglip":  # Only CLIP has the sections twice.
       config = {k: v for k, v in config.items() if not k.endswith("_dict")}
     return config
   known = [name for name, format in _READERS.items() if format == reader]
@@ -63,20 +63,20 @@ def section(
     defaults: Mapping[str, Any],
     sizes: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-  """One tower's part of a config.json, complete.
+  """The section of one tower in a config.json, with defaults filled in.
 
-  Old files hold the part of a CLIP twice. `text_config_dict`, completed by the
-  defaults, overrides `text_config` in transformers; so it does here.
+  Old files of CLIP have each section twice. `text_config_dict`, completed by the
+  defaults, overrides `text_config`, as in transformers.
 
   Args:
     config: of the model.
     name: "text_config" or "vision_config".
-    defaults: what transformers assumes where the part is silent.
-    sizes: keys that hold whole numbers above 0, beside those of any tower.
+    defaults: the defaults of transformers for missing keys.
+    sizes: further keys whose values are positive integers.
 
   Raises:
-    ValueError: if a size is no whole number above 0, the heads do not divide
-      the width, or the epsilon is no small positive number.
+    ValueError: if a size is not a positive integer, the heads do not divide the
+      width, or the epsilon is not a small positive number.
   """
   given, override = config.get(name), config.get(f"{name}_dict")
   _format.refuse("config.json does not describe two towers", [
@@ -135,7 +135,7 @@ def tower_config(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_towers(tensors: Mapping[str, Any]) -> None:
-  """Refuses, in words, tensors of which one tower is missing whole."""
+  """Raises ValueError if all tensors of one tower are missing."""
   prefixes = {name.partition(".")[0] for name in tensors}
   present = prefixes & {"vision_model", "text_model"}
   if len(present) == 1:

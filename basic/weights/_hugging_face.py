@@ -1,4 +1,4 @@
-"""What all folders of `transformers` share: names, config, words, pixels."""
+"""Common parts of `transformers` folders: tensors, tokenizers, preprocessing."""
 
 import logging
 import os
@@ -9,9 +9,9 @@ from typing import Any
 from basic.data import vocabulary
 from basic.weights import _files, _format, _hf_config, _table
 
-# Pillow's numbers; see images.resize for what ours mean.
+# Pillow's constants; images.resize explains the names.
 METHODS = {2: "bilinear", 3: "bicubic", 4: "area"}
-# Written as tensors by old versions, and never weights.
+# Buffers that old versions wrote, which are no weights.
 _BUFFERS = (".position_ids",)
 
 _log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ def blocks(theirs: str, ours: str) -> tuple[_table.Row, ...]:
   """The rows of a stack of pre-norm blocks.
 
   Args:
-    theirs: what stands before ".encoder.layers": "text_model".
+    theirs: the prefix of ".encoder.layers": "text_model".
     ours: path of the encoder: "text/encoder".
   """
   layer, block = f"{theirs}.encoder.layers.{{l}}", f"{ours}/blocks"
@@ -40,9 +40,9 @@ def attention(
   """The rows of attention.
 
   Args:
-    theirs: what stands before ".out_proj".
+    theirs: the prefix of ".out_proj".
     ours: path of the attention.
-    between: what stands between "q" and "weight": "_proj.", or "_in_proj_" for
+    between: the part between "q" and "weight": "_proj.", or "_in_proj_" for
       the thirds of a fused projection.
   """
   return (
@@ -90,7 +90,7 @@ def text(ours: str) -> tuple[_table.Row, ...]:
 
 
 def sizes(tower: Mapping[str, Any], **more: int) -> dict[str, int]:
-  """The letters of `_table`, from the settings of one of our encoders."""
+  """The sizes for `_table`, from the settings of an encoder."""
   return {
       "d": tower["width"], "l": tower["depth"], "k": tower["heads"],
       "m": tower["mlp"], **more,
@@ -100,9 +100,9 @@ def sizes(tower: Mapping[str, Any], **more: int) -> dict[str, int]:
 def shaped(
     settings: Mapping[str, Any], params: Mapping[str, Any], tower: str
 ) -> dict[str, Any]:
-  """Settings of a tower with the sizes of its parameters, by path, filled in.
+  """Settings of a tower, completed by the sizes of its parameters.
 
-  A configuration may say them by a variant's name, or leave them out.
+  A configuration may give sizes by the name of a variant, or leave them out.
   """
   def axis(path: str, number: int) -> int:
     return params[f"{tower}/encoder/{path}"].shape[number]
@@ -118,7 +118,7 @@ def shaped(
 
 
 def tensors(folder: str | os.PathLike) -> dict[str, Any]:
-  """The tensors of a folder that are weights, fused projections apart."""
+  """The weights of a folder, with fused projections split."""
   found = _table.split(_files.tensors(folder))
   found = {k: x for k, x in found.items() if not k.endswith(_BUFFERS)}
   _hf_config.check_towers(found)
@@ -128,7 +128,7 @@ def tensors(folder: str | os.PathLike) -> dict[str, Any]:
 def words(
     folder: str | os.PathLike, length: int, kind: str | None = None
 ) -> vocabulary.Vocabulary | None:
-  """The vocabulary of a folder, padded as it says; None if it has none.
+  """The vocabulary of a folder with its padding; None if it has none.
 
   Args:
     folder: with a tokenizer.json or a spiece.model.
@@ -163,15 +163,15 @@ def words(
 def pixels(
     folder: str | os.PathLike, size: int, defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """The preprocessing of a folder, in the words of images.augment.
+  """The preprocessing of a folder, as settings of images.augment.
 
   Args:
     folder: may hold preprocessor_config.json or processor_config.json.
     size: side of the images that the tower was trained on.
-    defaults: of the model's kind, where the folder holds neither.
+    defaults: of the type of model, if the folder has neither.
 
   Raises:
-    ValueError: if ours cannot do what the folder asks for.
+    ValueError: if images.augment cannot do this preprocessing.
   """
   folder = pathlib.Path(folder)
   config = None
@@ -239,7 +239,7 @@ def pixels_config(
 def save_words(
     folder: str | os.PathLike, words: vocabulary.Vocabulary | None
 ) -> None:
-  """Writes a vocabulary so that AutoTokenizer gives the same rows."""
+  """Writes a vocabulary that AutoTokenizer loads with the same ids."""
   if words is None:
     return
   folder = pathlib.Path(folder)
@@ -253,7 +253,7 @@ def save_words(
 
 
 def _side(config) -> tuple[Any, str, list[str]]:
-  """(side, crop, what cannot be done) of an image processor's config."""
+  """(size, crop, unsupported settings) of an image processor's config."""
   def number(value):
     if isinstance(value, Mapping):
       known = [v for v in value.values() if v is not None]

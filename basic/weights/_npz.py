@@ -1,4 +1,4 @@
-"""Arrays of a .npz, with memory spent on what the file holds, not on its word."""
+"""Reads .npz files without trusting the sizes that they declare."""
 
 import math
 import pathlib
@@ -12,7 +12,7 @@ import numpy as np
 from basic.weights import _files
 
 _NUMBERS = "fiub"  # kinds of NumPy dtypes
-# Weights hardly compress. DEFLATE can promise a thousandfold, to be unpacked.
+# Weights hardly compress, but DEFLATE allows a ratio of a thousand.
 _MOST_RATIO, _SMALL = 20, 2**24
 _DAMAGED = (
     ValueError, EOFError, OSError, NotImplementedError, RuntimeError,
@@ -21,12 +21,12 @@ _DAMAGED = (
 
 
 def arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """Reads the arrays of a .npz by name, none of them a pickle.
+  """Reads the arrays of a .npz by name, without unpickling.
 
   Raises:
-    FileNotFoundError: if there is no file.
-    ValueError: if it is no .npz, is damaged, holds anything but numbers, or
-      claims to hold more than it can.
+    FileNotFoundError: if the file does not exist.
+    ValueError: if it is not a .npz, is damaged, contains anything but numbers, or
+      declares more data than it can contain.
   """
   if not path.is_file():
     raise FileNotFoundError(f"there is no file at {path}")
@@ -51,7 +51,7 @@ def arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _array(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-  """One member, once its header is known to fit its size."""
+  """One array, after its header has been checked against its size."""
   name = member.filename
   with file.open(member) as opened:
     version = np.lib.format.read_magic(opened)
@@ -62,7 +62,7 @@ def _array(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     else:
       raise ValueError(f"{name} is of version {version}")
     shape, columns, dtype = header
-    # NumPy has no bfloat16, and stores it as two bytes without a meaning.
+    # NumPy stores bfloat16 as an opaque type of two bytes.
     kept = np.dtype(jnp.bfloat16) if dtype == np.dtype("V2") else dtype
     if dtype.kind not in _NUMBERS and kept is dtype:
       raise ValueError(f"{name} holds {dtype}, expected numbers")

@@ -1,4 +1,4 @@
-"""open_clip_config.json in our settings, and back."""
+"""Converts open_clip_config.json to settings, and back."""
 
 import math
 from collections.abc import Mapping
@@ -18,13 +18,13 @@ _ALLOWED = (
 
 
 def settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-  """Settings of our towers and projections, and the side of images in pixels.
+  """Settings of towers and projections, and the image size in pixels.
 
   Args:
-    config: of a folder, whole.
+    config: the content of the file.
 
   Raises:
-    ValueError: if it means other towers, or leaves out what ours need to know.
+    ValueError: if it describes other towers, or lacks a required setting.
   """
   known = config.get("model_cfg")
   if not isinstance(known, Mapping):
@@ -103,13 +103,13 @@ def config(
   """The inverse of `settings` and `pixels`.
 
   Args:
-    known: settings of our towers, sizes filled in.
-    grid: patches of the image tower each way.
+    known: settings of the towers, with all sizes.
+    grid: patches of the image tower along each side.
     preprocessing: as in `_format.Weights`.
   """
   image, text = known["image"], known["text"]
   if image["name"] == "clip_resnet":
-    # A position is 32 pixels; its average pools drop what is left over.
+    # A position is 32 pixels; average pooling drops the remainder.
     side = _format.side(preprocessing["size"], grid, 32)
     vision = _clip_resnet.vision_config(image, side)
   else:
@@ -144,19 +144,19 @@ def config(
 
 
 def ratio(width: int, mlp: int) -> float:
-  """The number r by which open_clip finds int(width r) = mlp again.
+  """The ratio r for which open_clip computes int(width r) = mlp.
 
-  The quotient itself may fall short: int(376 (3072 / 376)) is 3071.
+  The quotient itself may round down: int(376 (3072 / 376)) is 3071.
   """
   found = mlp / width
   return found if int(width * found) == mlp else math.nextafter(found, math.inf)
 
 
 def pixels(found: Any, size: int) -> dict[str, Any]:
-  """The preprocessing that a `preprocess_cfg` asks for, in our words.
+  """The preprocessing of a `preprocess_cfg`, as settings of images.augment.
 
   Raises:
-    ValueError: if ours cannot do it.
+    ValueError: if images.augment cannot do it.
   """
   if not isinstance(found, Mapping):
     raise ValueError(f"preprocess_cfg is {found!r}, expected a JSON object")

@@ -1,4 +1,4 @@
-"""OpenAI's names of the tensors of CLIP's transformers."""
+"""OpenAI's tensor names of CLIP's transformers."""
 
 from basic.weights import _hugging_face, _table
 
@@ -42,7 +42,7 @@ def blocks(theirs: str, ours: str) -> tuple[_table.Row, ...]:
   """The rows of a stack of pre-norm blocks.
 
   Args:
-    theirs: what stands before ".resblocks": "visual.transformer".
+    theirs: the prefix of ".resblocks": "visual.transformer".
     ours: path of the encoder: "image/encoder".
   """
   layer, block = f"{theirs}.resblocks.{{l}}", f"{ours}/blocks"

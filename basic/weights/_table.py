@@ -1,8 +1,8 @@
-"""Names and layouts in both directions, from one table.
+"""Converts names and layouts of tensors in both directions, by a table.
 
-A row says: this tensor of theirs, of this shape, is that parameter of ours in
-another layout. "{l}" in a name stands for the number of a layer; such tensors
-are one parameter of ours, stacked along a leading axis. Letters of shapes:
+A row maps a tensor of the other format, with its shape, to a parameter of this
+library in another layout. "{l}" in a name is the index of a layer; these tensors
+are one parameter here, stacked along a leading axis. Letters of shapes:
 
     d width of a token    m hidden width of the MLP    e width of an embedding
     v vocabulary          t text length                n image positions
@@ -21,14 +21,14 @@ Sizes = Mapping[str, int]
 
 
 class Row(NamedTuple):
-  """One parameter in two checkpoints.
+  """One parameter in both formats.
 
   Attributes:
-    theirs: name of the tensor, perhaps with "{l}".
+    theirs: name of the tensor, which may contain "{l}".
     shape: of the tensor, in letters or numbers: "d c p p".
     ours: path of the parameter.
     layout: a key of `LAYOUTS`.
-    start: the number that "{l}" begins with.
+    start: the first value of "{l}".
   """
 
   theirs: str
@@ -89,11 +89,11 @@ LAYOUTS = {
 def read(
     tables: tuple[Table, ...], tensors: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-  """Their tensors as our parameters, by path, float32.
+  """Converts tensors to parameters by path, float32.
 
   Raises:
-    ValueError: with the list of tensors that are missing, left over, or of
-      another shape than the sizes say.
+    ValueError: with the list of tensors that are missing, unexpected, or of
+      another shape.
   """
   _check_sizes(tables, len(tensors))
   faults, found, used = [], {}, set()
@@ -121,11 +121,11 @@ def read(
 def write(
     tables: tuple[Table, ...], params: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-  """Our parameters, by path, as their tensors, float32.
+  """Converts parameters by path to tensors, float32.
 
   Raises:
-    ValueError: with the list of parameters that are missing, left over, or of
-      another shape than the sizes say.
+    ValueError: with the list of parameters that are missing, unexpected, or of
+      another shape.
   """
   faults = [
       f"left over: {path} {list(params[path].shape)}"
@@ -157,7 +157,7 @@ def write(
 
 
 def split(tensors: Mapping[str, Any]) -> dict[str, Any]:
-  """Takes fused projections apart: torch's `in_proj_weight` is q, k and v."""
+  """Splits fused projections: torch's `in_proj_weight` is q, k and v."""
   found = {}
   for name, tensor in tensors.items():
     head, dot, last = name.rpartition(".")
@@ -187,7 +187,7 @@ def _all(tables: tuple[Table, ...]) -> list[tuple[Row, Sizes]]:
 
 
 def _check_sizes(tables: tuple[Table, ...], count: int) -> None:
-  """Refuses sizes that no `count` tensors can have, before names are made."""
+  """Raises ValueError for sizes that `count` tensors cannot have."""
   letters = [(table.sizes.get("l", 0), table.sizes) for table in tables]
   _format.refuse("these tensors do not fit what the file says it is", [
       f"{layers} layers are said to be in {count} tensors"
@@ -216,7 +216,7 @@ def _fault(name, tensors, shape, layout) -> str | None:
   if name not in tensors:
     return f"missing: {name} {list(shape)}"
   if layout == "number" and tensors[name].size == 1:
-    return None  # Some write [1] for [], and others [] for [1].
+    return None  # Some libraries write scalars as [1], others as [].
   if tuple(tensors[name].shape) != shape:
     return f"{name} is {list(tensors[name].shape)}, expected {list(shape)}"
   return None

@@ -1,4 +1,4 @@
-"""`.npz` files of big_vision's two towers, SigLIP above all."""
+"""`.npz` files of big_vision's two towers, such as SigLIP."""
 
 import io
 import math
@@ -15,7 +15,7 @@ from basic.weights import _format, _npz, _table
 
 Row = _table.Row
 
-# What every tower of this kind is, in our settings.
+# Settings that all towers of this format share.
 _BOTH = dict(activation="gelu_tanh", epsilon=1e-6, positions="learned")
 IMAGE = dict(
     _BOTH, name="vit", stem="patch", pool="attention", entry_norm=False,
@@ -26,18 +26,19 @@ TEXT = dict(
 
 
 def big_vision() -> _format.Format:
-  """Opens and writes the towers that big_vision trains with its sigmoid loss.
+  """Reads and writes the towers that big_vision trains with the sigmoid loss.
 
   One file, `params/img/...`, `params/txt/...`, `params/t` and `params/b`, with
-  or without the first word, blocks apart or stacked. All sizes are read off the
-  arrays. Vocabulary and preprocessing are in no such file. A run that takes the
-  text tower names the vocabulary by `tokenizer.model`: a tokenizer.json, or the
+  or without the prefix `params/`, blocks separate or stacked. All sizes follow from
+  the arrays. The file has neither vocabulary nor preprocessing. A run that uses the
+  text tower sets `tokenizer.model` to the vocabulary: a tokenizer.json, or the
   SentencePiece model with {"pad_token": "</s>", "tokenizer_class":
-  "SiglipTokenizer"} in a tokenizer_config.json beside it. Images are taken to be
-  squashed to the tower's size by a bilinear filter; `augment` is to say so too.
+  "SiglipTokenizer"} in a tokenizer_config.json beside it. Images are
+  assumed to be resized to the tower's size without keeping the aspect ratio, by
+  bilinear interpolation; set `augment` to the same.
 
   Returns:
-    A format whose paths are files. It writes blocks apart, as is published.
+    A format whose paths are files. It writes separate blocks, like the published files.
   """
   return _format.Format(_read, _write)
 
@@ -69,7 +70,7 @@ def _write(
     words: vocabulary.Vocabulary | None,
     pixels: _format.Settings,
 ) -> None:
-  del words  # the file has no place for them
+  del words  # the file cannot represent them
   faults = [
       *_format.expect("image", settings["image"], IMAGE),
       *_format.expect("text", settings["text"], TEXT),
@@ -82,7 +83,7 @@ def _write(
   _format.refuse("the format cannot express these towers", faults)
   flat = {k: np.asarray(x) for k, x in paths.flatten(params).items()}
   stem = "image/encoder/stem"
-  # The format's towers read [-1, 1], as ours do, whatever others would.
+  # The towers of this format take values in [-1, 1].
   del pixels
   height, width, features = flat["image/encoder/positions"].shape
   _format.refuse("the format has square images", [
@@ -112,7 +113,7 @@ def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _apart(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Stacked blocks as single ones, which the table knows."""
+  """Unstacks blocks, as the table expects."""
   found = {}
   for name, tensor in tensors.items():
     if "/encoderblock/" not in name:
@@ -124,7 +125,7 @@ def _apart(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _settings(tensors) -> tuple[dict[str, Any], int]:
-  """Settings read off the arrays, and patches each way."""
+  """Settings derived from the arrays, and patches along each side."""
   needed = {
       "img/embedding/kernel": 4, "img/pos_embedding": 3,
       "img/MAPHead_0/probe": 3, "txt/Embed_0/embedding": 2,
@@ -167,7 +168,7 @@ def _sizes(tensors, stack: str) -> dict[str, int]:
   depth = 0
   while any(k.startswith(f"{stack}/encoderblock_{depth}/") for k in tensors):
     depth += 1
-  # A width of 0 has no heads to speak of, and does not fit what follows.
+  # A width of 0 would give no heads.
   return {
       "width": query.shape[0], "depth": depth, "heads": max(1, query.shape[1]),
       "mlp": tensors[f"{block}/MlpBlock_0/Dense_0/kernel"].shape[1],
@@ -191,7 +192,7 @@ def _norm(theirs: str, ours: str) -> tuple[_table.Row, ...]:
 
 
 def _parts(theirs: str, ours: str) -> tuple[_table.Row, ...]:
-  """The rows of an attention and a perceptron; Linen's layouts are ours."""
+  """The rows of attention and MLP, which have the layouts of Linen."""
   attention, mlp = f"{theirs}/MultiHeadDotProductAttention_0", "MlpBlock_0"
   return (
       *(

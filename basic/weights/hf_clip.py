@@ -1,4 +1,4 @@
-"""`CLIPModel` folders of transformers: config.json, safetensors, words, pixels."""
+"""`CLIPModel` folders of transformers."""
 
 import os
 import pathlib
@@ -16,7 +16,7 @@ from basic.weights import (
     _table,
 )
 
-# What transformers assumes where a config.json is silent.
+# The defaults of transformers for keys missing in config.json.
 _BOTH = dict(
     hidden_act="quick_gelu", layer_norm_eps=1e-5, num_hidden_layers=12,
 )
@@ -32,17 +32,17 @@ _OLD_EOS = 2
 
 
 def hf_clip() -> _format.Format:
-  """Opens and writes what `transformers.CLIPModel` saves.
+  """Reads and writes folders of `transformers.CLIPModel`.
 
-  It reads `MetaClip2Model` too, whose numbers agree. Their patch embedding has
-  no bias and their class token a position embedding of its own. Ours is the
-  other way round, so position embeddings take in the bias, and the class token
-  its position. Our pixels are in [-1, 1]: the patch embedding takes in the
-  difference. Embeddings are the same, parameters need not be.
+  `MetaClip2Model` is read too. In these models the patch embedding has no bias and
+  the class token has a position embedding. Here it is the other way round, so the
+  bias is folded into the position embeddings, and the class token's position
+  embedding into the token. Pixels here are in [-1, 1], which is folded into the
+  patch embedding. Embeddings are equal; parameters need not be.
 
   Returns:
     A format whose paths are folders. It writes a vision transformer with a
-    class token and an entry norm, and a causal text tower that ends in eos.
+    class token and an entry norm, and a causal text tower that pools at eos.
   """
   return _format.Format(_read, _write)
 
@@ -156,9 +156,9 @@ def _tables(settings, grid, channels) -> tuple[_table.Table, ...]:
 
 
 def _family(text: Mapping[str, Any]) -> tuple[str, str]:
-  """(model_type, class) under which transformers pools where our tower does.
+  """(model_type, class) with which transformers pools at the same position.
 
-  A CLIP whose texts end in id 2 would pool at the largest id instead.
+  A CLIP with end token 2 would pool at the largest id instead.
   """
   if _clip.eos(text) == _OLD_EOS != text["vocab"] - 1:
     return "metaclip_2", "MetaClip2Model"
@@ -172,8 +172,8 @@ def _eos(
 ) -> int:
   """The id at which texts are pooled.
 
-  In old files of CLIP, 2 stands for the largest id of each text, which is the
-  one that ends it. MetaCLIP 2 has no such past: there 2 is 2.
+  In old files of CLIP, 2 means the largest id of each text, which is its end
+  token. In MetaCLIP 2 it means id 2.
   """
   found = text["eos_token_id"]
   if found == _OLD_EOS and config.get("model_type") != "metaclip_2":

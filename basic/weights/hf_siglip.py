@@ -11,7 +11,7 @@ from basic.weights import _files, _format, _hf_config, _hugging_face, _table
 
 PIXELS = {"crop": "none", "method": "bicubic", **_format.PLAIN}
 
-# What transformers assumes where a config.json is silent.
+# The defaults of transformers for keys missing in config.json.
 _BOTH = dict(
     hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6, hidden_size=768,
     intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
@@ -22,7 +22,7 @@ _IMAGE = dict(
     vision_use_head=True,
 )
 
-# What every tower of this kind is, in our settings.
+# Settings that all towers of this format share.
 IMAGE = dict(
     name="vit", stem="patch", positions="learned", pool="attention",
     entry_norm=False,
@@ -34,22 +34,22 @@ TEXT = dict(
 
 
 def hf_siglip() -> _format.Format:
-  """Opens and writes what transformers saves of SigLIP and of SigLIP 2.
+  """Reads and writes folders of SigLIP and SigLIP 2 of transformers.
 
-  A folder of `Siglip2Model` (patches of any number, positions resized) is read
-  as the tower for square images that it also is: positions learned on one
-  square grid, resized bilinearly to that of the images, as ours are. Rows of
-  different shapes in one batch are not covered.
+  A folder of `Siglip2Model` (any number of patches) is read as a tower for square
+  images: its position embeddings, learned on one square grid, are resized
+  bilinearly to that of the images. Images of different shapes in one batch are not
+  supported.
 
-  What is written is `SiglipModel` for both, as is published of SigLIP 2 at fixed
-  sizes: our images are squares of one size, which its processor makes, while
-  that of `Siglip2Model` keeps every image's shape and cuts it into patches. On
-  such squares the two embed alike.
+  Both are written as `SiglipModel`, like the published SigLIP 2 at fixed sizes:
+  images here are squares of one size, as its processor makes them, while the
+  processor of `Siglip2Model` keeps the aspect ratio. For square images the two
+  models give the same embeddings.
 
   Returns:
     A format whose paths are folders. It writes a vision transformer that pools
-    by attention and is not projected, and a text tower that reads its padding,
-    pools its last place and is projected with a bias.
+    by attention and is not projected, and a text tower without a padding mask that
+    pools its last position and is projected with a bias.
   """
   return _format.Format(_read, _write)
 
@@ -96,7 +96,7 @@ def _read(path: str | os.PathLike) -> _format.Weights:
       "scale": _format.scale(flat["objective/log_scale"], "logit_scale"),
       "bias": float(flat["objective/bias"]),
   }
-  # Whatever class the folder names, transformers takes this one for SigLIP 2.
+  # transformers uses this class for SigLIP 2, whatever the folder names.
   words = _hugging_face.words(
       folder, text["max_position_embeddings"],
       "Siglip2Tokenizer" if flexible else None,
@@ -161,7 +161,7 @@ def _write(
 
 
 def refuse(settings: _format.Settings) -> None:
-  """Raises ValueError with all that makes these towers no SigLIP."""
+  """Raises ValueError with all settings that a SigLIP cannot have."""
   faults = [
       *_format.expect("image", settings["image"], IMAGE),
       *_format.expect("text", settings["text"], TEXT),

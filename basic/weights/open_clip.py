@@ -1,4 +1,4 @@
-"""OpenAI's names of CLIP's tensors, which open_clip kept, as safetensors."""
+"""open_clip folders: safetensors with OpenAI's tensor names of CLIP."""
 
 import os
 import pathlib
@@ -20,19 +20,19 @@ from basic.weights import (
 
 CONFIG = "open_clip_config.json"
 TENSORS = "open_clip_model.safetensors"
-_CHANNELS = 3  # The configuration has no word for another number.
-# Facts that OpenAI's own files hold beside the weights.
+_CHANNELS = 3  # The configuration cannot represent another value.
+# Entries of OpenAI's files that are no weights.
 _FACTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
 
 
 def open_clip() -> _format.Format:
-  """Opens and writes folders of open_clip: OpenAI's CLIP and its successors.
+  """Reads and writes folders of open_clip: OpenAI's CLIP and its successors.
 
   A folder has open_clip_config.json, open_clip_model.safetensors (or
   model.safetensors) and perhaps tokenizer.json. Image towers are vision
   transformers with a class token (ViT-B/32 to ViT-bigG) and CLIP's own residual
   networks (RN50 to RN50x64), text towers pool at the largest id; others (timm,
-  text towers of transformers) are refused by what their configuration says.
+  text towers of transformers) are refused with the settings that say so.
 
   Returns:
     A format whose paths are folders.
@@ -64,7 +64,7 @@ def _read(path: str | os.PathLike) -> _format.Weights:
 
 
 def _kind(image: Mapping[str, Any] | None) -> Any:
-  """The module that knows an image tower of this kind."""
+  """The module for this type of image tower."""
   residual = (image or {}).get("name") == "clip_resnet"
   return _clip_resnet if residual else _clip
 
@@ -96,7 +96,7 @@ def _write(
 
 
 def _shaped(settings: _format.Settings, flat: Any) -> dict[str, Any]:
-  """The settings with the sizes of the parameters, by path, filled in."""
+  """The settings, completed by the sizes of the parameters."""
   image = settings["image"]
   if _kind(image) is _clip_resnet:
     image = {**image, **_clip_resnet.shaped(flat)}

@@ -1,6 +1,6 @@
-"""timm's folders of BiT residual networks, the towers of its that are ours.
+"""timm folders of BiT residual networks.
 
-Only these compute what one of our encoders does. Of the others:
+Only these compute the same as an encoder of this library. Of the others:
 
 - `coatnet_*_rw*` have a stem of two widths and SiLU in their bottlenecks, whose
   projections have, in most, no bias and whose pre-norm is activated; where a
@@ -38,7 +38,7 @@ ARCHITECTURES = {
     )
 }
 STAGES = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-# What every tower of this kind is, in our settings.
+# Settings that all towers of this format share.
 IMAGE = dict(name="resnet", groups=32, epsilon=1e-8)
 
 _OTHERS = (
@@ -53,16 +53,16 @@ _log = logging.getLogger(__name__)
 
 
 def timm() -> _format.Format:
-  """Opens and writes the folders of timm's `resnetv2_50x1_bit` and its like.
+  """Reads and writes timm folders of `resnetv2_50x1_bit` and similar networks.
 
   A folder has config.json and model.safetensors: an image tower, and perhaps a
-  head for classes, which is our objective `classification`. Others of timm's
-  networks are refused with what sets them apart from ours.
+  head for classes, which is our objective `classification`. Other networks
+  of timm are refused with the difference.
 
   Returns:
     A format whose paths are folders. It writes the image tower, with the head
-    where the objective is `classification`; it has no place for a text tower
-    and projections, and a warning names what was left out.
+    where the objective is `classification`; text tower and
+    projections are left out with a warning.
   """
   return _format.Format(_read, _write)
 
@@ -89,7 +89,7 @@ def _read(path: str | os.PathLike) -> _format.Weights:
 
 
 def _known(config: Mapping[str, Any]) -> tuple[int, float]:
-  """(depth, width) of an architecture of ours, or why it is none."""
+  """(depth, width) of a supported architecture; ValueError for others."""
   name = config.get("architecture")
   if not isinstance(name, str) or name not in ARCHITECTURES:
     reasons = (why for start, why in _OTHERS if re.match(start, str(name)))
@@ -106,7 +106,7 @@ def _known(config: Mapping[str, Any]) -> tuple[int, float]:
 
 
 def _pixels(config: Any) -> dict[str, Any]:
-  """The preprocessing that a `pretrained_cfg` asks for, in our words."""
+  """The preprocessing of a `pretrained_cfg`, as settings of images.augment."""
   if not isinstance(config, Mapping):
     raise ValueError(f"pretrained_cfg is {config!r}, expected a JSON object")
   sizes = config.get("input_size", (3, 224, 224))
@@ -154,7 +154,7 @@ def _write(
     words: vocabulary.Vocabulary | None,
     pixels: _format.Settings,
 ) -> None:
-  del words  # the format has no place for them
+  del words  # the format cannot represent them
   image = settings["image"]
   labelled = settings["objective"]["name"] == "classification"
   _refuse(settings, pixels, labelled)
@@ -207,7 +207,7 @@ def _refuse(
 
 
 def _name(image: Mapping[str, Any]) -> str | None:
-  """The architecture of our settings; None where there is none."""
+  """The name of the architecture with these settings; None if there is none."""
   sizes = (image["depth"], image["width"])
   return next((k for k, x in ARCHITECTURES.items() if x == sizes), None)
 
@@ -215,7 +215,7 @@ def _name(image: Mapping[str, Any]) -> str | None:
 def _tables(
     depth: int, width: float, channels: int, classes: int
 ) -> tuple[_table.Table, ...]:
-  """Their names and ours, a table for each stage."""
+  """Tensor names and parameter paths, a table for each stage."""
   ours, root = "image/encoder", round(64 * width)
   wide = 32 * root
   rows = (
@@ -239,7 +239,7 @@ def _tables(
         *_block(f"{theirs}.0", first, before, narrow),
         Row(f"{theirs}.0.downsample.conv.weight", f"{4 * narrow} {before} 1 1",
             f"{first}/shortcut/kernel", "patches"),
-        # The first stands alone with us, so the stack begins with number 1.
+        # The first block is separate here, so the stack begins with block 1.
         *(row._replace(start=1) for row in rest),
     ), {"l": length - 1}))
     before = 4 * narrow
