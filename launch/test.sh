@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks the style, then runs every test, on the CPU, two at a time:
+# Checks style and types, then runs every test, on the CPU, two at a time:
 #
 #   bash launch/test.sh [--without parity] [arguments of pytest]
 #
@@ -25,4 +25,9 @@ prepare $extras
 export JAX_PLATFORMS=cpu NPROC="${NPROC:-16}"
 "$python" -m ruff check --quiet . ||
   fail "ruff found what is said above; much of it, \`ruff check --fix\` mends."
+types="$("$python" -m basedpyright --pythonpath "$python" 2>&1)" || {
+  printf '%s\n' "$types" >&2
+  fail "basedpyright found the errors above; mend the types, without comments" \
+    "that ignore them."
+}
 exec "$python" -m pytest -n 2 "$@"

@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import logging
 import math
+import operator
 import re
 import types as python_types
 from collections.abc import Mapping, Sequence
@@ -105,7 +106,7 @@ def _arranged(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
         f"slices of one size, and make data a multiple of {slices}."
     )
   # On GPUs any mesh axis can cross hosts, and hosts can differ in size.
-  return np.asarray(sorted(devices, key=lambda d: d.id)).reshape(shape)
+  return np.asarray(sorted(devices, key=operator.attrgetter("id"))).reshape(shape)
 
 
 def _complete(sizes: Mapping[str, int], devices: int) -> dict[str, int]:

@@ -33,6 +33,10 @@ case "$*" in
   "-m ruff "*)
     echo "$*" >>"$RECORD"
     exit "${{RUFF_STATUS:-0}}" ;;
+  "-m basedpyright "*)
+    echo "-m basedpyright" >>"$RECORD"
+    echo "x.py:1 is no int"
+    exit "${{TYPES_STATUS:-0}}" ;;
   "-m "*)
     echo "$*" >>"$RECORD"
     echo "platforms=${{JAX_PLATFORMS-unset}} nproc=${{NPROC-unset}}" >>"$RECORD" ;;
@@ -194,7 +198,7 @@ def test_a_second_run_installs_nothing(checkout, tmp_path, record):
   assert not (checkout / ".venv").exists()
 
 
-def test_style_is_checked_first_and_a_fault_ends_the_run(
+def test_style_and_types_are_checked_first_and_an_error_ends_the_run(
     checkout, tmp_path, record
 ):
   settings = dict(PYTHON=interpreter(tmp_path, "3.11"), RECORD=record)
@@ -202,8 +206,12 @@ def test_style_is_checked_first_and_a_fault_ends_the_run(
   assert done.returncode == 1
   assert "ruff check --fix" in done.stderr
   assert asked(record)[-1] == "-m ruff check --quiet ."
-  run(checkout / "launch/test.sh", **settings)
-  assert asked(record)[:2] == ["-m ruff check --quiet .", "-m pytest -n 2"]
+  done = run(checkout / "launch/test.sh", **settings, TYPES_STATUS=1)
+  assert done.returncode == 1
+  assert "x.py:1 is no int\nbasedpyright found the errors above" in done.stderr
+  assert asked(record)[-1] == "-m basedpyright"
+  assert run(checkout / "launch/test.sh", **settings).returncode == 0
+  assert asked(record)[-2] == "-m pytest -n 2"
 
 
 @pytest.mark.parametrize(
