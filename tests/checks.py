@@ -10,6 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import toys
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -126,6 +127,14 @@ def rounding(terms, size=1.0, dtype=np.float32):
     Higham, Accuracy and Stability of Numerical Algorithms, 2002, eq. 4.4.
   """
   return terms * float(np.finfo(dtype).eps) * size
+
+
+def needs(dtype):
+  """Skips a test where XLA cannot compile a dtype: float16 needs F16C on x86."""
+  try:
+    jax.block_until_ready(jax.jit(lambda x: x + 1)(jnp.ones(2, dtype)))
+  except jax.errors.JaxRuntimeError as error:
+    pytest.skip(f"no {np.dtype(dtype)} here: {str(error).splitlines()[0]}")
 
 
 def close(found, expected, limit):

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 
 from basic import optim, paths
@@ -333,17 +334,6 @@ def test_mbconv_blocks_are_equation_5(channels, stride, downsample, norm):
   check_block(block, channels, reference, stride)
 
 
-def convolve(x, p, stride):
-  """A 3 x 3 convolution by loops, padded as `depthwise` is."""
-  before = 1 if stride == 1 else 0
-  x = np.pad(x, ((before, 1), (before, 1), (0, 0)))
-  rows, columns = (range(0, side - 2, stride) for side in x.shape[:2])
-  return p["bias"] + np.array([
-      [np.tensordot(x[i : i + 3, j : j + 3], p["kernel"], 3) for j in columns]
-      for i in rows
-  ])
-
-
 @pytest.mark.parametrize("norm", ["layer", "frozen_batch"])
 def test_the_stem_is_its_equations(norm):
   stem = coatnet.Stem(3, 4, norm, "float32")
@@ -351,9 +341,9 @@ def test_the_stem_is_its_equations(norm):
   known = jax.eval_shape(stem.init, jax.random.key(0), image)["params"]
   p, x = drawn(known), np.asarray(image[0], np.float64)
   found = jit(lambda p: stem.apply({"params": p}, image))(single(p))
-  x = convolve(x, p["convolution1"], 2)
+  x = oracles.convolve(x, p["convolution1"], 2)
   for n in (2, 3):
-    x = convolve(gelu(normalize(x, p[f"norm{n - 1}"])), p[f"convolution{n}"], 1)
+    x = oracles.convolve(gelu(normalize(x, p[f"norm{n - 1}"])), p[f"convolution{n}"], 1)
   # float32, sums of 27, 36 and 36 terms of order one.
   np.testing.assert_allclose(found[0], x, rtol=1e-4, atol=1e-4)
 

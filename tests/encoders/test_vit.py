@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 
 from basic import paths
@@ -118,17 +119,6 @@ def test_the_convolutional_stem_gives_one_token_a_patch(patch):
   assert len(halvings) == math.log2(patch)
 
 
-def convolve(x, p, stride):
-  """A 3 x 3 convolution by loops; zeros follow the last pixels, if any."""
-  before = 1 if stride == 1 else 0
-  x = np.pad(x, ((before, 1), (before, 1), (0, 0)))
-  rows, columns = (range(0, side - 2, stride) for side in x.shape[:2])
-  return p["bias"] + np.array([
-      [np.tensordot(x[i : i + 3, j : j + 3], p["kernel"], 3) for j in columns]
-      for i in rows
-  ])
-
-
 def layer_norm(x, p):
   centred = x - x.mean(-1, keepdims=True)
   x = centred / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
@@ -150,7 +140,7 @@ def test_the_convolutional_stem_is_its_equations():
   p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)["params"]
   for row, x in enumerate(np.asarray(images(), np.float64)):
     for n in (1, 2):
-      x = gelu(layer_norm(convolve(x, p[f"convolution{n}"], 2), p[f"norm{n}"]))
+      x = gelu(layer_norm(oracles.convolve(x, p[f"convolution{n}"], 2), p[f"norm{n}"]))
     # float32, sums of 27, 72 and 16 terms of order one after each other, with
     # a division by their spread between.
     np.testing.assert_allclose(

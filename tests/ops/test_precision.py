@@ -1,5 +1,6 @@
 """At least float32, and float64 where it was asked for."""
 
+import checks
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from basic.ops import precision
     ("float64", "float64"),
 ])
 def test_narrow_types_are_widened_and_float64_is_kept(double, dtype, expected):
+  checks.needs(dtype)
   assert precision.accumulator(jnp.dtype(dtype)) == expected
   x = jnp.asarray([1.5, -2.0], dtype)
   found = precision.at_least_float32(x)
