@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from basic import files, types
-from basic.experiment import build, schema
+from basic.experiment import build
 from basic.ops import normalize
 from basic.pages import page
 from basic.recording import journal, manifest
@@ -74,8 +74,8 @@ def samples(
   ):
     shown = evaluation.samples(params, count)
     if {"image", "text"} <= set(shown.views):
-      objective = schema.make("objectives", stage.config["objective"])
-      logits = objective.logits and objective.logits(params["objective"])
+      of_params = stage.program.objective.logits
+      logits = of_params and of_params(params["objective"])
       return page.Samples(
           images=shown.images,
           captions=shown.captions,

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from basic import types
-from basic.experiment import build, schema
+from basic.experiment import build
+from basic.objectives import classification, sigmoid, softmax
 from basic.pages import report
 from basic.recording import manifest, recorder
 
@@ -26,9 +27,8 @@ def test_write_puts_the_page_into_the_folder(tmp_path):
   assert "8 examples" in text
 
 
-def without_names(**settings):
+def without_names():
   """An objective whose parameter has a name that nobody else knows."""
-  del settings
   return types.Objective(
       lambda rng, shapes: ({"beta": jnp.zeros(())}, ()), lambda *args: None,
       logits=lambda params: types.Logits(1 + params["beta"], -2.0),
@@ -36,24 +36,20 @@ def without_names(**settings):
 
 
 @pytest.mark.parametrize(("objective", "params", "expected"), [
-    (dict(name="softmax", max_scale=20.0), {"log_scale": 5.0}, 20.0),
-    (dict(name="sigmoid"), {"log_scale": 0.0, "bias": -1.0}, 1.0),
-    (dict(name="classification", classes=3), {}, 1.0),
-    (dict(name="without_names"), {"beta": 6.0}, 7.0),
-])
+    (softmax.softmax(max_scale=20.0), {"log_scale": 5.0}, 20.0),
+    (sigmoid.sigmoid(), {"log_scale": 0.0, "bias": -1.0}, 1.0),
+    (classification.classification(classes=3), {}, 1.0),
+    (without_names(), {"beta": 6.0}, 7.0),
+], ids=["softmax", "sigmoid", "classification", "without names"])
 def test_the_scale_is_what_the_objective_says_of_its_logits(
-    monkeypatch, objective, params, expected
+    objective, params, expected
 ):
-  plugin, known = schema.plugin, {"without_names": without_names}
-  monkeypatch.setattr(
-      schema, "plugin", lambda folder, name: known.get(name) or plugin(folder, name)
-  )
   shown = python_types.SimpleNamespace(
       images=[], captions=[],
       views={"image": np.ones((2, 3)), "text": np.ones((2, 3))},
   )
   stage = build.Stage(*(None for _ in build.Stage._fields))._replace(
-      config={"objective": objective},
+      program=python_types.SimpleNamespace(objective=objective),
       evals=(python_types.SimpleNamespace(
           prefix="retrieval/", samples=lambda params, count: shown
       ),),
