@@ -25,6 +25,7 @@ Inputs: TypeAlias = Any  # one field of a batch: the input of one encoder
 Example: TypeAlias = Mapping[str, Any]  # one row before batching, NumPy or str
 Params: TypeAlias = Mapping[str, Any]  # nested dict of arrays
 Memory: TypeAlias = Any  # queues, moving averages; () for most objectives
+Counts: TypeAlias = Mapping[str, Any]  # what a command counted, by name
 Metrics: TypeAlias = Mapping[str, Any]  # flat: "retrieval/test/text_to_image@1"
 
 # Logical axes, for sharding: rows of (pattern that matches a whole parameter
@@ -278,8 +279,31 @@ class Contributions:
 class Source(Protocol):
   """A dataset with random access: a length, and examples by index.
 
-  An example is a dict: "image" uint8 [h w c], "text" str or tuple of str,
-  "label" int, ... A source that cannot read an example raises `Unreadable`.
+  An example is a dict and a pure function of the index, from 0. Its fields:
+
+    image: uint8 [h w c], c 1 or 3, or a `data.decoding.Encoded`, the content of
+      an image file, which the pipeline decodes.
+    text: a caption, or a tuple of captions, of which training draws one.
+    text_weights: a tuple of non-negative floats, one per caption, in proportion
+      to which it is drawn; without it all are equally probable.
+    label: an integer from 0, a class; or integers [m], padded with -1.
+    id: an integer that no other example of the data set has.
+    others: numbers, arrays or text, of one shape in all examples.
+
+  Threads read a source concurrently, and processes pickle it. A source that
+  cannot read an example raises `Unreadable`, which is counted; other errors end
+  the run. These attributes are optional:
+
+    classes: a tuple with the names of the labels, in their order.
+    fingerprint: a str that changes with the examples; a run resumes only where
+      it is the same. Without it a changed data set is not noticed.
+    order: (seed) -> (position -> index), the order in which an endless stream
+      visits the examples, at any position from 0, for a source that has an
+      order of its own. Without it each epoch is a random permutation.
+    shards: the first index of each file, ascending from 0, where examples of
+      one file are faster to read together.
+
+  `basic.sources.check` says what a source lacks.
   """
 
   def __len__(self) -> int: ...
@@ -316,8 +340,8 @@ class Evaluator(Protocol):
 
 
 __all__ = [
-    "AxisTable", "Batch", "Contribution", "Contributions", "Embedded", "Encode",
-    "Encoder", "Evaluator", "Example", "Features", "Gradient", "Inputs",
+    "AxisTable", "Batch", "Contribution", "Contributions", "Counts", "Embedded",
+    "Encode", "Encoder", "Evaluator", "Example", "Features", "Gradient", "Inputs",
     "Logits", "Memory", "Metrics", "Model", "Objective", "Params", "RowKeys",
     "Source", "TrainState", "Unreadable", "View", "stateless",
 ]

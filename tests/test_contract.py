@@ -22,6 +22,7 @@ NOUNS = {
     "sources": "Source",
     "evals": "Evaluator",
     "weights": "Format",
+    "preparation": "Counts",
 }
 FILE_LINES = 400
 FUNCTION_LINES = 60  # without docstrings

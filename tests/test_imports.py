@@ -22,17 +22,21 @@ LAYERS = (
     ("encoders", "objectives", "sources", "evals", "weights", "gradient"),
     ("engine", "recording"),
     ("experiment",),
-    ("planning", "pages"),
-    ("train", "evaluate", "plan", "report", "export", "interpolate"),
+    ("planning", "pages", "preparation"),
+    ("train", "evaluate", "plan", "report", "export", "interpolate", "prepare"),
 )
 
 # In these folders each file stands alone, but for the folder's `_private.py`.
-PLUGINS = ("encoders", "objectives", "sources", "evals", "weights")
+PLUGINS = (
+    "encoders", "objectives", "sources", "evals", "weights", "preparation",
+)
 
 # What a configuration may import, apart from other configurations.
 CONFIG_IMPORTS = ("ml_collections",)
 
-PROGRAMS = ("train", "evaluate", "plan", "report", "export", "interpolate")
+PROGRAMS = (
+    "train", "evaluate", "plan", "report", "export", "interpolate", "prepare",
+)
 
 
 class Door(NamedTuple):
@@ -131,7 +135,8 @@ DOORS = (
     ),
     Door(
         ("pickle", "marshal", "shelve", "dill", "cloudpickle"),
-        (), "reading such a file can run code",
+        ("sources/_check",),
+        "reading such a file can run code, so only copies made here are read",
     ),
 )
 

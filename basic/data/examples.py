@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from basic import types
+from basic.data import decoding
 
 # So many substitutes never fail by chance: the source itself is broken.
 ATTEMPTS = 16
@@ -37,11 +38,17 @@ class _Prepare:
     # that an example always gets the same random augmentation.
     arrays = self._text(example, rng)
     for name, value in example.items():
-      if name == "image" and self.augment is not None:
-        arrays[name] = np.asarray(self.augment(value, rng))
-      elif name != "text":
+      if name == "image":
+        arrays[name] = self._image(value, rng)
+      elif name not in ("text", "text_weights"):
         arrays[name] = _narrow(name, value)
     return arrays
+
+  def _image(self, value, rng) -> np.ndarray:
+    pixels = value.decode() if isinstance(value, decoding.Encoded) else value
+    if self.augment is None:
+      return _narrow("image", pixels)
+    return np.asarray(self.augment(pixels, rng))
 
   def _text(self, example, rng) -> Arrays:
     if self.tokenize is None:
@@ -56,10 +63,20 @@ class _Prepare:
     if not captions:
       raise types.Unreadable("no caption", "the tuple of captions is empty")
     if rng is not None:
-      ids = self.tokenize(captions[rng.integers(len(captions))])
+      ids = self.tokenize(captions[_draw(example, len(captions), rng)])
       return {"text": ids, "caption_id": _identity(ids)}
     rows = np.stack([self.tokenize(caption) for caption in captions])
     return {"text": rows[0], "captions": rows}
+
+
+def _draw(example: types.Example, count: int, rng: np.random.Generator) -> int:
+  """Draws one of the captions of an example, by their weights if it has any."""
+  weights = example.get("text_weights")
+  if weights is None or count != len(weights):  # a caption made from labels
+    return int(rng.integers(count))
+  shares = np.cumsum(np.asarray(weights, np.float64))
+  drawn = np.searchsorted(shares, rng.random() * shares[-1], side="right")
+  return min(int(drawn), count - 1)  # The product may round up to the sum.
 
 
 def _identity(ids: np.ndarray) -> np.ndarray:
@@ -97,8 +114,9 @@ def prepare(
 ) -> Prepare:
   """Makes the function that turns one example into arrays.
 
-  Given a generator, it draws one of the captions, then augments the image at
-  random. Given None it is deterministic: "text" is the first caption, and
+  Given a generator, it draws one of the captions, with probabilities in
+  proportion to "text_weights" if the example has that field, then augments the
+  image at random. Given None it is deterministic: "text" is the first caption, and
   "captions" are all k of them.
 
   Args:

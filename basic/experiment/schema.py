@@ -1,7 +1,8 @@
 """Finds plug-ins by name and checks settings: the signature is the schema.
 
 A plug-in is a module with one public function of the same name:
-`basic.objectives.sigmoid` defines `sigmoid(*, ...)`. Settings are checked against
+`basic.objectives.sigmoid` defines `sigmoid(*, ...)`; or a function of another
+package, named "their_package.module:function". Settings are checked against
 that signature, so an unknown or ill-typed setting raises a readable error before
 any device is used.
 """
@@ -16,7 +17,10 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from basic import types
+
 _PACKAGE = pathlib.Path(__file__).parent.parent
+_SOURCES = Mapping[str, types.Source]  # sources by label, of a source of sources
 
 
 def plugins(folder: str) -> list[str]:
@@ -33,11 +37,20 @@ def plugins(folder: str) -> list[str]:
 
 
 def plugin(folder: str, name: str) -> Callable[..., Any]:
-  """The function `name` of the module `basic.<folder>.<name>`.
+  """The function that a name in a configuration stands for.
+
+  Args:
+    folder: folder of the package: "sources".
+    name: of a module in that folder, whose function of the same name it is; or
+      "their_package.module:function", a function of another package, whose
+      keyword-only arguments are its settings.
 
   Raises:
-    ValueError: if there is no such plug-in; the message lists all that exist.
+    ValueError: if there is no such plug-in; the message lists all that exist,
+      or says why the other package's function cannot be used.
   """
+  if ":" in name:
+    return _foreign(name)
   names = plugins(folder)
   if name not in names:
     raise ValueError(
@@ -45,6 +58,36 @@ def plugin(folder: str, name: str) -> Callable[..., Any]:
         f"It has {names}."
     )
   return getattr(importlib.import_module(f"basic.{folder}.{name}"), name)
+
+
+def _foreign(name: str) -> Callable[..., Any]:
+  """The function that "package.module:function" names."""
+  module_name, _, function_name = name.partition(":")
+  try:
+    module = importlib.import_module(module_name)
+  except (ImportError, ValueError) as error:
+    raise ValueError(
+        f"{name!r} names the module {module_name!r}, which cannot be imported: "
+        f"{error}. It must be installed, or lie in the folder from which the "
+        "command is started."
+    ) from error
+  function = getattr(module, function_name, None)
+  if not callable(function):
+    names = [key for key, value in vars(module).items() if callable(value)]
+    raise ValueError(
+        f"{module_name} has no function {function_name!r}"
+        f"{_nearest(function_name, names)}"
+    )
+  unnamed = [
+      argument.name for argument in inspect.signature(function).parameters.values()
+      if argument.kind is not inspect.Parameter.KEYWORD_ONLY
+  ]
+  if unnamed:
+    raise ValueError(
+        f"{name} takes {unnamed} by position; the settings of a configuration "
+        "have names, so put all arguments after a `*`."
+    )
+  return function
 
 
 def make(folder: str, settings: Mapping[str, Any], **extra: Any) -> Any:
@@ -57,11 +100,25 @@ def make(folder: str, settings: Mapping[str, Any], **extra: Any) -> Any:
       are ignored. Settings win over them.
 
   Returns:
-    What the plug-in returns.
+    What the plug-in returns. Its arguments of type `types.Source`, or
+    `Mapping[str, types.Source]`, are made of their settings first.
   """
   function = plugin(folder, settings["name"])
   arguments = {**extra, **settings}
-  return function(**{k: v for k, v in arguments.items() if takes(function, k)})
+  types_of = hints(function)
+  return function(**{
+      key: _made(value, types_of.get(key)) for key, value in arguments.items()
+      if takes(function, key)
+  })
+
+
+def _made(value: Any, hint: Any) -> Any:
+  """The sources that settings describe, where an argument is of sources."""
+  if hint == types.Source:
+    return make("sources", value)
+  if hint == _SOURCES:
+    return {label: make("sources", each) for label, each in value.items()}
+  return value
 
 
 def member(module: Any, name: str, result: Any) -> Callable[..., Any]:
@@ -119,13 +176,11 @@ def complete(
           f"{where}: {function.__name__}() has no setting {name!r}"
           f"{_nearest(name, accepted)} It takes {sorted(accepted)}."
       )
-  hints = typing.get_type_hints(
-      function.__init__ if inspect.isclass(function) else function
-  )
+  types_of = hints(function)
   full = {}
   for name, argument in accepted.items():
     if name in settings:
-      full[name] = _checked(f"{where}.{name}", settings[name], hints[name])
+      full[name] = _checked(f"{where}.{name}", settings[name], types_of[name])
     elif name in given:
       continue
     elif argument.default is inspect.Parameter.empty:
@@ -135,6 +190,13 @@ def complete(
     else:
       full[name] = argument.default
   return full
+
+
+def hints(function: Callable[..., Any]) -> dict[str, Any]:
+  """The types of a function's arguments, by name."""
+  return typing.get_type_hints(
+      function.__init__ if inspect.isclass(function) else function
+  )
 
 
 def takes(function: Callable[..., Any], name: str) -> bool:
@@ -151,6 +213,10 @@ def _nearest(name: str, names: typing.Iterable[str]) -> str:
 def _checked(where: str, value: Any, hint: Any) -> Any:
   """A value as its type hint says, or a ValueError."""
   value = _tuples(value)
+  if hint == types.Source:
+    return _source(where, value)
+  if hint == _SOURCES and isinstance(value, Mapping):
+    return {k: _source(f"{where}.{k}", each) for k, each in value.items()}
   if not _fits(value, hint):
     name = getattr(hint, "__name__", None) if isinstance(hint, type) else None
     raise ValueError(
@@ -158,6 +224,21 @@ def _checked(where: str, value: Any, hint: Any) -> Any:
         f"{name or str(hint).replace('typing.', '')}."
     )
   return float(value) if hint is float else value
+
+
+def _source(where: str, value: Any) -> dict[str, Any]:
+  """Complete settings of a source that another source reads."""
+  name = value.get("name") if isinstance(value, Mapping) else None
+  if not isinstance(name, str):
+    raise ValueError(
+        f"{where} is {value!r}; it takes the settings of a source, such as "
+        "dict(name='tfds', ...)."
+    )
+  try:
+    function = plugin("sources", name)
+  except ValueError as error:
+    raise ValueError(f"{where}.name: {error}") from error
+  return {"name": name} | complete(where, function, value)
 
 
 def _tuples(value: Any) -> Any:

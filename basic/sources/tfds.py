@@ -6,7 +6,7 @@ its code.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -14,8 +14,7 @@ import tensorflow_datasets
 from tensorflow_datasets.core import read_only_builder
 
 from basic import types
-from basic.data import images
-from basic.sources import _stable
+from basic.sources import _records, _stable, _storage
 
 
 def tfds(
@@ -48,12 +47,12 @@ def tfds(
     max_pixels: an image with more is unreadable.
 
   Returns:
-    A source of "image" uint8[h w channels], "text" (a tuple of captions), "id"
-    int64 (the index) and, if `label` is set, "label" int32, or int32
+    A source of "image" (a `decoding.Encoded`), "text" (a tuple of captions),
+    "id" int64 (the index) and, if `label` is set, "label" int32, or int32
     [most_labels] without duplicates, padded with -1. `classes` has the names of
     the labels, with spaces for underscores; () if they have none. Reading
-    raises `types.Unreadable` for a damaged record, for an image that
-    `images.decode` refuses, and for captions that are missing or not text.
+    raises `types.Unreadable` for a damaged record, for one without an image,
+    and for captions that are missing or not text.
 
   Raises:
     FileNotFoundError: if the dataset, or a file of the split, does not exist.
@@ -61,8 +60,7 @@ def tfds(
       does not exist, if neither text nor named labels are given, or if
       `most_labels` does not fit the feature.
   """
-  if channels not in (1, 3):
-    raise ValueError(f"channels is {channels}; expected 1 or 3")
+  _records.check_channels(channels)
   return _Tfds(
       dataset=dataset, split=split, data_dir=data_dir, image=image, text=text,
       label=label, most_labels=most_labels, channels=channels,
@@ -81,7 +79,8 @@ class _Tfds:
     builder = _open(settings["dataset"], settings["data_dir"])
     self._name = builder.info.full_name
     self.classes = self._check(builder.info.features)
-    self._shards = _shards(builder, settings["split"])
+    self._shards, files = _shards(builder, settings["split"])
+    self._content = _storage.fingerprint(files)
     self._records = builder.as_data_source(
         split=settings["split"],
         decoders=_nested(
@@ -99,7 +98,9 @@ class _Tfds:
   def fingerprint(self) -> str:
     paths = {"dataset", "data_dir"}  # the same data may be in another folder
     rest = sorted((k, v) for k, v in self._settings.items() if k not in paths)
-    return _stable.fingerprint("tfds", self._name, rest, self._shards)
+    return _stable.fingerprint(
+        "tfds", self._name, rest, self._shards, self._content
+    )
 
   def __len__(self) -> int:
     return len(self._records)
@@ -107,7 +108,7 @@ class _Tfds:
   def __getitem__(self, index: SupportsIndex) -> types.Example:
     index = _stable.position(index, len(self))
     try:
-      record = self._records[index]
+      record = _storage.retry(lambda: self._records[index], self._name)
     except (RuntimeError, ValueError, OSError) as error:
       raise types.Unreadable(
           "damaged record", f"{index} of {self._name}: {error}"
@@ -117,13 +118,14 @@ class _Tfds:
       example["label"] = self._labels(_at(record, self._label))
     if self._text is None:
       labels = example["label"].reshape(-1)
-      example["text"] = _captions(self.classes[k] for k in labels if k >= 0)
+      example["text"] = _records.captions(
+          self.classes[k] for k in labels if k >= 0
+      )
     else:
-      example["text"] = _captions(_at(record, self._text))
-    example["image"] = images.decode(
-        bytes(_at(record, self._image)),
-        channels=self._settings["channels"],
-        max_pixels=self._settings["max_pixels"],
+      example["text"] = _records.captions(_at(record, self._text))
+    example["image"] = _records.image(
+        _at(record, self._image),
+        self._settings["channels"], self._settings["max_pixels"],
     )
     return example
 
@@ -206,8 +208,10 @@ def _open(dataset: str, data_dir: str | None) -> Any:
   return builder
 
 
-def _shards(builder: Any, split: str) -> tuple[tuple[str, int, int, int], ...]:
-  """(file, first, count, records in the file) of all files of a split."""
+def _shards(
+    builder: Any, split: str
+) -> tuple[tuple[tuple[str, int, int, int], ...], list[str]]:
+  """Rows of (file, first, count, records in the file), and paths of the files."""
   try:
     parts = builder.info.splits[split].file_instructions
   except (KeyError, ValueError) as error:
@@ -221,10 +225,11 @@ def _shards(builder: Any, split: str) -> tuple[tuple[str, int, int, int], ...]:
         f"{len(missing)} of {len(parts)} files of {builder.info.full_name} are "
         f"missing, the first of them {missing[0]}"
     )
-  return tuple(
+  rows = tuple(
       (os.path.basename(p.filename), p.skip, p.take, p.examples_in_shard)
       for p in parts
   )
+  return rows, [os.fspath(p.filename) for p in parts]
 
 
 def _feature(features: Any, path: str, name: str) -> Any:
@@ -266,26 +271,3 @@ def _at(record: Mapping[str, Any], path: str) -> Any:
   for key in path.split("/"):
     record = record[key]
   return record
-
-
-def _captions(feature: Any) -> tuple[str, ...]:
-  """One or several captions, checked to be text; blank ones are dropped."""
-  several = (
-      isinstance(feature, Iterable) and not isinstance(feature, str | bytes)
-  )
-  captions = tuple(_caption(c) for c in (feature if several else (feature,)))
-  captions = tuple(c for c in captions if c)
-  if not captions:
-    raise types.Unreadable("no caption")
-  return captions
-
-
-def _caption(text: Any) -> str:
-  if isinstance(text, bytes):
-    try:
-      return text.decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-      raise types.Unreadable("caption not text", str(error)) from error
-  if isinstance(text, str):
-    return text.strip()
-  raise types.Unreadable("caption not text", f"a {type(text).__name__}")

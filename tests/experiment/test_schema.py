@@ -1,5 +1,6 @@
 """The signature is the schema: what does not fit it is refused in words."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -134,3 +135,79 @@ def test_a_member_is_known_by_what_it_returns():
       schema.member(gradient, name, types.Gradient)
   with pytest.raises(ValueError, match="did you mean 'adamw'"):
     schema.member(optim, "adam", optim.Optimizer)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+  """A package of somebody else, with sources."""
+  (tmp_path / "theirs").mkdir()
+  (tmp_path / "theirs" / "__init__.py").write_text("")
+  (tmp_path / "theirs" / "data.py").write_text(
+      "def birds(*, length: int, wings: int = 2):\n"
+      "  return [{'id': i, 'wings': wings} for i in range(length)]\n"
+      "def positional(length):\n"
+      "  return [{}] * length\n"
+      "names = 3\n"
+  )
+  (tmp_path / "theirs" / "broken.py").write_text("import no_such_module\n")
+  monkeypatch.syspath_prepend(tmp_path)
+  yield
+  for name in [n for n in sys.modules if n.split(".")[0] == "theirs"]:
+    del sys.modules[name]
+
+
+@pytest.mark.usefixtures("package")
+def test_a_function_of_another_package_is_a_plugin():
+  settings = {"name": "theirs.data:birds", "length": 3}
+  function = schema.plugin("sources", settings["name"])
+  full = {"name": settings["name"], **schema.complete("source", function, settings)}
+  assert full == {**settings, "wings": 2}
+  assert schema.make("sources", full)[2] == {"id": 2, "wings": 2}
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize(("name", "sentence"), [
+    ("nowhere.data:birds", "cannot be imported"),
+    ("theirs.broken:birds", "no_such_module"),
+    ("theirs.data:brids", "did you mean 'birds'"),
+    ("theirs.data:names", "no function 'names'"),
+    ("theirs.data:positional", r"takes \['length'\] by position"),
+    (":birds", "cannot be imported"),
+    ("theirs.data:", "no function ''"),
+])
+def test_a_function_that_cannot_be_used_says_why(name, sentence):
+  with pytest.raises(ValueError, match=sentence):
+    schema.plugin("sources", name)
+
+
+def joined(
+    *, first: types.Source, others: Mapping[str, types.Source], times: int = 1
+) -> types.Source:
+  """A source of sources."""
+  return [first, others, times]
+
+
+def test_a_source_of_sources_is_made_from_the_settings_of_each(monkeypatch):
+  plugin = schema.plugin
+  monkeypatch.setattr(schema, "plugin", lambda folder, name: (
+      joined if name == "joined" else plugin(folder, name)
+  ))
+  shapes = {"name": "shapes", "length": 5}
+  settings = {"first": shapes, "others": {"a": shapes, "b": shapes}}
+  full = schema.complete("source", joined, settings)
+  assert full["first"]["canvas"] == 48 and full["others"]["b"]["length"] == 5
+  first, others, _ = schema.make("sources", {"name": "joined", **full})
+  assert len(first) == 5 and set(others) == {"a", "b"} and len(others["b"]) == 5
+
+
+@pytest.mark.parametrize(("settings", "sentence"), [
+    ({"first": 3}, r"source\.first is 3; it takes the settings of a source"),
+    ({"first": {"name": 3}}, "it takes the settings of a source"),
+    ({"first": {"name": "shape"}}, r"source\.first\.name: .*did you mean 'shapes'"),
+    ({"first": {"name": "shapes", "lenght": 3}}, r"source\.first: .*'lenght'"),
+    ({"others": {"a": {"name": "shapes", "length": "x"}}}, r"others\.a\.length"),
+])
+def test_wrong_settings_of_an_inner_source_have_their_path(settings, sentence):
+  good = {"first": {"name": "shapes"}, "others": {}}
+  with pytest.raises(ValueError, match=sentence):
+    schema.complete("source", joined, good | settings)

@@ -115,10 +115,9 @@ def test_examples_are_the_records_as_written(folder):
       continue
     example = source[index]
     assert example["text"] == (f"caption {number}", f"another {number}")
-    assert example["image"].dtype == np.uint8
-    np.testing.assert_array_equal(
-        example["image"], np.full((4, 5, 3), (number, 0, 255))
-    )
+    image = np.asarray(example["image"])
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, np.full((4, 5, 3), (number, 0, 255)))
     assert example["label"] == number % 3
     assert example["label"].dtype == np.int32
     assert example["id"] == index and example["id"].dtype == np.int64
@@ -159,27 +158,21 @@ def test_a_part_of_a_split_is_a_part(folder):
     ("number", "reason"),
     [
         (8, "truncated image"),
-        (9, "caption not text"),
+        (9, "caption is not text"),
         (10, "no caption"),
         (11, "no caption"),
     ],
 )
 def test_a_bad_example_says_why(folder, number, reason):
   with pytest.raises(types.Unreadable) as raised:
-    opened(folder)[place(folder, number)]
+    np.asarray(opened(folder)[place(folder, number)]["image"])
   assert raised.value.reason == reason
 
 
 def test_numbers_are_not_captions(folder):
   with pytest.raises(types.Unreadable) as raised:
     opened(folder, text="number")[0]
-  assert raised.value.reason == "caption not text"
-
-
-@pytest.mark.parametrize("found", [None, 3, 1.5, ["fine", None], {"a": 1}])
-def test_what_is_no_text_is_unreadable(found):
-  with pytest.raises(types.Unreadable, match="caption not text"):
-    tfds._captions([found] if isinstance(found, dict) else found)
+  assert raised.value.reason == "caption is not text"
 
 
 def test_a_damaged_record_is_unreadable(tmp_path):
@@ -246,7 +239,7 @@ def test_what_is_not_there_is_said(folder, tmp_path):
     opened(folder, text=None)
   with pytest.raises(ValueError, match="gives no captions"):
     opened(folder, text=None, label="number")
-  with pytest.raises(ValueError, match="1 or 3"):
+  with pytest.raises(ValueError, match="channels is 2"):
     opened(folder, channels=2)
 
 

@@ -1,0 +1,97 @@
+"""Settings of a function from a command line: --name=value for each argument."""
+
+import ast
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from basic.experiment import schema
+
+
+def settings(
+    where: str, function: Callable[..., Any], arguments: Sequence[str]
+) -> dict[str, Any]:
+  """Parses the arguments of a command as the settings of a function.
+
+  A value is a Python literal where it can be read as one, and text otherwise;
+  an argument of nested settings is given by its path:
+
+      --shards='{00..12}.tar' --most=8 --source.name=tar --overwrite
+
+  Args:
+    where: the name of the command, for messages.
+    function: its keyword-only arguments are the settings.
+    arguments: of the command line: "--name=value", "--name value", or "--name"
+      alone for True.
+
+  Returns:
+    Complete settings of the function.
+
+  Raises:
+    ValueError: if an argument is not of this form, or as `schema.complete`.
+
+  Example:
+    >>> def index(*, shards: str, most: int = 4) -> None: ...
+    >>> settings("index", index, ["--shards", "a.tar", "--most=8"])
+    {'shards': 'a.tar', 'most': 8}
+  """
+  types_of = schema.hints(function)
+  given: dict[str, Any] = {}
+  remaining = list(arguments)
+  while remaining:
+    name, text = _next(where, remaining)
+    group, names = given, name.split(".")
+    for part in names[:-1]:
+      group = group.setdefault(part, {})
+      if not isinstance(group, dict):
+        raise ValueError(f"{where}: --{name} is set, and so is --{part} itself.")
+    group[names[-1]] = _value(text, types_of.get(name))
+  return schema.complete(where, function, given)
+
+
+def _next(where: str, remaining: list[str]) -> tuple[str, str]:
+  """Takes one (name, text of the value) from the front of the arguments."""
+  argument = remaining.pop(0)
+  if not argument.startswith("--") or len(argument) < 3:
+    raise ValueError(
+        f"{where}: found {argument!r}; expected --name=value. "
+        f"`python -m basic.prepare {where} --help` lists the names."
+    )
+  name, equals, text = argument[2:].partition("=")
+  name = name.replace("-", "_")
+  if equals:
+    return name, text
+  if remaining and not remaining[0].startswith("--"):
+    return name, remaining.pop(0)
+  return name, "True"
+
+
+def _value(text: str, hint: Any) -> Any:
+  """A value of the type that an argument takes, as far as its text can be one."""
+  if hint is str or (hint == str | None and text != "None"):
+    return text
+  value = _literal(text)
+  if hint in (tuple[str, ...], tuple[str, ...] | None):
+    return value if isinstance(value, tuple | list | None) else (text,)
+  return value
+
+
+def _literal(text: str) -> Any:
+  """A text as the Python literal that it is, or itself."""
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text
+
+
+def manual(function: Callable[..., Any]) -> str:
+  """The help of a command: the documentation of its function."""
+  return inspect.getdoc(function) or ""
+
+
+def commands(folder: str) -> Mapping[str, str]:
+  """The commands in a folder of the package, with what each does in a line."""
+  return {
+      name: manual(schema.plugin(folder, name)).split("\n")[0]
+      for name in schema.plugins(folder)
+  }
