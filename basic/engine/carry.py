@@ -1,6 +1,7 @@
 """From one stage to the next: what carries over, and what may not be lost."""
 
 import functools
+import logging
 from collections.abc import Iterable
 
 import jax
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 
 from basic import paths, types
 from basic.ops import learned_positions
+
+_log = logging.getLogger(__name__)
 
 
 def carry(
@@ -39,7 +42,8 @@ def carry(
   fresh = tuple(fresh)
   check(old, new, fresh=fresh)
   starts_anew = paths.any_of(fresh)
-  parameters = paths.flatten(new.params)
+  parameters, learned = paths.flatten(new.params), paths.flatten(old.params)
+  reset: list[str] = []  # Optimizer state of parameters that go on without it.
 
   def keep(before, after):
     known = _by_path(before)
@@ -54,25 +58,47 @@ def carry(
         # before the first update, where its decay is corrected for. A copy,
         # since a step donates the buffers of both.
         leaf = jnp.copy(parameters[owner])
-      if found is None or starts_anew(owner):
+      if starts_anew(owner):
+        return leaf
+      if found is None:
+        # A factored second moment has other paths than a full one.
+        if _goes_on(owner, learned, parameters) and path != owner:
+          reset.append(path)
         return leaf
       if found.shape == leaf.shape:
         return found
       if learned_positions.fits(path, found.shape, leaf.shape):
         resize = functools.partial(learned_positions.resize, path)
         return jax.jit(resize, out_shardings=leaf.sharding)(found, leaf)
+      if _goes_on(owner, learned, parameters):
+        reset.append(path)
       return leaf
 
     return jax.tree_util.tree_map_with_path(kept, after)
 
   same_memory = _shapes(old.memory) == _shapes(new.memory)
   anew = any(starts_anew(path) for path in _memory_paths(new))
+  params = keep(old.params, new.params)
+  opt_state = keep(old.opt_state, new.opt_state) if optimizer else new.opt_state
+  if reset:
+    _log.warning(
+        "this stage's optimizer state for these parameters has another shape "
+        "and starts anew: %s", ", ".join(reset),
+    )
   return types.TrainState(
       old.step,
-      keep(old.params, new.params),
-      keep(old.opt_state, new.opt_state) if optimizer else new.opt_state,
+      params,
+      opt_state,
       old.memory if same_memory and not anew else new.memory,
       old.rng,
+  )
+
+
+def _goes_on(path, before, after):
+  """Whether a parameter continues, as it is or resized."""
+  return path in before and path in after and (
+      before[path].shape == after[path].shape
+      or learned_positions.fits(path, before[path].shape, after[path].shape)
   )
 
 

@@ -72,7 +72,8 @@ def enlarge(
 def _collection():
   from sklearn import datasets  # slow to import, and only needed here
 
-  pixels, digits = datasets.load_digits(return_X_y=True)
+  loaded = datasets.load_digits(return_X_y=True)
+  pixels, digits = map(np.asarray, loaded)
   images = (pixels.reshape(-1, _SIDE, _SIDE) / _INK).astype(np.float32)
   return images, digits.astype(np.int64)
 

@@ -167,6 +167,26 @@ def test_learned_positions_of_another_size_go_on_with_moments_and_average():
   assert int(moments[1].count) == 2
 
 
+@pytest.mark.parametrize(("least", "said"), [(5, True), (2, False), (9, False)])
+def test_optimizer_state_that_cannot_go_on_is_named(caplog, least, said):
+  tx = optim.adafactorw(
+      steps=9, peak=1e-2, clip=None, min_dim_size_to_factor=least).tx
+
+  def made(rows):
+    return {"text": {"encoder": {"positions": jnp.ones((rows, 8))}}}
+
+  before, after = made(4), made(6)
+  _, opt_state = tx.update(before, tx.init(before), before)
+  carry.carry(
+      state(before, opt_state=opt_state), state(after, opt_state=tx.init(after)),
+      optimizer=True,
+  )
+  found = [record.getMessage() for record in caplog.records]
+  assert bool(found) == said
+  if said:
+    assert "starts anew" in found[0] and "rows/text/encoder/positions" in found[0]
+
+
 def test_the_average_of_a_new_parameter_begins_with_it():
   tx = optim.adamw(steps=9, peak=1e-2, clip=None, ema_decay=0.9).tx
   before = tower(kernel=jnp.ones(3))

@@ -378,6 +378,23 @@ def test_failed_saves_leave_nothing_and_say_it_once(store, caplog):
   assert [r for r in caplog.records if r.exc_info] == []  # Orbax's tracebacks
 
 
+def test_an_error_that_comes_again_while_closing_hides_no_advice(
+    store, monkeypatch
+):
+  def fails(*arguments, **named):
+    raise ValueError("RESOURCE_EXHAUSTED: planted")
+
+  with pytest.raises(RuntimeError, match=r"start the same command again$"):
+    with checkpoint.Checkpoints(store, every=1) as checkpoints:
+      monkeypatch.setattr(checkpoints._manager, "save", fails)
+      monkeypatch.setattr(checkpoints._manager, "close", fails)
+      for step in (1, 2, 3):
+        checkpoints.save(step, make(), {})
+  with pytest.raises(ValueError, match="planted"):  # nothing else had failed
+    with checkpoint.Checkpoints(store, every=1) as checkpoints:
+      monkeypatch.setattr(checkpoints._manager, "close", fails)
+
+
 def test_a_save_that_cannot_begin_counts_too(store, caplog):
   state = make()
   checkpoints = checkpoint.Checkpoints(store, every=1)
