@@ -64,3 +64,25 @@ def described(number, **fields):
       (f"{number:05}.png", png(number)),
       (f"{number:05}.json", json.dumps(fields).encode()),
   ]
+
+
+def shard(folder, members, name="00000.tar"):
+  """Writes a shard of members, or of bytes; returns its path."""
+  data = members if isinstance(members, bytes) else archive(members)
+  (folder / name).write_bytes(data)
+  return str(folder / name)
+
+
+def read_one(source, index):
+  """(image file, captions) of an example."""
+  return source[index]["image"].data, source[index]["text"]
+
+
+def read(source):
+  """Those of all examples."""
+  return [read_one(source, index) for index in range(len(source))]
+
+
+def expected(*numbers):
+  """What `read` gives for `pairs`."""
+  return [(png(n), (f"caption {n}",)) for n in numbers]

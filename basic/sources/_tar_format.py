@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 BLOCK = 512
+CUT = "truncated sample"  # the fault of a member of which a part is missing
 _ZEROS = bytes(BLOCK)
 _SCANNED = 1 << 20  # bytes searched at once for the next header
 _LONGEST_EXTENSION = 1 << 20  # bytes of a long name, or of pax records
@@ -104,7 +105,7 @@ def members(read: Read, size: int) -> Iterator[Member | Loss]:
     member = _member(header, said, at, content)
     end = content + (0 if header.kind in _WITHOUT_CONTENT else member.size)
     if end > size:
-      yield member._replace(fault=member.fault or "truncated sample")
+      yield member._replace(fault=member.fault or CUT)
       at = _next_header(read, content, size)
       yield Loss("truncated shard" if at == size else "size beyond the end")
       yield Loss("bytes skipped", at - content)

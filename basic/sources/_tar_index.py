@@ -261,7 +261,10 @@ def check_content(shard: Shard) -> None:
 
 
 def unusable(shard: Shard, wrong: np.ndarray) -> np.ndarray:
-  """The rows of a shard whose patterns are unusable, and a check of all rows.
+  """The rows of a shard whose patterns are unusable.
+
+  Where no pattern is, nothing is read: a row that leads astray is noticed by the
+  key of the sample.
 
   Args:
     shard: to be read, in pieces of bounded size.
@@ -273,16 +276,17 @@ def unusable(shard: Shard, wrong: np.ndarray) -> np.ndarray:
   Raises:
     ValueError: if the rows are damaged.
   """
+  if not wrong.any():
+    return np.zeros(0, np.uint32)
   crc, found = 0, []
   for first in range(0, shard.samples, _ROWS):
     rows = read_rows(shard, first, min(first + _ROWS, shard.samples))
     crc = zlib.crc32(rows.tobytes(), crc)
-    if wrong.any():
-      bad = wrong[np.minimum(rows["pattern"], len(wrong) - 1)]
-      found.append((np.flatnonzero(bad) + first).astype(np.uint32))
+    bad = wrong[np.minimum(rows["pattern"], len(wrong) - 1)]
+    found.append((np.flatnonzero(bad) + first).astype(np.uint32))
   if crc != shard.crc:
     raise damaged(shard.file, "its rows have another checksum")
-  return np.concatenate(found) if found else np.zeros(0, np.uint32)
+  return np.concatenate(found)
 
 
 def read_rows(shard: Shard, first: int, stop: int) -> np.ndarray:

@@ -146,6 +146,8 @@ def fault(pattern: Pattern, wanted: Wanted) -> str:
       continue
     if found:
       return f"empty {kind}" if found[0] == "empty" else found[0]
+    if _tar_format.CUT in dict(pattern).values():
+      return _tar_format.CUT  # The cut hides whether it was there.
     if kind == "caption":
       return "image without caption"
     captioned = any(extension in wanted.caption for extension, _ in pattern)

@@ -8,6 +8,7 @@ damaged is skipped and counted. An index of offsets gives random access; `python
 import dataclasses
 import logging
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal, SupportsIndex
@@ -87,7 +88,7 @@ def tar(
   Raises:
     FileNotFoundError: if a shard does not exist, or has no index and
       `missing_index` is "refuse".
-    ValueError: if a shard is compressed, an index is damaged or of another
+    ValueError: if a shard is compressed or a folder, an index is damaged or of another
       file, no sample is usable, or a setting is out of its range.
     OSError: if a shard cannot be read, or an index cannot be written.
   """
@@ -100,8 +101,17 @@ def tar(
         'extension of images, and where captions or labels are ("txt", "cls").'
     )
   settings = _Settings(images, weights, label, classes, channels, max_pixels)
-  paths = _storage.expand(shards)
-  return _Tar(settings, _tar_shards.opened(paths, index, missing_index))
+  return _Tar(settings, _tar_shards.opened(_paths(shards), index, missing_index))
+
+
+def _paths(shards: str | tuple[str, ...]) -> tuple[str, ...]:
+  """The shards that patterns name, without indexes that lie beside them."""
+  found = _storage.expand(shards)
+  paths = tuple(p for p in found if not p.endswith(f".tar{_tar_index.SUFFIX}"))
+  for path in paths:
+    if os.path.isdir(path):
+      raise ValueError(f"{path} is a folder; name its shards: '{path}/*.tar'.")
+  return paths
 
 
 def _weights(text: Any) -> dict[str, float]:
@@ -238,7 +248,8 @@ class _Tar:
           "failed read", f"shard {shard.name} sample {inside}: {error}"
       ) from error
     key, members = _tar_samples.contents(data)
-    where = f"shard {shard.name} key {key if key.isprintable() else repr(key)}"
+    shown = key if key.isprintable() and len(key) < 200 else f"{key!r:.200}"
+    where = f"shard {shard.name} key {shown}"
     if len(data) < length or _tar_samples.hashed(key) != row["key"]:
       raise types.Unreadable(
           "shard differs from its index", f"{where} at byte {start}"
@@ -302,9 +313,10 @@ def build_indexes(
 
   Raises:
     FileNotFoundError: if a shard does not exist.
-    ValueError: if some shards cannot be indexed; the others are by then.
+    ValueError: if a path is a folder, or some shards cannot be indexed, when
+      the others are.
   """
-  paths = _storage.expand(shards)
+  paths = _paths(shards)
   opened, now = _tar_shards.prepared(paths, index, workers)
   return {
       "shards": len(opened), "indexed now": now,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tar_shards
 
+from basic import types
 from basic.sources import _tar_index, _tar_shards
 from basic.sources import tar as module
 
@@ -116,7 +117,25 @@ def test_a_damaged_index_is_a_sentence(shard, damage):
   assert len(tar(shards=str(shard))) == 30
 
 
-def test_damaged_rows_are_found_before_one_is_used(shard):
+def test_damaged_rows_lead_to_no_other_sample(shard):
+  build(shard)
+  file = shard.parent / "0.tar.index"
+  whole, rows = file.read_bytes(), 30 * _tar_index.ROW.itemsize
+  for offset in (0, 1, 8, 16, 17):  # of start, key, length; one bit each
+    file.write_bytes(tar_shards.flipped(whole, offset - rows))
+    source = tar(shards=str(shard))
+    assert source[1]["text"] == ("caption 1",)
+    try:
+      assert source[0]["text"] == ("caption 0",)  # More bytes do no harm.
+      assert offset in (16, 17)
+    except types.Unreadable as error:
+      assert error.reason in (
+          "shard differs from its index", "no image", "no caption"
+      )
+
+
+def test_damaged_rows_are_found_where_some_are_left_out(shard):
+  shard.write_bytes(tar_shards.archive([*tar_shards.pairs(1, 2), ("x.png", b"x")]))
   build(shard)
   file = shard.parent / "0.tar.index"
   file.write_bytes(tar_shards.flipped(file.read_bytes(), -10))
