@@ -71,9 +71,9 @@ def measure(folder: str) -> dict[str, float]:
   from basic.sources import tar
 
   idle = rounds.resident()
-  start = time.perf_counter()
+  start, spent = time.perf_counter(), time.process_time()
   source = tar.tar(shards=f"{folder}/*.tar", missing_index="refuse")
-  opened = time.perf_counter() - start
+  opened, opened_cpu = time.perf_counter() - start, time.process_time() - spent
   prepare = examples.prepare(
       tokenize=lambda text: np.zeros(16, np.int32), augment=images.augment(size=224)
   )
@@ -81,7 +81,7 @@ def measure(folder: str) -> dict[str, float]:
       source, prepare=prepare, batch_size=BATCH, seed=0, threads=2
   ) as stream:
     next(stream)
-    first = time.perf_counter() - start
+    first, first_cpu = time.perf_counter() - start, time.process_time() - spent
     batches = [_seconds(lambda: next(stream)) for _ in range(5)]
     draws = _seconds(lambda: stream.ids(10**7, 10**7 + READS)) / READS
   positions = np.random.default_rng(1).integers(0, len(source), READS)
@@ -91,6 +91,7 @@ def measure(folder: str) -> dict[str, float]:
   )
   return dict(
       records=len(source), open_seconds=opened, first_batch_seconds=first,
+      open_cpu_seconds=opened_cpu, first_batch_cpu_seconds=first_cpu,
       batch_seconds=statistics.median(batches), draw_us=1e6 * draws,
       read_cpu_us=1e6 * new / READS, read_again_cpu_us=1e6 * known / READS,
       peak_gib=rounds.resident() / 2**30,

@@ -44,6 +44,24 @@ def special(name, kind, target=""):
   return info, None
 
 
+def block(name, size, kind=b"0", extended=0):
+  """A header written by hand, which may claim anything."""
+  head = bytearray(512)
+  head[: len(name)] = name
+  head[124:136] = b"%011o\0" % size
+  head[156:157] = kind
+  head[257:265] = b"ustar  \0"
+  head[482] = extended
+  head[148:156] = b" " * 8
+  head[148:156] = b"%06o\0 " % sum(head)
+  return bytes(head)
+
+
+def padded(content):
+  """A content up to the next block."""
+  return content + bytes(-len(content) % 512)
+
+
 def header(data, name):
   """Offset of the header of a member."""
   with tarfile.open(fileobj=io.BytesIO(data)) as opened:

@@ -106,7 +106,7 @@ def members(read: Read, size: int) -> Iterator[Member | Loss]:
     end = content + (0 if header.kind in _WITHOUT_CONTENT else member.size)
     if end > size:
       yield member._replace(fault=member.fault or CUT)
-      at = _next_header(read, content, size)
+      at = _next_header(read, content - BLOCK, size)
       yield Loss("truncated shard" if at == size else "size beyond the end")
       yield Loss("bytes skipped", at - content)
       if at == size:
@@ -287,10 +287,11 @@ def _candidates(data: bytes) -> list[int]:
 
 
 def _next_header(read: Read, start: int, size: int) -> int:
-  """Offset of the next header with a right checksum, or `size`."""
+  """Offset of the next header with a right checksum after `start`, or `size`."""
   for first in range(start, size, _SCANNED):
     data = read(first, min(size, first + _SCANNED + BLOCK))
     for offset in _candidates(data):
-      if parse(data[offset : offset + BLOCK]) is not None:
-        return first + offset
+      at = first + offset
+      if at > start and parse(data[offset : offset + BLOCK]) is not None:
+        return at
   return size

@@ -119,9 +119,11 @@ def build(path: str, file: str) -> Shard:
     file: of the index; an older one is replaced when the new one is complete.
 
   Raises:
-    ValueError: if the shard is compressed, or its names make no samples.
+    ValueError: if the shard is compressed or a folder, or its names make no samples.
     OSError: if the shard cannot be read, or the index cannot be written.
   """
+  if os.path.isdir(path):
+    raise ValueError(f"{path} is a folder; name its shards: '{path}/*.tar'.")
   size = _storage.size(path)
   read = _Window(path, size)
   _refuse_compressed(path, read(0, min(size, 8)))

@@ -4,6 +4,7 @@ The rule is that of webdataset: the key of "a/001.left.jpg" is "a/001", its
 extension "left.jpg", split at the first dot of the base name.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -125,6 +126,7 @@ class Wanted(NamedTuple):
   label: tuple[str, ...]
 
 
+@functools.lru_cache(maxsize=4096)  # Thousands of shards have the same patterns.
 def fault(pattern: Pattern, wanted: Wanted) -> str:
   """Why a sample of this pattern can never be an example; "" if it may be.
 

@@ -41,24 +41,24 @@ def opened(
     OSError: if a shard cannot be read, or an index cannot be written.
   """
   files = {path: _file(path, folder) for path in paths}
-  absent = [path for path, file in files.items() if not os.path.exists(file)]
+  absent = {path: None for path, (_, there) in files.items() if not there}
   if absent and missing == "refuse":
     raise FileNotFoundError(
         f"{len(absent)} of {len(paths)} shards have no index, the first of them "
-        f"{absent[0]}, where {files[absent[0]]} does not exist; build them: "
-        "python -m basic.prepare index --shards=..."
+        f"{next(iter(absent))}; build them: python -m basic.prepare index "
+        "--shards=..."
     )
   if absent:
     _log.warning(
         "building the indexes of %d of %d shards in %s; `python -m basic.prepare "
         "index` does it once for all, on all cores", len(absent), len(paths),
-        os.path.dirname(files[absent[0]]),
+        os.path.dirname(files[next(iter(absent))][0]),
     )
   compared = set(paths[:: -(-len(paths) // _CHECKED)])
 
   def one(path: str) -> _tar_index.Shard:
-    file = files[path]
-    if not os.path.exists(file):
+    file, _ = files[path]
+    if path in absent:
       return _tar_index.build(path, file)
     try:
       return _read(path, file, path in compared)
@@ -71,14 +71,13 @@ def opened(
     return tuple(pool.map(one, paths))
 
 
-def _file(path: str, folder: str | None) -> str:
-  """Where the index of a shard is, or would be built when the shard is read."""
-  if folder is not None:
-    return _tar_index.inside(folder, path)
+def _file(path: str, folder: str | None) -> tuple[str, bool]:
+  """Where the index of a shard is, or would be built; and whether it is there."""
   beside = _tar_index.beside(path)
-  if beside is not None and os.path.exists(beside):
-    return beside
-  return _tar_index.inside(_tar_index.cache(), path)
+  if folder is None and beside is not None and os.path.exists(beside):
+    return beside, True
+  file = _tar_index.inside(folder or _tar_index.cache(), path)
+  return file, os.path.exists(file)
 
 
 def _read(path: str, file: str, with_content: bool) -> _tar_index.Shard:

@@ -8,7 +8,6 @@ damaged is skipped and counted. An index of offsets gives random access; `python
 import dataclasses
 import logging
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal, SupportsIndex
@@ -107,11 +106,7 @@ def tar(
 def _paths(shards: str | tuple[str, ...]) -> tuple[str, ...]:
   """The shards that patterns name, without indexes that lie beside them."""
   found = _storage.expand(shards)
-  paths = tuple(p for p in found if not p.endswith(f".tar{_tar_index.SUFFIX}"))
-  for path in paths:
-    if os.path.isdir(path):
-      raise ValueError(f"{path} is a folder; name its shards: '{path}/*.tar'.")
-  return paths
+  return tuple(p for p in found if not p.endswith(f".tar{_tar_index.SUFFIX}"))
 
 
 def _weights(text: Any) -> dict[str, float]:

@@ -3,15 +3,14 @@
 import io
 import json
 import pickle
+import random
 import tarfile
 
 import fsspec
-import hypothesis
 import numpy as np
 import pytest
 import tar_shards
 import webdataset
-from hypothesis import strategies as st
 from tar_shards import expected, read, read_one, shard
 from webdataset import tariterators
 
@@ -127,6 +126,7 @@ LONG = "x" * 1_000_000
     ([("00002.txt", b" \n")], {}, "no caption"),
     ([("00002.txt", LONG.encode())], {}, "caption too long"),
     ([("00002.json", b"{")], {"text": "json/a"}, "broken JSON"),
+    ([("00002.json", b" " * (17 << 20))], {"text": "json/a"}, "JSON too long"),
     ([("00002.json", b"[" * 100_000)], {"text": "json/a"}, "broken JSON"),
     ([("00002.json", b'{"a": 1' + b"1" * 5000 + b"}")], {"text": "json/a"},
      "broken JSON"),
@@ -306,15 +306,14 @@ def test_a_stream_trains_past_what_cannot_be_read(tmp_path):
     assert stream.unreadable == {"unknown image format": 1}
 
 
-KEYS = st.sampled_from(("a", "b", "x/a", "c.d/e", "__m__/a", ".h"))
-ENDS = st.sampled_from(("png", "TXT", "json", "left.png"))
-
-
-@hypothesis.settings(max_examples=150, deadline=None)
-@hypothesis.given(found=st.lists(st.tuples(KEYS, ENDS), max_size=12))
-def test_samples_are_those_of_webdataset(found):
+@pytest.mark.parametrize("seed", range(60))
+def test_samples_are_those_of_webdataset(seed):
   """Where it does not stop for an extension that a sample has twice."""
-  members = [(f"{key}.{end}", b"%d" % n) for n, (key, end) in enumerate(found)]
+  rng = random.Random(seed)
+  members = []
+  for key in rng.choices(("a", "b", "x/a", "c.d/e", "__m__/a", ".h", "__x"), k=5):
+    ends = rng.sample(("png", "TXT", "json", "left.png"), rng.randrange(1, 4))
+    members += [(f"{key}.{end}", rng.randbytes(3)) for end in ends]
   data = tar_shards.archive(members)
   files = tariterators.tar_file_iterator(io.BytesIO(data))
   try:
@@ -323,7 +322,7 @@ def test_samples_are_those_of_webdataset(found):
         for s in tariterators.group_by_keys(f | {"__url__": ""} for f in files)
     ]
   except ValueError:
-    hypothesis.reject()
+    return  # Its reader ends here; ours counts a duplicate key.
   ours = list(_tar_samples.samples(
       _tar_format.members(lambda a, b: data[a:b], len(data)), lambda *_: None
   ))

@@ -92,16 +92,78 @@ def test_sizes_in_base_256_are_read():
   assert read(bytes(data)) == ([("a.jpg", b"x" * 700)], [])
 
 
-def test_a_size_in_pax_records_counts_and_global_records_do_not_disturb():
+AFTER = tar_shards.archive([("z.jpg", b"after")])
+
+
+def records(**values):
+  """A header with records of pax."""
+  content = b""
+  for key, value in values.items():
+    rest = f" {key.replace('__', '.')}={value}\n".encode()
+    length = next(n for n in range(9999) if n == len(str(n)) + len(rest))
+    content += str(length).encode() + rest
+  return tar_shards.block(b"x", len(content), b"x") + tar_shards.padded(content)
+
+
+def test_name_and_size_in_pax_records_are_those_that_count():
+  data = records(size=600, path="long/a.jpg") + tar_shards.block(b"a", 0)
+  data += tar_shards.padded(b"x" * 600) + AFTER
+  assert read(data) == ([("long/a.jpg", b"x" * 600), ("z.jpg", b"after")], [])
+  assert oracle(data) == read(data)[0]
+
+
+def test_global_records_disturb_nothing():
   file = io.BytesIO()
   with tarfile.open(
       fileobj=file, mode="w", format=tarfile.PAX_FORMAT,
       pax_headers={"comment": "of all"},
   ) as opened:
-    info = tarfile.TarInfo("a.jpg")
-    info.size, info.pax_headers = 5, {"size": "5", "path": "long/a.jpg"}
-    opened.addfile(info, io.BytesIO(b"12345"))
-  assert read(file.getvalue()) == ([("long/a.jpg", b"12345")], [])
+    opened.addfile(tarfile.TarInfo("a.jpg"), io.BytesIO(b""))
+  assert read(file.getvalue()) == ([("a.jpg", b"")], [])
+
+
+@pytest.mark.parametrize(("member", "fault"), [
+    # A map of two more blocks precedes the content.
+    (tar_shards.block(b"a.jpg", 600, b"S", 1) + bytes(504) + b"\1" + bytes(7)
+     + bytes(512) + tar_shards.padded(b"x" * 600), "sparse member"),
+    (records(GNU__sparse__major=1) + tar_shards.block(b"a.jpg", 600)
+     + tar_shards.padded(b"x" * 600), "sparse member"),
+    # Old programs give the size of a file that is not there again.
+    (tar_shards.block(b"a.jpg", 600, b"1"), "link"),
+    (tar_shards.block(b"a.jpg", 600, b"?") + tar_shards.padded(b"x" * 600),
+     "unknown kind of member"),
+    (records(size="9" * 5000) + tar_shards.block(b"a.jpg", 0), "bad header"),
+    (records(size="many") + tar_shards.block(b"a.jpg", 0), "bad header"),
+    (tar_shards.block(b"x", 9, b"x") + tar_shards.padded(b"99 path=a\n")
+     + tar_shards.block(b"a.jpg", 0), "bad header"),
+    (tar_shards.block(b"x", 9, b"x") + tar_shards.padded(b"garbage!!")
+     + tar_shards.block(b"a.jpg", 0), "bad header"),
+    (records(path="a\0.jpg") + tar_shards.block(b"a.jpg", 0), "unsafe name"),
+    (tar_shards.block(b"", 0), "unsafe name"),
+], ids=range(10))
+def test_a_member_that_cannot_be_used_hides_no_other(member, fault):
+  members, losses = walk(member + AFTER)
+  assert [m.fault for m in members] == [fault, ""] and losses == []
+  assert read(member + AFTER)[0] == [("z.jpg", b"after")]
+
+
+@pytest.mark.parametrize(("claimed", "there"), [(2 << 20, 2 << 20), (10**9, 0)])
+def test_a_name_that_would_fill_the_memory_is_skipped(claimed, there):
+  data = tar_shards.block(b"x", claimed, b"x") + bytes(there) + AFTER
+  losses = [("bad header", 1), ("bytes skipped", 512 + there)]
+  assert read(data) == ([("z.jpg", b"after")], losses)
+
+
+def test_a_header_of_no_member_is_counted():
+  data = tar_shards.archive([("a.jpg", b"x")])[:1024] + records(path="b.jpg")
+  assert read(data) == (
+      [("a.jpg", b"x")], [("header without member", 1), ("no end mark", 1)]
+  )
+  assert read(data + bytes(1024))[1] == [("header without member", 1)]
+
+
+def test_folders_of_unix_version_7_end_in_a_slash():
+  assert read(tar_shards.block(b"folder/", 0) + AFTER) == ([("z.jpg", b"after")], [])
 
 
 def test_directories_are_passed_over():
