@@ -8,6 +8,7 @@ import importlib
 import io
 import pickle
 import pkgutil
+import tarfile
 from concurrent import futures
 
 import numpy as np
@@ -17,6 +18,7 @@ from PIL import Image
 
 from basic import sources
 from basic.data import decoding
+from basic.sources import tar
 
 NAMES = sorted(
     module.name
@@ -26,7 +28,7 @@ NAMES = sorted(
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
+def tfds_folder(tmp_path_factory):
   """A prepared data set of eight images with a caption and a label each."""
   tensorflow_datasets.disable_progress_bar()
   features = tensorflow_datasets.features
@@ -64,8 +66,33 @@ def prepared(tmp_path_factory):
   return str(builder.data_path)
 
 
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory):
+  """A tar shard of eight samples with two captions and a label each."""
+  path = tmp_path_factory.mktemp("shards") / "00000.tar"
+  with tarfile.open(path, "w") as opened:
+    for number in range(8):
+      image = io.BytesIO()
+      Image.new("RGB", (5, 4), (number, 0, 255)).save(image, "PNG")
+      for extension, content in (
+          ("png", image.getvalue()), ("txt", b"caption %d" % number),
+          ("json", b'{"alt": "another %d"}' % number), ("cls", b"%d" % (number % 2)),
+      ):
+        member = tarfile.TarInfo(f"{number:05}.{extension}")
+        member.size = len(content)
+        opened.addfile(member, io.BytesIO(content))
+  tar.build_indexes(shards=str(path), index=None, workers=1)
+  return str(path)
+
+
+@pytest.fixture(scope="module")
+def prepared(tfds_folder, shard):
+  """What settings in braces stand for."""
+  return {"{prepared}": tfds_folder, "{shard}": shard}
+
+
 # Settings of a few small sources for each module; "{prepared}" stands for the
-# folder of a prepared data set.
+# folder of a prepared data set, "{shard}" for a tar shard with its index.
 TINY = {
     "digits": (
         {"length": 12},
@@ -80,6 +107,12 @@ TINY = {
         {"kind": "single", "length": 12},
         {"kind": "compositions", "split": "test", "length": 12},
     ),
+    "tar": (
+        {"shards": "{shard}"},
+        {"shards": "{shard}", "text": ("txt", "json/alt")},
+        {"shards": "{shard}", "text": None, "label": "cls",
+         "classes": ("ant", "bee")},
+    ),
     "tfds": (
         {"dataset": "{prepared}", "split": "train", "text": "caption"},
         {"dataset": "{prepared}", "split": "train", "label": "label"},
@@ -90,6 +123,7 @@ TINY = {
 CHANGED = {
     "digits": {"seed": 7},
     "shapes": {"seed": 7},
+    "tar": {"channels": 1},
     "tfds": {"channels": 1},
 }
 
@@ -104,7 +138,8 @@ CASES = [(name, i) for name in NAMES for i in range(len(TINY.get(name, ())))]
 def make(name, settings, prepared):
   factory = getattr(importlib.import_module(f"basic.sources.{name}"), name)
   filled = {
-      k: prepared if v == "{prepared}" else v for k, v in settings.items()
+      k: prepared.get(v, v) if isinstance(v, str) else v
+      for k, v in settings.items()
   }
   return factory(**filled)
 

@@ -1,0 +1,320 @@
+"""Shards of webdataset and img2dataset: tar archives of images and captions.
+
+Our own reader: nothing is unpacked or unpickled, no command is run, and what is
+damaged is skipped and counted. An index of offsets gives random access; `python
+-m basic.prepare index` builds it once.
+"""
+
+import dataclasses
+import logging
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Literal, SupportsIndex
+
+import numpy as np
+from jaxtyping import UInt8
+
+from basic import types
+from basic.data import decoding
+from basic.sources import (
+    _records,
+    _stable,
+    _storage,
+    _tar_index,
+    _tar_samples,
+    _tar_shards,
+)
+
+IMAGES = (
+    "jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif",
+)
+
+_log = logging.getLogger(__name__)
+
+
+def tar(
+    *,
+    shards: str | tuple[str, ...],
+    image: str | tuple[str, ...] = IMAGES,
+    text: str | tuple[str, ...] | Mapping[str, int | float] | None = "txt",
+    label: str | None = None,
+    classes: tuple[str, ...] = (),
+    channels: int = 3,
+    max_pixels: int = 40_000_000,
+    index: str | None = None,
+    missing_index: Literal["build", "refuse"] = "build",
+) -> types.Source:
+  """Reads images with captions, labels, or both.
+
+  A sample is consecutive members KEY.EXTENSION with the same key, which ends at
+  the first dot of the base name. It is an example if it has an image and, where
+  they are read, a caption and a label. Other samples are left out and counted
+  in `damage`. Members that are not read may be there.
+
+  Args:
+    shards: paths or URLs of fsspec, with braces or wildcards:
+      "data/{00000..00127}.tar", "gs://bucket/*.tar". Not compressed.
+    image: extensions of images, in any case; a sample's first one is read. The
+      format of an image is found by its content.
+    text: where captions are: an extension, "txt", or a field of JSON,
+      "json/alt_text". Several places have captions of equal probability or, as
+      {"txt": 0.75, "json/alt_text": 0.25}, in proportion to weights; those that
+      a sample lacks drop out. None: the names of the labels.
+    label: where the label is, an integer from 0: "cls", "json/label"; None: no
+      labels.
+    classes: the names of the labels, in their order; () if they have none.
+    channels: 3 for RGB, 1 for luminance.
+    max_pixels: an image with more is unreadable.
+    index: folder of the indexes of the shards; None: beside each shard, where
+      there is none, in the cache, $XDG_CACHE_HOME/basic/tar.
+    missing_index: "build" it, or "refuse" the shard.
+
+  Returns:
+    A source of "image" (a `decoding.Encoded`), "text" (a tuple of captions),
+    "text_weights" if `text` has several places, "id" int64 (the index) and, if
+    `label` is set, "label" int32. `damage` is reason -> count, for what the
+    index knows to be unusable: samples ("image without caption", "caption
+    without image", "no image", "no label", "empty image", "empty caption",
+    "duplicate key" in one shard, "truncated sample", "link", "device", "sparse
+    member", "unsafe name", "unknown kind of member", "bad header" before a
+    member, "sample too large"), members ("not part of a sample"), and places as
+    in `_tar_format.members`. What shows only on reading raises
+    `types.Unreadable`, with shard and key: "no caption", "broken JSON", "JSON
+    too long", "failed read", "shard differs from its index", and the reasons of
+    captions, labels and images.
+
+  Raises:
+    FileNotFoundError: if a shard does not exist, or has no index and
+      `missing_index` is "refuse".
+    ValueError: if a shard is compressed or a folder, an index is damaged or of another
+      file, no sample is usable, or a setting is out of its range.
+    OSError: if a shard cannot be read, or an index cannot be written.
+  """
+  _records.check_channels(channels)
+  images = tuple(e.lower() for e in ((image,) if isinstance(image, str) else image))
+  weights = _weights(text)
+  if not images or not (weights or label):
+    raise ValueError(
+        f"image is {image!r}, text {text!r} and label {label!r}: name an "
+        'extension of images, and where captions or labels are ("txt", "cls").'
+    )
+  settings = _Settings(images, weights, label, classes, channels, max_pixels)
+  return _Tar(settings, _tar_shards.opened(_paths(shards), index, missing_index))
+
+
+def _paths(shards: str | tuple[str, ...]) -> tuple[str, ...]:
+  """The shards that patterns name, without indexes that lie beside them."""
+  found = _storage.expand(shards)
+  return tuple(p for p in found if not p.endswith(f".tar{_tar_index.SUFFIX}"))
+
+
+def _weights(text: Any) -> dict[str, float]:
+  """Weights by place of captions, the largest first."""
+  if text is None:
+    return {}
+  if not isinstance(text, Mapping):
+    return dict.fromkeys((text,) if isinstance(text, str) else text, 1.0)
+  wrong = [
+      weight for weight in text.values()
+      if isinstance(weight, bool) or not isinstance(weight, int | float)
+      or not 0 < weight < math.inf
+  ]
+  if wrong:
+    raise ValueError(
+        f"text gives the weight {wrong[0]!r}; expected positive numbers, such as "
+        '{"txt": 0.75, "json/alt_text": 0.25}.'
+    )
+  # Configurations do not keep the order of a mapping.
+  return dict(sorted(text.items(), key=lambda item: (-item[1], item[0])))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+  """What an example is made of; see `tar`."""
+
+  images: tuple[str, ...]
+  weights: dict[str, float]
+  label: str | None
+  classes: tuple[str, ...]
+  channels: int
+  max_pixels: int
+
+  @property
+  def wanted(self) -> _tar_samples.Wanted:
+    """The extensions that are read."""
+    captions = tuple(path.split("/")[0] for path in self.weights)
+    label = () if self.label is None else (self.label.split("/")[0],)
+    return _tar_samples.Wanted(self.images, captions, label)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Image(decoding.Encoded):
+  """An image file that says where it is from if it cannot be decoded."""
+
+  where: str = ""
+
+  def decode(self, *arguments: Any, **named: Any) -> UInt8[np.ndarray, "h w c"]:
+    try:
+      return super().decode(*arguments, **named)
+    except types.Unreadable as error:
+      raise _at(self.where, error) from error
+
+
+def _at(where: str, error: types.Unreadable) -> types.Unreadable:
+  """An error with the place of the sample in its message."""
+  detail = str(error).removeprefix(error.reason).removeprefix(": ")
+  return types.Unreadable(error.reason, f"{where}: {detail}" if detail else where)
+
+
+class _Tar:
+  """Open shards: small tables in memory, no open files. Can be pickled."""
+
+  def __init__(
+      self, settings: _Settings, shards: tuple[_tar_index.Shard, ...]
+  ):
+    self._settings, self._shards = settings, shards
+    self._wrong, counts, damage = [], [], Counter(_tar_shards.totals(shards))
+    for shard in shards:
+      faults = [
+          _tar_samples.fault(pattern, settings.wanted)
+          for pattern, _ in shard.patterns
+      ]
+      self._wrong.append(np.array([bool(fault) for fault in faults], bool))
+      usable = 0
+      for fault, (_, count) in zip(faults, shard.patterns, strict=True):
+        damage[fault] += count if fault else 0
+        usable += 0 if fault else count
+      counts.append(usable)
+    self._ends = np.cumsum(counts)
+    self.damage = {reason: n for reason, n in sorted(damage.items()) if n}
+    self.shards = (self._ends - counts)[np.array(counts) > 0]
+    self.classes = settings.classes
+    self.fingerprint = self._fingerprint()
+    # By shard: for each row that is left out, the usable rows before it.
+    self._before: dict[int, np.ndarray] = {}
+    self._report()
+
+  def _fingerprint(self) -> str:
+    content = [(s.name, s.size, s.content, s.crc) for s in self._shards]
+    settings = dataclasses.astuple(self._settings)
+    return _stable.fingerprint("tar", settings, content)
+
+  def _report(self) -> None:
+    said = ", ".join(f"{n:,} {reason}" for reason, n in self.damage.items())
+    total = sum(shard.samples for shard in self._shards)
+    found = (
+        f"{len(self):,} of {total:,} samples in {len(self._shards):,} shards are "
+        f"usable; left out: {said or 'nothing'}"
+    )
+    if not len(self):
+      raise ValueError(
+          f"{found}. The first shard is {self._shards[0].path}; check the "
+          "settings image, text and label against the extensions of its members."
+      )
+    if self.damage:
+      _log.warning("tar: %s", found)
+
+  def __getstate__(self) -> Mapping[str, Any]:
+    return {**vars(self), "_before": {}}
+
+  def __len__(self) -> int:
+    return int(self._ends[-1])
+
+  def __getitem__(self, index: SupportsIndex) -> types.Example:
+    index = _stable.position(index, len(self))
+    where, members = self._members(index)
+    try:
+      return {"id": np.int64(index), **self._example(members, where)}
+    except types.Unreadable as error:
+      raise _at(where, error) from error
+
+  def _members(self, index: int) -> tuple[str, dict[str, bytes]]:
+    """("shard NAME key KEY", contents of a sample by extension)."""
+    number = int(np.searchsorted(self._ends, index, side="right"))
+    shard = self._shards[number]
+    inside = index - int(self._ends[number - 1]) if number else index
+    try:
+      row = self._row(number, inside)
+      start, length = int(row["start"]), int(row["length"])
+      data = _storage.read(shard.path, start, start + length)
+    except OSError as error:
+      raise types.Unreadable(
+          "failed read", f"shard {shard.name} sample {inside}: {error}"
+      ) from error
+    key, members = _tar_samples.contents(data)
+    shown = key if key.isprintable() and len(key) < 200 else f"{key!r:.200}"
+    where = f"shard {shard.name} key {shown}"
+    if len(data) < length or _tar_samples.hashed(key) != row["key"]:
+      raise types.Unreadable(
+          "shard differs from its index", f"{where} at byte {start}"
+      )
+    return where, members
+
+  def _row(self, number: int, inside: int) -> np.void:
+    """The row of the index for a usable sample of a shard, by its number."""
+    shard = self._shards[number]
+    before = self._before.get(number)
+    if before is None:
+      skipped = _tar_index.unusable(shard, self._wrong[number])
+      before = skipped - np.arange(len(skipped), dtype=np.uint32)
+      self._before[number] = before
+    row = inside + int(np.searchsorted(before, inside, side="right"))
+    return _tar_index.read_rows(shard, row, row + 1)[0]
+
+  def _example(
+      self, members: Mapping[str, bytes], where: str
+  ) -> dict[str, Any]:
+    settings = self._settings
+    example: dict[str, Any] = {}
+    if settings.label is not None:
+      example["label"] = self._label(members)
+    if settings.weights:
+      texts, weights = _tar_samples.captions(members, settings.weights)
+      example["text"] = texts
+      if len(settings.weights) > 1:
+        example["text_weights"] = weights
+    elif settings.classes:
+      example["text"] = (settings.classes[example["label"]],)
+    found = (members[e] for e in members if e in settings.images and members[e])
+    image = _records.image(
+        next(found, None), settings.channels, settings.max_pixels
+    )
+    example["image"] = _Image(**vars(image), where=where)
+    return example
+
+  def _label(self, members: Mapping[str, bytes]) -> np.int32:
+    label = _records.label(_tar_samples.at(members, self._settings.label or ""))
+    classes = len(self._settings.classes)
+    if classes and label >= classes:
+      raise types.Unreadable("label out of range", f"{label} of {classes} classes")
+    return label
+
+
+def build_indexes(
+    *, shards: str | tuple[str, ...], index: str | None, workers: int
+) -> types.Counts:
+  """Builds the indexes of shards that have none that fits.
+
+  Args:
+    shards: as of `tar`.
+    index: folder of the indexes; None: beside each local shard, and in the
+      cache for others.
+    workers: processes, one shard each.
+
+  Returns:
+    "shards", "indexed now", "samples" of all shards, usable or not, and "keys in
+    several shards", whose samples are all kept.
+
+  Raises:
+    FileNotFoundError: if a shard does not exist.
+    ValueError: if a path is a folder, or some shards cannot be indexed, when
+      the others are.
+  """
+  paths = _paths(shards)
+  opened, now = _tar_shards.prepared(paths, index, workers)
+  return {
+      "shards": len(opened), "indexed now": now,
+      "samples": sum(shard.samples for shard in opened),
+      "keys in several shards": _tar_shards.repeated_keys(opened),
+  }
