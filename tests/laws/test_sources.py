@@ -4,6 +4,7 @@ A source is examples by number, and an example is a pure function of the
 settings and that number, whatever was read before and by whom.
 """
 
+import hashlib
 import importlib
 import io
 import pickle
@@ -17,6 +18,7 @@ from PIL import Image
 
 from basic import sources
 from basic.data import decoding
+from basic.preparation import filter as command
 
 NAMES = sorted(
     module.name
@@ -80,6 +82,10 @@ TINY = {
         {"kind": "single", "length": 12},
         {"kind": "compositions", "split": "test", "length": 12},
     ),
+    "subset": (
+        {"source": {"name": "shapes", "length": 24}, "fewest_words": 5},
+        {"source": {"name": "digits", "length": 12, "kind": "single"}},
+    ),
     "tfds": (
         {"dataset": "{prepared}", "split": "train", "text": "caption"},
         {"dataset": "{prepared}", "split": "train", "label": "label"},
@@ -90,6 +96,7 @@ TINY = {
 CHANGED = {
     "digits": {"seed": 7},
     "shapes": {"seed": 7},
+    "subset": {"most_words": 6},
     "tfds": {"channels": 1},
 }
 
@@ -97,6 +104,21 @@ CHANGED = {
 APART = {
     "digits": ({"kind": "single"}, {"kind": "single", "split": "test"}),
 }
+
+
+def filtered(settings, prepared):
+  """The settings of a subset: a source, filtered by the rules that remain."""
+  described, *rules = settings.items()
+  source = make(
+      described[1]["name"],
+      {k: v for k, v in described[1].items() if k != "name"}, prepared,
+  )
+  kept = f"{prepared}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:8]}"
+  command.filter(
+      source=source, out=kept, shorter_side=0, workers=1, **dict(rules)
+  )
+  return {"source": source, "kept": kept}
+
 
 CASES = [(name, i) for name in NAMES for i in range(len(TINY.get(name, ())))]
 
@@ -106,6 +128,8 @@ def make(name, settings, prepared):
   filled = {
       k: prepared if v == "{prepared}" else v for k, v in settings.items()
   }
+  if name == "subset":
+    filled = filtered(filled, prepared)
   return factory(**filled)
 
 
