@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import apache_beam as beam
 import numpy as np
-from apache_beam import metrics
+from apache_beam import pvalue
+from apache_beam.metrics import metric
 from apache_beam.options import pipeline_options
 
 from basic.preparation import _features, _rules
@@ -52,7 +53,7 @@ class Beam:
     result = pipeline.run()
     result.wait_until_finish()
     found = result.metrics().query(
-        metrics.MetricsFilter().with_namespace(_NAMESPACE)
+        metric.MetricsFilter().with_namespace(_NAMESPACE)
     )
     return {
         each.key.metric.name: each.committed or each.attempted or 0
@@ -94,7 +95,7 @@ class _Counted(beam.DoFn):
 
   def process(self, element: int) -> Iterator[int]:
     for name, count in self._task(element).items():
-      metrics.Metrics.counter(_NAMESPACE, name).inc(count)
+      metric.Metrics.counter(_NAMESPACE, name).inc(count)
     yield element
 
 
@@ -138,7 +139,7 @@ def _common(parts, most: int):
       counted
       | "common: filter" >> beam.Filter(
           lambda row, least: 0 < least <= row[1],
-          least=beam.pvalue.AsSingleton(least),
+          least=pvalue.AsSingleton(least),
       )
       | "common: keys" >> beam.Keys()
   )

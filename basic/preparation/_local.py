@@ -4,8 +4,10 @@ import collections
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
+from concurrent.futures import process
 
 import numpy as np
 
@@ -51,8 +53,13 @@ class Local:
       try:
         for each in futures.as_completed(running):
           yield each.result()
-      except BaseException:
+      except BaseException as error:
         pool.shutdown(wait=False, cancel_futures=True)
+        if isinstance(error, process.BrokenProcessPool):
+          error.add_note(
+              "Most often a worker is killed because memory is short: start the "
+              f"same command with fewer than {workers} --workers; it goes on."
+          )
         raise
 
   def tables(
@@ -95,6 +102,15 @@ def _remember(task: Task) -> None:
   """Keeps the task in a worker process, so that it is sent once."""
   global _task
   _task = task
+  threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+  """Ends a worker whose parent was killed, which would wait for work for ever."""
+  parent = multiprocessing.parent_process()
+  assert parent is not None
+  parent.join()
+  os._exit(1)
 
 
 def _run(number: int) -> Mapping[str, int]:

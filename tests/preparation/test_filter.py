@@ -5,7 +5,10 @@ import inspect
 import io
 import itertools
 import json
+import pathlib
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from sklearn import datasets
 
 from basic import preparation, types
 from basic.data import decoding
+from basic.preparation import _features, _hashing, _rules
 from basic.preparation import filter as command
 from basic.sources import subset
 
@@ -230,6 +234,33 @@ def test_images_of_evaluation_sets_are_dropped(tmp_path):
   assert counts["evaluation/flat/flat"] == 1
 
 
+def test_the_distance_is_the_last_that_counts_as_the_same(tmp_path):
+  one, two = picture(210, 210, seed=1), picture(210, 210, seed=2)
+  bits = int(_hashing.nearest(
+      _hashing.unsigned([_hashing.perceptual(one)]),
+      _hashing.unsigned(_hashing.views(two)),
+  )[0])
+  for distance, kept in ((bits, 0), (bits - 1, 1)):
+    counts = command.filter(
+        source=Crawl([{"image": one}]), out=str(tmp_path), workers=1,
+        evaluation={"two": Crawl([{"image": two}])}, distance=distance,
+    )
+    assert counts["kept"] == kept
+
+
+def test_a_flat_picture_is_near_no_hash():
+  features = _features.extract(
+      Crawl([{"image": np.full((210, 210, 3), 9, np.uint8)}]), 0, 1
+  )
+  none = _hashing.unsigned([])
+  every = _rules.Evaluation(image=none, look=_hashing.unsigned([0, 1, 2**63]))
+  rules = _rules.Rules(200, 3.0, None, None, 3, 20, None, distance=6)
+  decision = _rules.decide(
+      features, rules, _rules.Tables(none, none, None), every
+  )
+  assert decision.counts["kept"] == 1
+
+
 def test_it_goes_on_where_it_was_stopped(tmp_path):
   source = crawl(1)
   settings = dict(workers=1, part=10, **RULES)
@@ -263,6 +294,30 @@ def test_processes_give_what_one_process_gives(tmp_path):
         **RULES,
     )
   same_files(tmp_path / "1", tmp_path / "2")
+
+
+@pytest.mark.slow
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+  parent = subprocess.Popen([
+      sys.executable, "-m", "basic.prepare", "filter", "--source.name=shapes",
+      "--source.length=1000000", "--part=200", "--workers=2", f"--out={tmp_path}",
+  ])
+  part = tmp_path / "features" / "000000.npz"
+  while not part.exists():
+    assert parent.poll() is None
+    time.sleep(0.1)
+  listed = pathlib.Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+  workers = [
+      pathlib.Path(f"/proc/{child}/stat") for child in listed.read_text().split()
+  ]
+  parent.kill()
+  parent.wait()
+  assert len(workers) >= 2
+  for _ in range(600):
+    if not any(worker.exists() for worker in workers):
+      return
+    time.sleep(0.1)
+  pytest.fail("the workers still wait for work")
 
 
 def same_files(one, two):
