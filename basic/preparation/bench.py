@@ -1,6 +1,7 @@
 """Measures how fast a source feeds training, stage by stage."""
 
 import dataclasses
+import os
 import pathlib
 import statistics
 import time
@@ -48,12 +49,13 @@ def bench(
     threads: of the whole pipeline; None: as many as this machine has cores.
 
   Returns:
-    "cores" of this machine and "examples" of a round; "STAGE examples/s" in one
-    thread, of the stages that the source needs; "all stages examples/s", one after
-    the other in one thread; "pipeline examples/s" in "pipeline threads"; "pipeline
-    cores used", processor seconds a second; "slowest stage" with its share of the
-    time of all. If there are any: "unreadable", the share of the examples that
-    could not be read.
+    "cores" of this machine; "load", the processes that wanted one at the start:
+    where others did, all figures are too low. "examples" of a round; "STAGE
+    examples/s" in one thread, of the stages that the source needs; "all stages
+    examples/s", one after the other in one thread; "pipeline examples/s" in
+    "pipeline threads"; "pipeline cores used", processor seconds a second; "slowest
+    stage" with its share of the time of all. If there are any: "unreadable", the
+    share of the examples that could not be read.
 
   Raises:
     ValueError: if a number is less than 1, or no example can be read.
@@ -66,6 +68,7 @@ def bench(
     if value < 1:
       raise ValueError(f"bench.{name} is {value}; expected 1 or more.")
   threads = _local.cores() if threads is None else threads
+  load = os.getloadavg()[0]
   stages = _Stages(
       source, _tokenizer(source, vocabulary),
       images.augment(size=size, crop="random", mirror=True),
@@ -78,7 +81,7 @@ def bench(
   slowest = max(STAGES, key=median.__getitem__)
   total = statistics.median(sum(each.values()) for each in taken)
   result: dict[str, Any] = {
-      "cores": _local.cores(), "examples": batches * batch_size,
+      "cores": _local.cores(), "load": round(load, 2), "examples": batches * batch_size,
       **{
           f"{name} examples/s": round(batches * batch_size / median[name])
           for name in STAGES if name in stages.used

@@ -43,7 +43,11 @@ def filter(
 
   Near-duplicates of evaluation images are found by perceptual hash, also where
   they are compressed again, resized, or cropped by up to 10%. Pictures of almost
-  one colour have no such hash and are found only as the same file.
+  one colour have no such hash and are found only as the same file; drawings of few
+  shapes resemble each other, so less `distance` suits them.
+
+  ALIGN's classifier of pornographic images is not published and has no
+  counterpart here.
 
   Args:
     source: settings of the source: --source.name=tar --source.shards=...

@@ -199,8 +199,9 @@ TEXT = "one caption of five words"
     ([{"image": picture(201, 300), "text": TEXT}], [0]),
     ([{"image": picture(202, 202, seed=k), "text": (TEXT,)} for k in range(10)],
      list(range(10))),
-    ([{"image": picture(202, 202, seed=k), "text": (TEXT.upper(),)}
-      for k in range(11)], []),
+    ([{"image": picture(202, 202, seed=k), "text": (
+        TEXT.upper() if k % 2 else f" {TEXT}".replace(" ", "  "),
+    )} for k in range(11)], []),
     ([{"image": picture(202, 202), "text": (TEXT,)}] * 11, list(range(11))),
     ([{"image": picture(202, 202), "text": tuple(
         f"caption number {k}" for k in range(start, start + 50)
