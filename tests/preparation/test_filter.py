@@ -281,10 +281,27 @@ def test_it_goes_on_where_it_was_stopped(tmp_path):
 def test_other_rules_need_no_second_reading(tmp_path):
   source = crawl(2)
   command.filter(source=source, out=str(tmp_path), workers=1, **RULES)
-  again, changed = dataclasses.replace(source), RULES | {"shorter_side": 15}
+  again = dataclasses.replace(source)
+  changed = RULES | {"shorter_side": 15, "text_images": 1}
   command.filter(source=again, out=str(tmp_path), workers=1, **changed)
   assert again.read == []
   assert found(source, tmp_path) == expected(source, **changed)
+
+
+def test_an_evaluation_set_may_be_added_and_is_read_once(tmp_path):
+  source = crawl(2)
+  command.filter(source=source, out=str(tmp_path), workers=1, **RULES)
+  before = np.load(tmp_path / "examples.npy")
+  again = dataclasses.replace(source)
+  test = Crawl([source.examples[before[0]]])
+  for _ in range(2):
+    counts = command.filter(
+        source=again, out=str(tmp_path), workers=1, evaluation={"test": test},
+        **RULES,
+    )
+  assert again.read == [] and test.read == [0]
+  assert counts["image/evaluation set"] > 0
+  assert before[0] not in np.load(tmp_path / "examples.npy")
 
 
 def test_processes_give_what_one_process_gives(tmp_path):
