@@ -52,7 +52,11 @@ def _table(counts: types.Counts) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-  """Runs the command and prints its report; `--json` prints one JSON object."""
+  """Runs the command and prints its report; `--json` prints one JSON object.
+
+  What follows a `--` goes to the command unread: flags of Apache Beam.
+  """
+  arguments, flags = command_line.split(arguments)
   asked = [a for a in arguments if a not in ("--json", "--help", "-h")]
   if not asked:
     print(_usage())
@@ -62,7 +66,8 @@ def main(arguments: Sequence[str]) -> None:
     if len(asked) < len([a for a in arguments if a != "--json"]):
       print(command_line.manual(schema.plugin("preparation", command)))
       return
-    counts = prepare(command, settings)
+    passed = [] if flags is None else ["--", *flags]
+    counts = prepare(command, [*settings, *passed])
   print(json.dumps(counts) if "--json" in arguments else _table(counts))
 
 

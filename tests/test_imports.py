@@ -99,6 +99,10 @@ DOORS = (
         ("data",),
         "text becomes ids in one room",
     ),
+    Door(
+        ("apache_beam",), ("preparation/_beam",),
+        "without the extra `prepare`, work is done in processes here",
+    ),
     Door(("safetensors",), ("weights",), "foreign tensors are read in one place"),
     Door(
         ("orbax", "tensorstore"), ("engine/checkpoint",),

@@ -41,3 +41,12 @@ def test_counts_are_printed_as_a_table_or_as_json(capsys):
 def test_a_wrong_command_line_ends_in_a_sentence(arguments, sentence):
   with pytest.raises(SystemExit, match=sentence):
     prepare.main(arguments)
+
+
+def test_flags_after_two_dashes_are_not_read_here(monkeypatch):
+  seen = []
+  monkeypatch.setattr(
+      prepare, "prepare", lambda *arguments: seen.append(arguments) or {}
+  )
+  prepare.main(["filter", "--out=a", "--", "--help", "--json"])
+  assert seen == [("filter", ["--out=a", "--", "--help", "--json"])]

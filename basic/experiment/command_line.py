@@ -18,6 +18,9 @@ def settings(
 
       --shards='{00..12}.tar' --most=8 --source.name=tar --overwrite
 
+  What follows a `--` is the argument `runner`, a tuple of text: flags that another
+  program parses.
+
   Args:
     where: the name of the command, for messages.
     function: its keyword-only arguments are the settings.
@@ -28,7 +31,8 @@ def settings(
     Complete settings of the function.
 
   Raises:
-    ValueError: if an argument is not of this form, or as `schema.complete`.
+    ValueError: if an argument is not of this form, if a command that takes no
+      `runner` is given flags for one, or as `schema.complete`.
 
   Example:
     >>> def index(*, shards: str, most: int = 4) -> None: ...
@@ -36,8 +40,15 @@ def settings(
     {'shards': 'a.tar', 'most': 8}
   """
   types_of = schema.hints(function)
+  remaining, flags = split(arguments)
   given: dict[str, Any] = {}
-  remaining = list(arguments)
+  if flags is not None:
+    if "runner" not in types_of:
+      raise ValueError(
+          f"{where}: found {' '.join(['--', *flags])!r}; only a command that has "
+          "the setting runner takes flags after `--`."
+      )
+    given["runner"] = flags
   while remaining:
     name, text = _next(where, remaining)
     group, names = given, name.split(".")
@@ -47,6 +58,20 @@ def settings(
         raise ValueError(f"{where}: --{name} is set, and so is --{part} itself.")
     group[names[-1]] = _value(text, types_of.get(name))
   return schema.complete(where, function, given)
+
+
+def split(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...] | None]:
+  """The arguments before a `--`, and those after it; None where there is none.
+
+  Example:
+    >>> split(["--most=8", "--", "--runner=DirectRunner"])
+    (['--most=8'], ('--runner=DirectRunner',))
+  """
+  own = list(arguments)
+  if "--" not in own:
+    return own, None
+  place = own.index("--")
+  return own[:place], tuple(own[place + 1:])
 
 
 def _next(where: str, remaining: list[str]) -> tuple[str, str]:

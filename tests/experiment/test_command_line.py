@@ -46,3 +46,24 @@ def test_values_are_what_the_argument_takes(arguments, expected):
 def test_what_is_no_setting_is_refused(arguments, sentence):
   with pytest.raises(ValueError, match=sentence):
     command_line.settings("command", command, arguments)
+
+
+def piped(*, most: int = 1, runner: tuple[str, ...] = ()) -> None:
+  """Does nothing."""
+
+
+@pytest.mark.parametrize(("arguments", "most", "runner"), [
+    (["--most=8", "--", "--runner=DirectRunner", "--most=9", "7"], 8,
+     ("--runner=DirectRunner", "--most=9", "7")),
+    (["--", "--", "--json"], 1, ("--", "--json")),
+    (["--most=2", "--"], 2, ()),
+    (["--runner=--direct"], 1, ("--direct",)),
+])
+def test_what_follows_two_dashes_is_passed_on(arguments, most, runner):
+  found = command_line.settings("piped", piped, arguments)
+  assert found == {"most": most, "runner": runner}
+
+
+def test_flags_for_a_command_that_takes_none_are_refused():
+  with pytest.raises(ValueError, match="found '-- --runner=X'; only a command"):
+    command_line.settings("command", command, ["--most=8", "--", "--runner=X"])

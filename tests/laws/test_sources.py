@@ -4,6 +4,7 @@ A source is examples by number, and an example is a pure function of the
 settings and that number, whatever was read before and by whom.
 """
 
+import hashlib
 import importlib
 import io
 import pickle
@@ -18,6 +19,7 @@ from PIL import Image
 
 from basic import sources
 from basic.data import decoding
+from basic.preparation import filter as command
 from basic.sources import tar
 
 NAMES = sorted(
@@ -113,6 +115,10 @@ TINY = {
         {"shards": "{shard}", "text": None, "label": "cls",
          "classes": ("ant", "bee")},
     ),
+    "subset": (
+        {"source": {"name": "shapes", "length": 24}, "fewest_words": 5},
+        {"source": {"name": "digits", "length": 12, "kind": "single"}},
+    ),
     "tfds": (
         {"dataset": "{prepared}", "split": "train", "text": "caption"},
         {"dataset": "{prepared}", "split": "train", "label": "label"},
@@ -124,6 +130,7 @@ CHANGED = {
     "digits": {"seed": 7},
     "shapes": {"seed": 7},
     "tar": {"channels": 1},
+    "subset": {"most_words": 6},
     "tfds": {"channels": 1},
 }
 
@@ -131,6 +138,21 @@ CHANGED = {
 APART = {
     "digits": ({"kind": "single"}, {"kind": "single", "split": "test"}),
 }
+
+
+def filtered(settings, prepared):
+  """The settings of a subset: a source, filtered by the rules that remain."""
+  described, *rules = settings.items()
+  source = make(
+      described[1]["name"],
+      {k: v for k, v in described[1].items() if k != "name"}, prepared,
+  )
+  kept = f"{prepared['{prepared}']}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:8]}"
+  command.filter(
+      source=source, out=kept, shorter_side=0, workers=1, **dict(rules)
+  )
+  return {"source": source, "kept": kept}
+
 
 CASES = [(name, i) for name in NAMES for i in range(len(TINY.get(name, ())))]
 
@@ -141,6 +163,8 @@ def make(name, settings, prepared):
       k: prepared.get(v, v) if isinstance(v, str) else v
       for k, v in settings.items()
   }
+  if name == "subset":
+    filled = filtered(filled, prepared)
   return factory(**filled)
 
 
