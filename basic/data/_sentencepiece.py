@@ -11,6 +11,12 @@ _PROTOBUF: Any = sentencepiece_model_pb2
 
 _UNIGRAM, _BPE = 1, 2  # SentencePiece's TrainerSpec.ModelType
 _NORMAL, _BYTE = 1, 6  # SentencePiece's SentencePiece.Type
+# Fields of its TrainerSpec on which the ids of a text depend.
+_OF_IDS = (
+    "model_type", "byte_fallback", "treat_whitespace_as_suffix",
+    "pad_id", "unk_id", "bos_id", "eos_id",
+    "pad_piece", "unk_piece", "bos_piece", "eos_piece",
+)
 
 
 def parse(model: bytes) -> Any:
@@ -32,6 +38,25 @@ def parse(model: bytes) -> Any:
         f"{spec.trainer_spec.model_type}"
     )
   return spec
+
+
+def essence(model: bytes) -> bytes:
+  """The parts of a serialized model that determine ids.
+
+  Left out are the settings of its training that do not, such as the names of
+  its files and its number of threads.
+
+  Raises:
+    ValueError: if it is no such model.
+  """
+  spec = parse(model)
+  kept = _PROTOBUF.ModelProto()
+  kept.pieces.extend(spec.pieces)
+  kept.normalizer_spec.CopyFrom(spec.normalizer_spec)
+  for name in _OF_IDS:
+    if spec.trainer_spec.HasField(name):
+      setattr(kept.trainer_spec, name, getattr(spec.trainer_spec, name))
+  return kept.SerializeToString(deterministic=True)
 
 
 def end(spec: Any) -> str:

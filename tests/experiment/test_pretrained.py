@@ -77,7 +77,7 @@ def weights(monkeypatch):
 def config(model=None, taken=(".*",), **changes):
   return {
       "text": {"vocab": 60, "length": LENGTH}, "image": {}, "seed": 0,
-      "tokenizer": {"model": model, "captions": 30}, "captions": None,
+      "tokenizer": {"model": model, "captions": 30, "clean": None}, "captions": None,
       "source": dict(name="digits", canvas=24, length=64),
       "augment": {"size": None, "crop": "none", "method": "area"},
       "weights": {"name": "x", "path": "there", "paths": taken}, **changes,
@@ -265,7 +265,7 @@ def test_a_tokenizer_json_can_be_given(weights, tmp_path):
 def test_a_sentencepiece_model_of_others_can_be_given(weights, tmp_path):
   file = tmp_path / "spiece.model"
   file.write_bytes(siglip())
-  with pytest.raises(ValueError, match=r"does not name a padding token.*pad_token"):
+  with pytest.raises(ValueError, match=r"padding token must be named.*pad_token"):
     input_pipeline.run_tokenizer([config(str(file))], tmp_path / "run")
   (tmp_path / "tokenizer_config.json").write_text(json.dumps(
       {"pad_token": "</s>", "tokenizer_class": "SiglipTokenizer"}))
