@@ -192,6 +192,11 @@ class Tokenizer:
     return EOS
 
   @property
+  def byte_ids(self) -> frozenset[int]:
+    """The ids of single bytes, which spell what has no piece; perhaps none."""
+    return frozenset(i for i in range(self.vocab) if self._pieces.is_byte(i))
+
+  @property
   def pad_id(self) -> int:
     """The id of the padding token."""
     return PAD
