@@ -165,10 +165,6 @@ class Tokenizer:
     self._clean = cleaning.cleaner(clean)
     self._model = model
     self._pieces = _open(model)
-    # A model made elsewhere may find these by their names in a text.
-    self._named = frozenset(
-        i for i in (PAD, BOS, EOS) if not self._pieces.is_control(i)
-    )
 
   def __getstate__(self) -> dict:
     return {"length": self.length, "model": self._model, "clean": self.clean}
@@ -239,9 +235,8 @@ class Tokenizer:
     if self._clean is not None and isinstance(text, str):
       text = cleaning.cleaned(self._clean, text, self.length)
     # Encoding what lies far beyond the last id that fits would waste time.
-    text = " ".join(_text(text).split())[: 64 * self.length]
-    found = self._pieces.encode(text)
-    return [i for i in found if i not in self._named] if self._named else found
+    return self._pieces.encode(
+        " ".join(_text(text).split())[: 64 * self.length])
 
   def batch(self, texts: Sequence[object]) -> Int32[np.ndarray, "n t"]:
     """One row of ids per caption; no captions give an array of no rows."""
