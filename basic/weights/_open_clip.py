@@ -204,10 +204,11 @@ def as_trained(content: bytes) -> bytes:
 
 def _list(words: Any, part: str, name: str) -> list[Any]:
   """The members of a sequence in a tokenizer.json."""
-  found = words.get(part) if isinstance(words, Mapping) else None
-  found = found.get(name) if isinstance(found, Mapping) else None
-  good = isinstance(found, list) and all(isinstance(x, Mapping) for x in found)
-  return found if good else []
+  group = words.get(part) if isinstance(words, Mapping) else None
+  found = group.get(name) if isinstance(group, Mapping) else None
+  if isinstance(found, list) and all(isinstance(x, Mapping) for x in found):
+    return found
+  return []
 
 
 def _tokenizer(words: vocabulary.Vocabulary | None) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def test_every_kind_of_file_gives_rows(kind, template):
   rows = words.batch(["cat", "", "cat cat a b"])
   cat = [*NAMES, *LETTERS].index("cat")
   start, last = ([2], [3]) if template else ([], [])
-  found = [start + [cat] + last, start + last]
+  found = [[*start, cat, *last], start + last]
   if kind != "BPE":
     assert rows[0].tolist() == found[0] + [0] * (12 - len(found[0]))
   assert rows[1].tolist() == found[1] + [0] * (12 - len(found[1]))

@@ -7,10 +7,9 @@ import shutil
 import numpy as np
 import pytest
 import tiny
-from sentencepiece import sentencepiece_model_pb2
 
 from basic import evaluate, export, files, interpolate, report, train
-from basic.data import tokenizer, vocabulary
+from basic.data import _sentencepiece, tokenizer, vocabulary
 from basic.engine import checksums
 from basic.experiment import build, input_pipeline, restore, settings
 
@@ -30,7 +29,7 @@ def folder(tmp_path):
 
 def other_scores(content):
   """The same pieces, of which two change places in the order of merges."""
-  spec = getattr(sentencepiece_model_pb2, "ModelProto").FromString(content)
+  spec = _sentencepiece.parse(content)
   first, second = [p for p in spec.pieces if p.type == 1 and len(p.piece) > 1][:2]
   first.score, second.score = second.score, first.score
   return spec.SerializeToString()
