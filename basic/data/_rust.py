@@ -1,8 +1,8 @@
 """The `tokenizers` library, whose files come from anywhere.
 
 It is written in Rust. There an error that nobody expected is a panic, which
-arrives in Python as no `Exception`, and escapes every handler; and memory that
-cannot be had ends the process.
+arrives in Python as no `Exception`, and escapes every handler; other errors are
+of the class `Exception` itself; and memory that cannot be had ends the process.
 """
 
 import base64
@@ -59,22 +59,18 @@ def read(content: bytes) -> tuple[Any, str | None]:
         f"{_MOST_GROWTH} times"
     )
   with no_panics(what):
-    try:
-      return module.Tokenizer.from_str(content.decode()), unknown
-    except Exception as error:  # The library raises no narrower type.
-      raise ValueError(f"{what}: {error}") from error
+    return module.Tokenizer.from_str(content.decode()), unknown
 
 
 @contextlib.contextmanager
 def no_panics(what: str) -> Iterator[None]:
-  """Turns a panic of the library into a ValueError that begins with `what`."""
+  """Turns what the library raises into a ValueError that begins with `what`."""
   try:
     yield
-  except Exception:
-    raise
   except BaseException as error:
-    if type(error).__name__ != "PanicException":
-      raise  # Ctrl-C, and the end of a generator.
+    # Not Ctrl-C, and not what this package raises.
+    if type(error) is not Exception and type(error).__name__ != "PanicException":
+      raise
     raise ValueError(f"{what}: {str(error)[:200]}") from error
 
 
