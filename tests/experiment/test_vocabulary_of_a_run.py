@@ -108,9 +108,15 @@ def test_the_cleaning_is_stored_and_used_again(tmp_path):
   assert again.clean == "whitespace"
   assert again("a &amp;amp; b").tolist() == again("a & b").tolist()
   assert stages[0].vocabulary == input_pipeline.fingerprint(tmp_path)
+  (tmp_path / "out").mkdir()
   longer = input_pipeline.at_length(
       again, {"text": {**config["text"], "length": 20}})
   assert (longer.clean, longer.length) == ("whitespace", 20)
+  about = export._copy_vocabulary(tmp_path, files.checked("out", tmp_path / "out"))
+  assert about["clean"] == "whitespace"
+  pytest.importorskip("tokenizers")
+  exported = export.text_vocabulary(config, tmp_path)
+  assert exported is not None and exported.clean == "whitespace"
 
 
 def test_no_cleaning_is_written_over_that_of_a_failed_start(tmp_path):
