@@ -91,12 +91,13 @@ def text_vocabulary(
   if config["text"] is None:
     return None
   length, folder = config["text"]["length"], pathlib.Path(workdir)
+  clean = vocabulary.settings(folder).get("clean")
   if (folder / tokenizer.FILE).exists():  # As input_pipeline.py looks for them.
     return vocabulary.from_sentencepiece(
-        tokenizer.load(folder), length, pad="<pad>", end="</s>"
+        tokenizer.load(folder), length, pad="<pad>", end="</s>", clean=clean
     )
   content = (folder / vocabulary.FILE).read_bytes()
-  return vocabulary.Vocabulary(content, length)
+  return vocabulary.Vocabulary(content, length, clean=clean)
 
 
 def preprocessing(stage: build.Stage) -> dict[str, Any]:
@@ -164,13 +165,15 @@ def _stablehlo(stage, params, workdir, folder) -> None:
 def _copy_vocabulary(
     workdir: pathlib.Path, folder: pathlib.Path
 ) -> dict[str, Any]:
-  """Copies the vocabulary; returns its kind and end token."""
+  """Copies the vocabulary; returns its kind, end token and cleaning."""
   foreign = not (workdir / tokenizer.FILE).exists()
   file = vocabulary.FILE if foreign else tokenizer.FILE
   shutil.copyfile(workdir / file, folder / file)
+  clean = vocabulary.settings(workdir).get("clean")
+  about = {"tokenizer": file, **({} if clean is None else {"clean": clean})}
   if foreign:  # The file defines its end and padding tokens.
-    return {"tokenizer": file, "kind": "tokenizers"}
-  return {"tokenizer": file, "kind": "sentencepiece", "eos": tokenizer.EOS}
+    return {**about, "kind": "tokenizers"}
+  return {**about, "kind": "sentencepiece", "eos": tokenizer.EOS}
 
 
 def _logits(

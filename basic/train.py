@@ -170,7 +170,8 @@ def _stage(run, stage, state, position):
         unreadable=position.get("unreadable", {}),
     )
     if first == 1 and stage.config["weights"] is not None:
-      position = _save(run, pending, 0, state, stream)  # For `interpolate`.
+      # For `interpolate`.
+      position = _save(run, pending, 0, state, stream, stage.vocabulary)
     for n in range(first, stage.end + 1):
       state, metrics = program.update(state, program.layout.shard(next(stream)))
       pending.add(n, metrics)
@@ -181,7 +182,7 @@ def _stage(run, stage, state, position):
         pending.flush()
         _evaluate(due, n, state, run.record)
       if run.checkpoints.due(n) or n == stage.end or stop:
-        position = _save(run, pending, n, state, stream)
+        position = _save(run, pending, n, state, stream, stage.vocabulary)
       elif pending.full():
         pending.flush()
       if stop:
@@ -192,13 +193,15 @@ def _stage(run, stage, state, position):
   return state, position
 
 
-def _save(run, pending, n, state, stream):
+def _save(run, pending, n, state, stream, vocabulary):
   """State and data position together; returns the position."""
   pending.flush()
   pending.check(n, state.params)  # A state that is not finite is never saved.
   run.record.sync()
-  position = pipeline.position_record(stream)
-  position["unreadable"] = pending.unreadable()
+  position = {
+      **pipeline.position_record(stream), "unreadable": pending.unreadable(),
+      "vocabulary": vocabulary,
+  }
   run.checkpoints.save(n, state, position, force=True)
   return position
 

@@ -11,6 +11,15 @@ _PROTOBUF: Any = sentencepiece_model_pb2
 
 _UNIGRAM, _BPE = 1, 2  # SentencePiece's TrainerSpec.ModelType
 _NORMAL, _BYTE = 1, 6  # SentencePiece's SentencePiece.Type
+# SentencePiece's own normalizations, of which each composes characters.
+_FORMS = re.compile(r"(nmt_)?nfkc(_cf)?")
+_MARKS, _APART = r"(?=[\p{M}\x{200c}\x{200d}])", "\x01"
+# Fields of its TrainerSpec on which the ids of a text depend.
+_OF_IDS = (
+    "model_type", "byte_fallback", "treat_whitespace_as_suffix",
+    "pad_id", "unk_id", "bos_id", "eos_id",
+    "pad_piece", "unk_piece", "bos_piece", "eos_piece",
+)
 
 
 def parse(model: bytes) -> Any:
@@ -32,6 +41,25 @@ def parse(model: bytes) -> Any:
         f"{spec.trainer_spec.model_type}"
     )
   return spec
+
+
+def essence(model: bytes) -> bytes:
+  """The parts of a serialized model that determine ids.
+
+  Left out are the settings of its training that do not, such as the names of
+  its files and its number of threads.
+
+  Raises:
+    ValueError: if it is no such model.
+  """
+  spec = parse(model)
+  kept = _PROTOBUF.ModelProto()
+  kept.pieces.extend(spec.pieces)
+  kept.normalizer_spec.CopyFrom(spec.normalizer_spec)
+  for name in _OF_IDS:
+    if spec.trainer_spec.HasField(name):
+      setattr(kept.trainer_spec, name, getattr(spec.trainer_spec, name))
+  return kept.SerializeToString(deterministic=True)
 
 
 def end(spec: Any) -> str:
@@ -120,13 +148,32 @@ def _normalizers(library, spec) -> list[Any]:
   """The normalization that SentencePiece applies before tokenization."""
   normalizers = library.normalizers
   spaces = [
-      normalizers.Replace(library.Regex(r"\s+"), " "), normalizers.Strip()
+      # Python's str.split and SentencePiece know four more than \s does.
+      normalizers.Replace(library.Regex(r"[\s\x1c-\x1f]+"), " "),
+      normalizers.Strip(),
   ]
-  table = spec.normalizer_spec.precompiled_charsmap
   return [
       *spaces,
-      # The table may map characters to spaces, so spaces are normalized again.
-      *([normalizers.Precompiled(table), *spaces] if table else []),
+      *_table(library, spec.normalizer_spec, spaces),
       normalizers.Prepend("▁"),
       normalizers.Replace(" ", "▁"),
+  ]
+
+
+def _table(library, normalizer, spaces) -> list[Any]:
+  """The model's own mapping of characters, if it has one."""
+  normalizers = library.normalizers
+  if not normalizer.precompiled_charsmap:
+    return []
+  table = normalizers.Precompiled(normalizer.precompiled_charsmap)
+  # The table may map characters to spaces, so spaces are normalized again.
+  if not _FORMS.fullmatch(normalizer.name):
+    return [table, *spaces]
+  # The library looks up a letter with its accents as one, and where it finds the
+  # letter alone, drops the accents. So what can be composed is, and the rest is
+  # held apart by a control character, which these tables drop.
+  return [
+      normalizers.NFC(),
+      normalizers.Replace(library.Regex(_MARKS), _APART),
+      table, normalizers.Replace(_APART, ""), *spaces,
   ]

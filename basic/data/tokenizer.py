@@ -18,6 +18,7 @@ import sentencepiece
 from jaxtyping import Int, Int32
 
 from basic import files, types
+from basic.data import _sentencepiece, cleaning
 
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
 FILE = "tokenizer.model"
@@ -138,16 +139,18 @@ class Tokenizer:
   """Turns captions into rows of ids, all of one length.
 
   It accepts any text: unknown characters become unk, and a text that is too
-  long is truncated, but still ends in eos. It can be pickled, and shared by
-  threads.
+  long is truncated, but still ends in eos. A written "</s>" is text. It can be
+  pickled, and shared by threads.
 
   Args:
     model: from `train` or `load`.
     length: ids per row, t; at least 1.
+    clean: how captions are cleaned first, one of `cleaning.NAMES`; None: not.
 
   Raises:
     ValueError: if `model` is not a SentencePiece model whose ids 0 to 3 are
-      pad, unk, bos and eos, or `length` is not positive.
+      pad, unk, bos and eos, `length` is not positive, or there is no such
+      cleaning.
 
   Example:
     >>> tokenize = Tokenizer(train(["a cat"], vocab=8), 6)
@@ -155,18 +158,19 @@ class Tokenizer:
     [3, 0, 0, 0, 0, 0]
   """
 
-  def __init__(self, model: bytes, length: int):
+  def __init__(self, model: bytes, length: int, clean: str | None = None):
     if length < 1:
       raise ValueError(f"found length {length}; a row needs at least 1 id")
-    self.length = length
+    self.length, self.clean = length, clean
+    self._clean = cleaning.cleaner(clean)
     self._model = model
     self._pieces = _open(model)
 
   def __getstate__(self) -> dict:
-    return {"length": self.length, "model": self._model}
+    return {"length": self.length, "model": self._model, "clean": self.clean}
 
   def __setstate__(self, state: dict) -> None:
-    self.__init__(state["model"], state["length"])
+    self.__init__(state["model"], state["length"], state["clean"])
 
   @property
   def content(self) -> bytes:
@@ -184,6 +188,11 @@ class Tokenizer:
     return EOS
 
   @property
+  def byte_ids(self) -> frozenset[int]:
+    """The ids of single bytes, which spell what has no piece; perhaps none."""
+    return frozenset(i for i in range(self.vocab) if self._pieces.is_byte(i))
+
+  @property
   def pad_id(self) -> int:
     """The id of the padding token."""
     return PAD
@@ -195,12 +204,10 @@ class Tokenizer:
 
   @property
   def fingerprint(self) -> str:
-    """Identifies the vocabulary: a hash of the pieces, in order.
-
-    Not of the model's bytes, which also hold the settings of its training.
-    """
-    pieces = "\n".join(self._pieces.id_to_piece(i) for i in range(self.vocab))
-    return hashlib.sha256(pieces.encode()).hexdigest()[:16]
+    """Identifies the vocabulary: a hash of everything that determines ids."""
+    found = hashlib.sha256(_sentencepiece.essence(self._model))
+    found.update(str(self.clean).encode())
+    return found.hexdigest()[:16]
 
   def __call__(self, text: object) -> Int32[np.ndarray, "t"]:
     """One row of ids.
@@ -214,12 +221,22 @@ class Tokenizer:
     Raises:
       types.Unreadable: if `text` is not a `str`.
     """
-    # Encoding what lies far beyond the last id that fits would waste time.
-    text = " ".join(_text(text).split())[: 64 * self.length]
-    ids = self._pieces.encode(text)[: self.length - 1]
+    ids = self.ids(text)[: self.length - 1]
     row = np.zeros(self.length, np.int32)
     row[: len(ids) + 1] = [*ids, EOS]
     return row
+
+  def ids(self, text: object) -> list[int]:
+    """The ids of the first 64 `length` characters of a caption, without eos.
+
+    Raises:
+      types.Unreadable: if `text` is not a `str`.
+    """
+    if self._clean is not None and isinstance(text, str):
+      text = cleaning.cleaned(self._clean, text, self.length)
+    # Encoding what lies far beyond the last id that fits would waste time.
+    return self._pieces.encode(
+        " ".join(_text(text).split())[: 64 * self.length])
 
   def batch(self, texts: Sequence[object]) -> Int32[np.ndarray, "n t"]:
     """One row of ids per caption; no captions give an array of no rows."""
@@ -256,8 +273,9 @@ def _open(model: bytes) -> sentencepiece.SentencePieceProcessor:
   special = (pieces.pad_id(), pieces.unk_id(), pieces.bos_id(), pieces.eos_id())
   if special != (PAD, UNK, BOS, EOS):
     raise ValueError(
-        f"the model has (pad, unk, bos, eos) = {special}, expected "
-        f"{(PAD, UNK, BOS, EOS)}; train it with this module"
+        f"this SentencePiece model has (pad, unk, bos, eos) = {special}, and one "
+        f"of this library has {(PAD, UNK, BOS, EOS)}: it is damaged or of another "
+        "project"
     )
   return pieces
 

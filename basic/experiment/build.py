@@ -74,6 +74,7 @@ class Stage(NamedTuple):
       `stream` reads, unless they exist already.
     stream: position -> Stream of batches in host memory.
     source: the dataset that the batches are read from.
+    vocabulary: fingerprint of the run's vocabulary; None without one.
     evals: its evaluations.
     starts_anew: patterns of parameter paths that are initialised again instead
       of continuing from the stage before.
@@ -88,6 +89,7 @@ class Stage(NamedTuple):
   store: Callable[[types.Params], None]
   stream: Callable[[int], pipeline.Stream]
   source: types.Source
+  vocabulary: str | None
   evals: tuple[evaluation.Evaluation, ...]
   starts_anew: tuple[str, ...]
 
@@ -279,6 +281,9 @@ def _stage(
   return Stage(
       start=start, end=end, rate_start=rate_start, config=config,
       starts_anew=starts_anew, shapes=shapes, program=stage_program, source=source,
+      vocabulary=(
+          None if tokenizer is None else input_pipeline.fingerprint(workdir)
+      ),
       store=functools.partial(_store, files, source, to_arrays, stage_program),
       stream=functools.partial(
           input_pipeline.stream, train_source, train_arrays,

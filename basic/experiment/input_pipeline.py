@@ -1,5 +1,6 @@
 """Builds the input pipeline from settings: source, captions, tokenizer, batches."""
 
+import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Collection, Sequence
@@ -10,6 +11,7 @@ import jax
 from basic import types
 from basic.data import (
     captions,
+    cleaning,
     examples,
     images,
     pipeline,
@@ -30,6 +32,7 @@ def run_tokenizer(
 
   That of the run's folder if it has begun; else that of `tokenizer.model`; else
   that of the pretrained weights; else one trained on the source's captions.
+  A tokenizer_config.json beside it says how captions are cleaned.
 
   Args:
     configs: complete configurations of all stages.
@@ -42,8 +45,8 @@ def run_tokenizer(
     FileNotFoundError: if the run has begun and its vocabulary is missing.
     ValueError: if the vocabulary has more tokens than the text tower's
       embedding table, or another end or padding token than the tower expects;
-      or if the text tower is pretrained, its weights come without a vocabulary,
-      and `tokenizer.model` is not set.
+      if the text tower is pretrained, its weights come without a vocabulary,
+      and `tokenizer.model` is not set; or a file is damaged.
   """
   with_text = [c for c in configs if c["text"] is not None]
   if not with_text:
@@ -57,6 +60,8 @@ def run_tokenizer(
     result = _from_file(pathlib.Path(model_path), text["length"])
   else:
     result = pretrained.words(config) or _trained(config)
+  if config["tokenizer"]["clean"] is not None:
+    result = _as(result, result.length, config["tokenizer"]["clean"])
   for each in with_text:
     pretrained.check_vocabulary(result, each["text"])
   _store(result, folder)
@@ -68,16 +73,46 @@ def at_length(tokenize: Tokenizer | None, config: Settings) -> Tokenizer | None:
   length = None if config["text"] is None else config["text"]["length"]
   if tokenize is None or length in (None, tokenize.length):
     return tokenize
-  return type(tokenize)(tokenize.content, length)
+  return _as(tokenize, length, tokenize.clean)
+
+
+def _as(tokenize: Tokenizer, length: int, clean: str | None) -> Tokenizer:
+  """The same vocabulary at another length, or with another cleaning."""
+  return type(tokenize)(tokenize.content, length, clean=clean)
+
+
+def fingerprint(workdir: str | os.PathLike) -> str | None:
+  """A hash of the files that hold a run's vocabulary; None without a vocabulary.
+
+  It is saved with every checkpoint, whose embeddings have no meaning with the
+  ids of another vocabulary.
+  """
+  folder, found = pathlib.Path(workdir), hashlib.sha256()
+  kinds = (tokenizer.FILE, vocabulary.FILE)
+  first = next((name for name in kinds if (folder / name).exists()), None)
+  if first is None:
+    return None
+  for name in (first, vocabulary.SETTINGS):
+    if (folder / name).exists():
+      content = (folder / name).read_bytes()
+      found.update(f"{name} {len(content)} ".encode() + content)
+  return found.hexdigest()[:32]
 
 
 def _stored(folder: pathlib.Path, length: int) -> Tokenizer:
   """The tokenizer of a run that has begun."""
+  clean = vocabulary.settings(folder).get("clean")
   if (folder / tokenizer.FILE).exists():
-    return tokenizer.Tokenizer(tokenizer.load(folder), length)
+    return tokenizer.Tokenizer(tokenizer.load(folder), length, clean)
   if (folder / vocabulary.FILE).exists():
     content = (folder / vocabulary.FILE).read_bytes()
-    return vocabulary.Vocabulary(content, length)
+    try:
+      return vocabulary.Vocabulary(content, length, clean=clean)
+    except ValueError as error:
+      raise ValueError(
+          f"{folder / vocabulary.FILE}: {error}; restore the file that the run "
+          "began with"
+      ) from error
   # A new vocabulary would map captions to ids that the run was not trained on.
   raise FileNotFoundError(
       f"{folder} holds a run with a text tower, but neither {tokenizer.FILE} nor "
@@ -88,33 +123,51 @@ def _stored(folder: pathlib.Path, length: int) -> Tokenizer:
 
 def _from_file(path: pathlib.Path, length: int) -> Tokenizer:
   """A vocabulary of this library, or one in another library's format."""
+  content, beside = path.read_bytes(), vocabulary.settings(path.parent)
+  if content.lstrip()[:1] != b"{":
+    try:
+      return tokenizer.Tokenizer(content, length, beside.get("clean"))
+    except ValueError as error:
+      if vocabulary.padding(beside)[0] is None:
+        raise ValueError(
+            f"{path}: {error}. If it is of another project, its padding token "
+            f"must be named in a {vocabulary.SETTINGS} beside it, such as "
+            '{"pad_token": "</s>", "tokenizer_class": "SiglipTokenizer"} for '
+            "SigLIP"
+        ) from error
   try:
-    return tokenizer.Tokenizer(path.read_bytes(), length)
-  except ValueError:
     return vocabulary.read(path, length)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
 
 
 def _trained(config: Settings) -> tokenizer.Tokenizer:
   """A tokenizer trained on captions of the source."""
   source = schema.make("sources", config["source"])
+  texts = captions.spread(
+      source, config["tokenizer"]["captions"],
+      caption=caption(source, config["captions"]), seed=config["seed"],
+  )
+  clean = cleaning.cleaner(config["tokenizer"]["clean"])
   content = tokenizer.train(
-      captions.spread(
-          source, config["tokenizer"]["captions"],
-          caption=caption(source, config["captions"]), seed=config["seed"],
-      ),
+      texts if clean is None else map(clean, texts),
       vocab=config["text"]["vocab"], seed=config["seed"],
   )
   return tokenizer.Tokenizer(content, config["text"]["length"])
 
 
 def _store(new: Tokenizer, folder: pathlib.Path) -> None:
-  """Writes the vocabulary; removes one of the other kind from a failed start."""
+  """Writes the vocabulary; removes what is left from a start that failed."""
   if isinstance(new, tokenizer.Tokenizer):
     tokenizer.save(new.content, folder)
     (folder / vocabulary.FILE).unlink(missing_ok=True)
   else:
     vocabulary.save(new.content, folder)
     (folder / tokenizer.FILE).unlink(missing_ok=True)
+  if new.clean is None:
+    (folder / vocabulary.SETTINGS).unlink(missing_ok=True)
+  else:
+    vocabulary.save_settings({"clean": new.clean}, folder)
 
 
 def caption(

@@ -80,13 +80,22 @@ def stage(*, fresh: tuple[str, ...] = ()) -> None:
   """
 
 
-def vocabulary(*, captions: int = 10_000, model: str | None = None) -> None:
+def vocabulary(
+    *,
+    captions: int = 10_000,
+    model: str | None = None,
+    clean: str | None = None,
+) -> None:
   """Settings of the vocabulary.
 
   Args:
     captions: number of examples whose captions the tokenizer is trained on.
     model: a file to use instead: a vocabulary of this library, a tokenizer.json
       or another SentencePiece model (data/vocabulary.py, `read`).
+    clean: how captions are cleaned before they become ids: "none", "whitespace"
+      (mojibake, HTML entities and whitespace), "lower" (and lower case), or
+      "canonicalize" (and no punctuation); data/cleaning.py. None: as the
+      pretrained weights or the file say; otherwise not.
   """
 
 

@@ -119,7 +119,9 @@ def words(config: Mapping[str, Any]) -> vocabulary.Vocabulary | None:
     )
   # Texts are padded to this run's length, which may differ from the weights'.
   return vocabulary.Vocabulary(
-      weights.vocabulary.content, config["text"]["length"])
+      weights.vocabulary.content, config["text"]["length"],
+      clean=weights.vocabulary.clean,
+  )
 
 
 def check_vocabulary(

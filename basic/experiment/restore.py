@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 from basic import types
-from basic.data import pipeline
+from basic.data import pipeline, tokenizer, vocabulary
 from basic.engine import checkpoint
 from basic.experiment import build, pretrained, settings
 from basic.recording import manifest
@@ -30,7 +30,8 @@ def resume(
     (state, position in the data); an empty position at the start of a run.
 
   Raises:
-    ValueError: if no checkpoint is intact, or the data has changed.
+    ValueError: if no checkpoint is intact, or the data or the vocabulary have
+      changed.
   """
   if checkpoints.latest() is None:
     return pretrained.begin(stages[0].program.fresh(), stages[0].config), {}
@@ -45,8 +46,24 @@ def read(
     checkpoints: checkpoint.Checkpoints,
     step: int | None = None,
 ) -> tuple[types.TrainState, dict[str, Any]]:
-  """(state, position) at a step, or at the newest intact checkpoint."""
-  return checkpoints.restore(lambda n: at(stages, n).program.state(), step)
+  """(state, position) at a step, or at the newest intact checkpoint.
+
+  Raises:
+    ValueError: if it was saved with another vocabulary.
+  """
+  state, position = checkpoints.restore(
+      lambda n: at(stages, n).program.state(), step)
+  now = stages[0].vocabulary
+  # Older checkpoints do not say which vocabulary they were saved with.
+  if position.get("vocabulary", now) != now:
+    raise ValueError(
+        f"the vocabulary in {pathlib.Path(checkpoints.directory).parent} is not "
+        f"the one that checkpoint {int(state.step)} was saved with: the file "
+        f"{tokenizer.FILE} or {vocabulary.FILE}, or the {vocabulary.SETTINGS} "
+        "beside it, is damaged or was replaced, and words would have other ids. "
+        "Restore the files that the run began with."
+    )
+  return state, position
 
 
 def at(stages: list[build.Stage], step: int) -> build.Stage:
@@ -68,7 +85,9 @@ def load(
 
   Raises:
     FileNotFoundError: if the folder is not that of a run, or does not hold
-      the step; `NoCheckpoint` if it holds none.
+      the step, or its vocabulary is missing; `NoCheckpoint` if it holds no
+      checkpoint.
+    ValueError: if its vocabulary is damaged, or is not that of the checkpoint.
   """
   folder = pathlib.Path(workdir).absolute()
   stored = manifest.load(folder / "config.json")

@@ -3,7 +3,7 @@
 import logging
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from basic.data import vocabulary
@@ -126,7 +126,11 @@ def tensors(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def words(
-    folder: str | os.PathLike, length: int, kind: str | None = None
+    folder: str | os.PathLike,
+    length: int,
+    kind: str | None = None,
+    clean: str | None = None,
+    convert: Callable[[bytes], bytes] = bytes,
 ) -> vocabulary.Vocabulary | None:
   """The vocabulary of a folder with its padding; None if it has none.
 
@@ -135,23 +139,27 @@ def words(
     length: ids in a row.
     kind: class of the tokenizer, where it does not follow from the
       tokenizer_config.json.
+    clean: how the format cleans captions (data/cleaning.py), where the
+      tokenizer_config.json does not say it, as that of our exports does.
+    convert: makes of a tokenizer.json the one that is used.
   """
   folder = pathlib.Path(folder)
   known = vocabulary.settings(folder)
+  clean = known.get("clean", clean)
   if (folder / vocabulary.FILE).exists():
     if kind is not None:
       known = {**known, "tokenizer_class": kind}
     pad, side = vocabulary.padding(known)
     return vocabulary.Vocabulary(
-        (folder / vocabulary.FILE).read_bytes(), length, pad, side,
-        vocabulary.folds_case(known),
+        convert((folder / vocabulary.FILE).read_bytes()), length, pad, side,
+        vocabulary.folds_case(known), clean,
     )
   if (folder / "spiece.model").exists():
     pad, side = vocabulary.padding(known)
     return vocabulary.from_sentencepiece(
         (folder / "spiece.model").read_bytes(), length, pad=pad or "</s>",
         end="</s>", side=side, canonical=True,
-        lower=known.get("do_lower_case") is not False,
+        lower=known.get("do_lower_case") is not False, clean=clean,
     )
   _log.warning(
       "%s holds neither a tokenizer.json nor a spiece.model; a run that trains "
@@ -239,7 +247,10 @@ def pixels_config(
 def save_words(
     folder: str | os.PathLike, words: vocabulary.Vocabulary | None
 ) -> None:
-  """Writes a vocabulary that AutoTokenizer loads with the same ids."""
+  """Writes a vocabulary that AutoTokenizer loads with the same ids.
+
+  Its captions must be cleaned as before, which the file cannot do.
+  """
   if words is None:
     return
   folder = pathlib.Path(folder)
@@ -248,7 +259,7 @@ def save_words(
   _files.write_json(folder / vocabulary.SETTINGS, {
       "tokenizer_class": "PreTrainedTokenizerFast",
       "model_max_length": words.length, "pad_token": words.pad,
-      "padding_side": words.side,
+      "padding_side": words.side, "clean": words.clean or "none",
   })
 
 

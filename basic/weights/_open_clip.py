@@ -1,9 +1,12 @@
 """Converts open_clip_config.json to settings, and back."""
 
+import json
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
 
+from basic.data import cleaning, vocabulary
 from basic.weights import _clip, _clip_resnet, _format
 
 EPSILON = 1e-5
@@ -13,8 +16,14 @@ _NEEDED = {
 }
 _ALLOWED = (
     "image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio",
-    "context_length", "vocab_size", "heads",
+    "context_length", "vocab_size", "heads", "hf_tokenizer_name",
+    "tokenizer_kwargs",
 )
+_CLIPS = (49_408, 49_407, "lower")  # CLIP's own: ids, the last of a text, cleaning
+_log = logging.getLogger(__name__)
+# The words of CLIP's tokenizer.json, as transformers writes it.
+_NAMES = r"<\|startoftext\|>|<\|endoftext\|>|"
+_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 def settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
@@ -56,6 +65,7 @@ def settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
       *_format.not_sizes(
           "vision_cfg", {"head_width": 64, **image}, ("head_width",)),
       *_ratio_faults("vision_cfg", image), *_ratio_faults("text_cfg", text),
+      *_cleaning_faults(text.get("tokenizer_kwargs")),
   ])
   both = {
       "activation": "quick_gelu" if known.get("quick_gelu") else "gelu",
@@ -75,6 +85,17 @@ def _ratio_faults(name: str, tower: Mapping[str, Any]) -> list[str]:
   ratio = tower.get("mlp_ratio", 4.0)
   return [] if _format.is_number(ratio, 1e-3, 1e3) else [
       f"{name}.mlp_ratio is {ratio!r}, expected a number above 0"
+  ]
+
+
+def _cleaning_faults(found: Any) -> list[str]:
+  good = found is None or (
+      isinstance(found, Mapping) and found.keys() <= {"clean"}
+      and found.get("clean", "lower") in cleaning.NAMES
+  )
+  return [] if good else [
+      f"text_cfg.tokenizer_kwargs is {found!r}, expected a cleaning of texts, "
+      f'{{"clean": "lower"}}, one of {cleaning.NAMES}'
   ]
 
 
@@ -98,7 +119,10 @@ def _text(text: Mapping[str, Any], both: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config(
-    known: _format.Settings, grid: int, preprocessing: _format.Settings
+    known: _format.Settings,
+    grid: int,
+    preprocessing: _format.Settings,
+    words: vocabulary.Vocabulary | None = None,
 ) -> dict[str, Any]:
   """The inverse of `settings` and `pixels`.
 
@@ -106,6 +130,7 @@ def config(
     known: settings of the towers, with all sizes.
     grid: patches of the image tower along each side.
     preprocessing: as in `_format.Weights`.
+    words: the vocabulary; None: CLIP's.
   """
   image, text = known["image"], known["text"]
   if image["name"] == "clip_resnet":
@@ -131,6 +156,7 @@ def config(
               "width": text["width"], "heads": text["heads"],
               "layers": text["depth"],
               "mlp_ratio": ratio(text["width"], text["mlp"]),
+              **_tokenizer(words),
           },
       },
       "preprocess_cfg": {
@@ -141,6 +167,63 @@ def config(
               "squash" if preprocessing["crop"] == "none" else "shortest",
       },
   }
+
+
+def clean(config: Mapping[str, Any]) -> str:
+  """How texts are cleaned before they become ids, as in data/cleaning.py.
+
+  Args:
+    config: the content of open_clip_config.json.
+  """
+  text = config["model_cfg"]["text_cfg"]
+  usual = "whitespace" if text.get("hf_tokenizer_name") else "lower"
+  return (text.get("tokenizer_kwargs") or {}).get("clean", usual)
+
+
+def as_trained(content: bytes) -> bytes:
+  """A tokenizer.json of CLIP's that splits texts as open_clip does.
+
+  That of transformers composes letters and accents once more (NFC), after
+  entities were resolved, and has the names of its special tokens among its
+  words. Other vocabularies are returned as they are.
+  """
+  words = json.loads(content)
+  first = _list(words, "normalizer", "normalizers")
+  split = _list(words, "pre_tokenizer", "pretokenizers")
+  pattern = split[0].get("pattern") if split else None
+  known = pattern.get("Regex") if isinstance(pattern, Mapping) else None
+  if str(known).removeprefix(_NAMES) != _WORDS:
+    return content
+  split[0]["pattern"] = {"Regex": f"'\u017f|{_WORDS}"}  # Another form of 's.
+  words["pre_tokenizer"]["pretokenizers"] = [split[0], *(
+      {**each, "use_regex": False} for each in split[1:]  # Would part it again.
+  )]
+  words["normalizer"]["normalizers"] = [n for n in first if n != {"type": "NFC"}]
+  return json.dumps(words).encode()
+
+
+def _list(words: Any, part: str, name: str) -> list[Any]:
+  """The members of a sequence in a tokenizer.json."""
+  group = words.get(part) if isinstance(words, Mapping) else None
+  found = group.get(name) if isinstance(group, Mapping) else None
+  if isinstance(found, list) and all(isinstance(x, Mapping) for x in found):
+    return found
+  return []
+
+
+def _tokenizer(words: vocabulary.Vocabulary | None) -> dict[str, Any]:
+  """The settings with which open_clip gives texts the same ids."""
+  if words is None or (words.vocab, words.end, words.clean) == _CLIPS:
+    return {}
+  if words.clean in (None, "none"):
+    _log.warning(
+        "this run does not clean texts, and open_clip always does: texts with "
+        "mojibake or HTML entities have other ids there; tokenizer.clean="
+        "'whitespace' trains as open_clip reads"
+    )
+    return {"hf_tokenizer_name": "."}
+  # With a name, open_clip reads the files beside this one.
+  return {"hf_tokenizer_name": ".", "tokenizer_kwargs": {"clean": words.clean}}
 
 
 def ratio(width: int, mlp: int) -> float:

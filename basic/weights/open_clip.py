@@ -34,6 +34,9 @@ def open_clip() -> _format.Format:
   networks (RN50 to RN50x64), text towers pool at the largest id; others (timm,
   text towers of transformers) are refused with the settings that say so.
 
+  Texts are cleaned before they become ids as open_clip does it
+  (data/cleaning.py), and split into words as it does.
+
   Returns:
     A format whose paths are folders.
   """
@@ -57,7 +60,10 @@ def _read(path: str | os.PathLike) -> _format.Weights:
   settings["augment"] = {k: pixels[k] for k in ("size", "crop", "method")}
   scale = _format.scale(flat["objective/log_scale"], "logit_scale")
   settings["objective"] = {"name": "softmax", "max_scale": max(100.0, scale)}
-  words = _hugging_face.words(folder, settings["text"]["length"])
+  words = _hugging_face.words(
+      folder, settings["text"]["length"], clean=_open_clip.clean(config),
+      convert=_open_clip.as_trained,
+  )
   settings["text"]["eos"] = _clip.largest(words, settings["text"]["vocab"])
   params = paths.unflatten(kind.to_ours(flat, grid, pixels))
   return _format.Weights(settings, params, words, pixels)
@@ -90,7 +96,7 @@ def _write(
   if kind is _clip_resnet:
     tensors = _clip_resnet.with_counters(tensors)
   folder = pathlib.Path(path)
-  _files.write_json(folder / CONFIG, _open_clip.config(settings, grid, pixels))
+  _files.write_json(folder / CONFIG, _open_clip.config(settings, grid, pixels, words))
   _hugging_face.save_words(folder, words)
   _files.save(folder / TENSORS, _table.fuse(tensors))
 

@@ -22,6 +22,8 @@ TEXTS = [
     "aaaaaa bananana", "x" * 200, "the digit 7 " * 9, "A\u00a0B",
     "<s> </s> <unk>", "a\u200bb", "e\u0301clair",
     "\uff46\uff55\uff4c\uff4c \uff57\uff49\uff44\uff45",  # in full width
+  # Accents of their own, in upper case too; separators that only Python strips.
+  "E\u0301clair", "A\u030a Q\u0325 q\u0325", "\u00a9\ufe0f 7\ufe0f", "a\x1cb\x1f c",
 ]
 
 

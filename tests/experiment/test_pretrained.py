@@ -36,11 +36,12 @@ def needs_tokenizers():
       "tokenizers", reason="the tokenizers library is not installed")
 
 
-def words():
+def words(clean=None):
   """A vocabulary of others."""
   needs_tokenizers()
   model = tokenizer.train(CAPTIONS, vocab=60)
-  return vocabulary.from_sentencepiece(model, LENGTH, pad="<pad>", end="</s>")
+  return vocabulary.from_sentencepiece(
+      model, LENGTH, pad="<pad>", end="</s>", clean=clean)
 
 
 def siglip():
@@ -77,7 +78,7 @@ def weights(monkeypatch):
 def config(model=None, taken=(".*",), **changes):
   return {
       "text": {"vocab": 60, "length": LENGTH}, "image": {}, "seed": 0,
-      "tokenizer": {"model": model, "captions": 30}, "captions": None,
+      "tokenizer": {"model": model, "captions": 30, "clean": None}, "captions": None,
       "source": dict(name="digits", canvas=24, length=64),
       "augment": {"size": None, "crop": "none", "method": "area"},
       "weights": {"name": "x", "path": "there", "paths": taken}, **changes,
@@ -265,7 +266,7 @@ def test_a_tokenizer_json_can_be_given(weights, tmp_path):
 def test_a_sentencepiece_model_of_others_can_be_given(weights, tmp_path):
   file = tmp_path / "spiece.model"
   file.write_bytes(siglip())
-  with pytest.raises(ValueError, match=r"does not name a padding token.*pad_token"):
+  with pytest.raises(ValueError, match=r"padding token must be named.*pad_token"):
     input_pipeline.run_tokenizer([config(str(file))], tmp_path / "run")
   (tmp_path / "tokenizer_config.json").write_text(json.dumps(
       {"pad_token": "</s>", "tokenizer_class": "SiglipTokenizer"}))
@@ -344,3 +345,17 @@ def test_what_a_run_begins_from_is_one_end_of_a_line(
   for path, leaf in paths.flatten(weights["params"]).items():
     np.testing.assert_array_equal(first[path], leaf, err_msg=path)
   assert interpolate.interpolate(tmp_path / "run", 0, (0.5,))[0] == 3
+
+
+@pytest.mark.parametrize(("set_to", "found"), [
+    (None, "lower"), ("whitespace", "whitespace"), ("none", "none"),
+])
+def test_captions_are_cleaned_as_the_weights_say_unless_a_setting_does(
+    weights, tmp_path, set_to, found
+):
+  weights["vocabulary"] = words("lower")
+  given = config()
+  given["tokenizer"]["clean"] = set_to
+  assert input_pipeline.run_tokenizer([given], tmp_path).clean == found
+  (tmp_path / "config.json").write_text("{}")  # It has begun.
+  assert input_pipeline.run_tokenizer([given], tmp_path).clean == found
