@@ -26,7 +26,7 @@ class Listed:
 
 
 class Sharded(Listed):
-  shards = (0, 3, 4, 8)
+  shards = (0, 3, 4, 8, 9)
 
 
 class Ordered(Listed):
@@ -80,7 +80,7 @@ def test_captions_of_weight_0_are_equal_where_only_they_are_kept(tmp_path):
 
 
 def test_shards_begin_at_their_first_kept_example(tmp_path):
-  source = listed(Sharded)  # 0 | 3 | 4 | 8 begin a file; 3 is not kept
+  source = listed(Sharded)  # of the last one nothing is kept
   run(source, tmp_path)
   kept = subset.subset(source=source, kept=str(tmp_path))
   assert kept.shards == (0, 2, 5)  # 1, 4 and 8
