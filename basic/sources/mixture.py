@@ -28,7 +28,6 @@ from basic.sources import _stable
 
 _ATTEMPTS = 16  # examples of a source tried to learn its fields
 _SHARES = 10**6  # the sum of weights made by a temperature
-_TEXT = ("text", "text_weights")
 # A source by its number, or two sets of sources with the weight of each.
 _Tree: TypeAlias = "int | _Halves"
 
@@ -36,8 +35,8 @@ _Tree: TypeAlias = "int | _Halves"
 def mixture(
     *,
     sources: Mapping[str, types.Source],
-    weights: Mapping[str, float] | None = None,
-    temperature: float | None = None,
+    weights: Mapping[str, int | float] | None = None,
+    temperature: int | float | None = None,
     fields: tuple[str, ...] | None = None,
     shuffle: str | None = "examples",
     window: int = 8,
@@ -205,8 +204,8 @@ def _halves(shares: Sequence[int]) -> _Tree:
 
 def _shares(
     lengths: Mapping[str, int],
-    weights: Mapping[str, float] | None,
-    temperature: float | None,
+    weights: Mapping[str, int | float] | None,
+    temperature: int | float | None,
 ) -> list[int]:
   """The weights as integers without a common divisor, in the order of `lengths`."""
   if weights is not None and temperature is not None:
@@ -228,7 +227,7 @@ def _shares(
 
 
 def _checked(
-    lengths: Mapping[str, int], weights: Mapping[str, float]
+    lengths: Mapping[str, int], weights: Mapping[str, int | float]
 ) -> Sequence[str]:
   """The labels, if they are those of the weights."""
   if weights.keys() != lengths.keys():
@@ -239,7 +238,7 @@ def _checked(
   return list(lengths)
 
 
-def _exact(label: str, weights: Mapping[str, float]) -> fractions.Fraction:
+def _exact(label: str, weights: Mapping[str, int | float]) -> fractions.Fraction:
   weight = weights[label]
   if (
       isinstance(weight, bool) or not isinstance(weight, int | float)
@@ -257,12 +256,14 @@ def _fields(
 ) -> frozenset[str]:
   """The fields to keep, if all sources have them."""
   found = {label: _sample(label, part) for label, part in parts.items()}
-  wanted = None if fields is None else {*fields, *_TEXT} - {"id"}
+  wanted = None if fields is None else {*fields} - {"id"}
+  if wanted and "text" in wanted:
+    wanted.add("text_weights")
   have = {
       label: (set(example) - {"id"} if wanted is None else wanted & set(example))
       for label, example in found.items()
   }
-  needed = set.union(*have.values()) | {f for f in fields or () if f != "id"}
+  needed = set.union(*have.values()) | (wanted or set())
   for label, names in have.items():
     if lacking := sorted(needed - names - {"text_weights"}):
       raise ValueError(

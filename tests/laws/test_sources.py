@@ -4,7 +4,6 @@ A source is examples by number, and an example is a pure function of the
 settings and that number, whatever was read before and by whom.
 """
 
-import importlib
 import io
 import pickle
 import pkgutil
@@ -17,6 +16,7 @@ from PIL import Image
 
 from basic import sources
 from basic.data import decoding
+from basic.experiment import schema
 
 NAMES = sorted(
     module.name
@@ -74,6 +74,23 @@ TINY = {
         {"kind": "pairs", "split": "test", "length": 12},
         {"kind": "seen_pairs", "length": 12, "canvas": 24},
     ),
+    "mixture": (
+        {
+            "sources": {
+                "a": {"name": "digits", "length": 5},
+                "b": {"name": "digits", "length": 7, "seed": 2},
+            },
+            "weights": {"a": 3, "b": 1},
+        },
+        {
+            "sources": {
+                "a": {"name": "digits", "length": 5, "kind": "single"},
+                "b": {"name": "tfds", "dataset": "{prepared}", "split": "train",
+                      "text": "caption"},
+            },
+            "fields": ("image", "text"),
+        },
+    ),
     "shapes": (
         {"length": 12},
         {"split": "test", "length": 12, "canvas": 32},
@@ -89,6 +106,7 @@ TINY = {
 # One setting changed, which the fingerprint must tell.
 CHANGED = {
     "digits": {"seed": 7},
+    "mixture": {"temperature": 2.0, "weights": None},
     "shapes": {"seed": 7},
     "tfds": {"channels": 1},
 }
@@ -102,11 +120,14 @@ CASES = [(name, i) for name in NAMES for i in range(len(TINY.get(name, ())))]
 
 
 def make(name, settings, prepared):
-  factory = getattr(importlib.import_module(f"basic.sources.{name}"), name)
-  filled = {
-      k: prepared if v == "{prepared}" else v for k, v in settings.items()
-  }
-  return factory(**filled)
+  return schema.make("sources", {"name": name, **filled(settings, prepared)})
+
+
+def filled(settings, prepared):
+  """Settings with the folder of the prepared data set, at any depth."""
+  if isinstance(settings, dict):
+    return {k: filled(v, prepared) for k, v in settings.items()}
+  return prepared if settings == "{prepared}" else settings
 
 
 @pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1]}")
