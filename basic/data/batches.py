@@ -68,13 +68,14 @@ class Block:
       fields: Arrays | None = None,
       like: tuple[int, Mapping[str, Kind]] | None = None,
   ):
-    self._size, self._like = size, like
+    self._size, self._made = size, False
+    self._like: tuple[int, Mapping[str, Kind]] | None = None
     self._fields = {} if fields is None else fields
     self._text: dict[str, list[Any]] = {}
     self._failures: list[examples.Failures] = [()] * size
     self._lock = threading.Lock()
     if like is not None:
-      self._make(like[1])
+      self._make(*like)
 
   def put(self, place: int, row: examples.Row) -> None:
     """Writes a row that has arrays.
@@ -84,26 +85,34 @@ class Block:
     """
     arrays = row.arrays
     assert arrays is not None
-    self._failures[place] = row.failures
-    with self._lock:
-      if self._like is None:
-        self._like = row.index, kinds(arrays)
-        self._make(self._like[1])
+    if row.failures:
+      self._failures[place] = row.failures
+    if not self._made:
+      with self._lock:
+        self._make(row.index, kinds(arrays))
+    assert self._like is not None
     index, like = self._like
-    if kinds(arrays) != like:
+    if arrays.keys() != like.keys():
       raise ValueError(_difference(row, index, like))
     for name, array in arrays.items():
+      if like[name] != _kind(array):
+        raise ValueError(_difference(row, index, like))
       if name in self._text:
         self._text[name][place] = array
       else:
         self._fields[name][place] = array
 
-  def _make(self, like: Mapping[str, Kind]) -> None:
+  def _make(self, index: int, like: Mapping[str, Kind]) -> None:
+    """Makes what rows are written into, unless another thread has."""
+    if self._made:
+      return
+    self._like = index, like
     for name, (shape, dtype) in like.items():
       if isinstance(dtype, str):
         self._text[name] = [None] * self._size
       elif name not in self._fields:
         self._fields[name] = np.empty((self._size, *shape), dtype)
+    self._made = True
 
   def finish(self) -> tuple[Arrays, examples.Failures]:
     """The arrays, and the reads that failed before their rows were read."""
@@ -118,13 +127,12 @@ class Block:
 
 def kinds(arrays: Mapping[str, np.ndarray]) -> dict[str, Kind]:
   """Shape and dtype of each field; of text "U" or "S", as widths may differ."""
-  return {
-      name: (
-          array.shape,
-          array.dtype.kind if array.dtype.kind in "US" else array.dtype,
-      )
-      for name, array in arrays.items()
-  }
+  return {name: _kind(array) for name, array in arrays.items()}
+
+
+def _kind(array: np.ndarray) -> Kind:
+  dtype = array.dtype
+  return array.shape, dtype.kind if dtype.kind in "US" else dtype
 
 
 def _difference(row: examples.Row, index: int, like: Mapping[str, Kind]) -> str:

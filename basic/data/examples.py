@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -142,8 +142,7 @@ def prepare(
   return _Prepare(tokenize, augment, caption)
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
   """One example on its way into a batch.
 
   Attributes:
@@ -198,9 +197,12 @@ def read_or_substitute(
     rng: np.random.Generator | None,
 ) -> Row:
   """Reads one example, or the first of its substitutes that can be read."""
-  failures: list[tuple[str, str]] = []
-  for attempt in range(ATTEMPTS + 1):
-    candidate = substitute(index, attempt, len(source)) if attempt else index
+  row = read(source, prepared, index, rng)
+  if row.arrays is not None:
+    return row
+  failures = list(row.failures)
+  for attempt in range(1, ATTEMPTS + 1):
+    candidate = substitute(index, attempt, len(source))
     row = read(source, prepared, candidate, rng)
     failures.extend(row.failures)
     if row.arrays is not None:

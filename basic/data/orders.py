@@ -4,7 +4,7 @@ An order is a pure function of (source, seed, position) that holds no list of th
 examples: the permutation of an epoch is computed, one number at a time, by a
 cipher on the numbers below the length (Grain's `index_shuffle`). So a stream
 starts anywhere, at once, whatever the number of examples. Every epoch contains
-each example once.
+each example once. (Short permutations are kept as tables, to save time.)
 
 Where storage is slow, examples of the same file are read near each other:
 
@@ -12,6 +12,7 @@ Where storage is slow, examples of the same file are read near each other:
     window  =  the examples of its files, permuted
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -25,6 +26,9 @@ Order: TypeAlias = Callable[[int], int]  # position from 0 -> index
 
 SHUFFLES = ("examples", "shards", None)
 _ROUNDS = 4  # of the cipher; as `grain.MapDataset.shuffle`
+# The cipher works on 16 bits or more, again until the number is below the length:
+# 3 us where that is large, 12 us for 2,000, 185 us for 100.
+_TABLE = 2**16
 
 
 def order(
@@ -89,8 +93,22 @@ def derived(*numbers: int) -> int:
 
 def _shuffled(position: int, length: int, seed: int) -> int:
   """Where a permutation of the numbers below `length` takes one of them."""
+  if length <= _TABLE:
+    return int(_table(length, seed % 2**32)[position])
+  return _ciphered(position, length, seed % 2**32)
+
+
+def _ciphered(position: int, length: int, seed: int) -> int:
   return experimental.index_shuffle(
-      position, max_index=length - 1, seed=seed % 2**32, rounds=_ROUNDS
+      position, max_index=length - 1, seed=seed, rounds=_ROUNDS
+  )
+
+
+@functools.lru_cache(maxsize=16)
+def _table(length: int, seed: int) -> Int64[np.ndarray, "length"]:
+  """A short permutation, in full: 0.02 to 0.2 s."""
+  return np.array(
+      [_ciphered(position, length, seed) for position in range(length)], np.int64
   )
 
 
