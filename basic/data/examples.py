@@ -197,12 +197,9 @@ def read_or_substitute(
     rng: np.random.Generator | None,
 ) -> Row:
   """Reads one example, or the first of its substitutes that can be read."""
-  row = read(source, prepared, index, rng)
-  if row.arrays is not None:
-    return row
-  failures = list(row.failures)
-  for attempt in range(1, ATTEMPTS + 1):
-    candidate = substitute(index, attempt, len(source))
+  failures: list[tuple[str, str]] = []
+  for attempt in range(ATTEMPTS + 1):
+    candidate = substitute(index, attempt, len(source)) if attempt else index
     row = read(source, prepared, candidate, rng)
     failures.extend(row.failures)
     if row.arrays is not None:
