@@ -7,7 +7,7 @@ flipped and batched as uint8, by
 
     ours           basic.data.pipeline, with threads
     opencv         a loop that calls OpenCV, and does nothing else
-    webdataset     webdataset, torchvision and torch's DataLoader, two workers
+    webdataset     webdataset, PIL and torch's DataLoader, two workers
     worker         ours, with one worker process of one thread
     two_workers    ours, with two
 
@@ -18,6 +18,8 @@ in seconds. `--small` also prints microseconds for each stage of ours.
 import argparse
 import io
 import json
+import math
+import os
 import pathlib
 import tarfile
 import tempfile
@@ -60,7 +62,6 @@ def shard(folder: pathlib.Path, count: int) -> pathlib.Path:
       for name, content in (("jpg", data), ("cls", b"%d" % (number % 10))):
         info = tarfile.TarInfo(f"{number:06d}.{name}")
         info.size = len(content)
-        import io
         archive.addfile(info, io.BytesIO(content))
   return path
 
@@ -84,8 +85,6 @@ class Shard:
     return len(self._places)
 
   def data(self, index: int) -> bytes:
-    import os
-
     start, size = self._places[index]
     return os.pread(self._file.fileno(), size, start)
 
@@ -118,10 +117,19 @@ def ours(path: str, count: int, **changes):
   return once
 
 
+def box(rng: np.random.Generator, height: int, width: int):
+  """(top, left, height, width) of a random crop, for the others."""
+  while True:
+    area = rng.uniform(0.3, 1.0) * height * width
+    aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+    h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+    if 0 < h <= height and 0 < w <= width:
+      top = rng.integers(height - h, endpoint=True)
+      return top, rng.integers(width - w, endpoint=True), h, w
+
+
 def opencv(path: str, count: int):
   """What the result needs, and nothing else, in a loop."""
-  import math
-
   import cv2
 
   cv2.setNumThreads(0)
@@ -134,16 +142,7 @@ def opencv(path: str, count: int):
         image = cv2.imdecode(
             np.frombuffer(source.data(index), np.uint8), cv2.IMREAD_COLOR_RGB
         )
-        height, width = image.shape[:2]
-        while True:
-          area = rng.uniform(0.3, 1.0) * height * width
-          aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
-          h = round(math.sqrt(area / aspect))
-          w = round(math.sqrt(area * aspect))
-          if 0 < h <= height and 0 < w <= width:
-            break
-        y = rng.integers(height - h, endpoint=True)
-        x = rng.integers(width - w, endpoint=True)
+        y, x, h, w = box(rng, *image.shape[:2])
         smaller = SIZE < max(h, w)
         scaled = cv2.resize(
             image[y:y + h, x:x + w], (SIZE, SIZE),
@@ -158,12 +157,20 @@ def webdataset(path: str, count: int):
   """webdataset as its manual uses it, with two worker processes."""
   import torch
   import webdataset as wds
-  from torchvision import transforms
+  from PIL import Image
 
-  crop = transforms.Compose([
-      transforms.RandomResizedCrop(SIZE, scale=(0.3, 1.0)),
-      transforms.RandomHorizontalFlip(), transforms.PILToTensor(),
-  ])
+  rng = np.random.default_rng(0)
+
+  def crop(image):
+    """What torchvision's RandomResizedCrop and RandomHorizontalFlip do."""
+    top, left, h, w = box(rng, image.height, image.width)
+    image = image.resize(
+        (SIZE, SIZE), Image.Resampling.BILINEAR, (left, top, left + w, top + h)
+    )
+    if rng.random() < 0.5:
+      image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return torch.from_numpy(np.array(image))
+
   dataset = (
       wds.WebDataset([path] * 2, shardshuffle=False, resampled=True)
       .shuffle(500).decode("pil").to_tuple("jpg", "cls").map_tuple(crop, int)
@@ -175,7 +182,7 @@ def webdataset(path: str, count: int):
 
   def once():
     for _ in range(count // BATCH):
-      assert next(batches)[0].shape == (BATCH, 3, SIZE, SIZE)
+      assert next(batches)[0].shape == (BATCH, SIZE, SIZE, 3)
 
   return once
 
@@ -212,7 +219,13 @@ def stages(path: str) -> dict[str, float]:
   import cv2
 
   from basic.data import (
-      batches, draws, examples, images, orders, threads, tokenizer,
+    batches,
+    draws,
+    examples,
+    images,
+    orders,
+    threads,
+    tokenizer,
   )
 
   cv2.setNumThreads(0)
