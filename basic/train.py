@@ -20,7 +20,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from basic import cli, files, optim, types
-from basic.data import pipeline
+from basic.data import position as data_position
 from basic.engine import carry, checkpoint, checksums, compilation_cache
 from basic.experiment import build, restore, sanity, settings
 from basic.pages import report
@@ -199,7 +199,7 @@ def _save(run, pending, n, state, stream, vocabulary):
   pending.check(n, state.params)  # A state that is not finite is never saved.
   run.record.sync()
   position = {
-      **pipeline.position_record(stream), "unreadable": pending.unreadable(),
+      **data_position.record(stream), "unreadable": pending.unreadable(),
       "vocabulary": vocabulary,
   }
   run.checkpoints.save(n, state, position, force=True)

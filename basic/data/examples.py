@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -142,8 +142,7 @@ def prepare(
   return _Prepare(tokenize, augment, caption)
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
   """One example on its way into a batch.
 
   Attributes:
@@ -215,78 +214,6 @@ def read_or_substitute(
 def _tally(failures: Sequence[tuple[str, str]]) -> str:
   counts = collections.Counter(reason for reason, _ in failures)
   return ", ".join(f"{count} x {reason}" for reason, count in counts.items())
-
-
-def _stack(rows: Sequence[tuple[int, Arrays]]) -> Arrays:
-  """Stacks (index, arrays) of equal fields, shapes and dtypes to one batch."""
-  first_index, first = rows[0]
-  for index, arrays in rows:
-    if arrays.keys() != first.keys():
-      raise ValueError(
-          f"example {index} has {sorted(arrays)}, but example {first_index} has "
-          f"{sorted(first)}; the examples of a source need the same fields"
-      )
-    for name, array in arrays.items():
-      if _kind(array) != _kind(first[name]):
-        raise ValueError(
-            f"{name!r} of example {index} is {array.dtype} "
-            f"{list(array.shape)}, that of example {first_index} is "
-            f"{first[name].dtype} {list(first[name].shape)}; a batch needs one "
-            "shape and dtype, so resize or convert first"
-        )
-  return {name: np.stack([arrays[name] for _, arrays in rows]) for name in first}
-
-
-def _kind(array: np.ndarray) -> tuple:
-  """Shape and dtype; strings may differ in width, and take the widest."""
-  is_text = array.dtype.kind in "US"
-  return array.shape, array.dtype.kind if is_text else array.dtype
-
-
-def collate(rows: Sequence[Row]) -> tuple[Arrays, Failures]:
-  """A full batch of readable rows, and the reads that failed before them."""
-  return _stack(_readable(rows)), _failures(rows)
-
-
-def _readable(rows: Sequence[Row]) -> list[tuple[int, Arrays]]:
-  """(index, arrays) of the rows that have arrays."""
-  return [(row.index, row.arrays) for row in rows if row.arrays is not None]
-
-
-def _failures(rows: Sequence[Row]) -> Failures:
-  return tuple(failure for row in rows for failure in row.failures)
-
-
-def _pad_captions(arrays: Arrays, count: int) -> Arrays:
-  """Adds rows of zeros to the captions of an example, up to `count` of them."""
-  if "captions" not in arrays:
-    return arrays
-  captions = arrays["captions"]
-  widths = ((0, count - len(captions)), *((0, 0),) * (captions.ndim - 1))
-  return {**arrays, "captions": np.pad(captions, widths)}
-
-
-def fill(
-    spare: Callable[[], Row], rows: Sequence[Row]
-) -> tuple[tuple[Arrays, np.ndarray], Failures]:
-  """A batch whose unreadable rows repeat a readable one, and its mask.
-
-  Its "captions" [b k t] have the k of the example with the most captions.
-
-  Args:
-    spare: gives a readable row where the batch has none.
-    rows: of the batch.
-  """
-  mask = np.array([row.arrays is not None for row in rows])
-  readable = _readable(rows) or _readable([spare()])
-  repeated = readable[0]
-  full = [
-      repeated if row.arrays is None else (row.index, row.arrays)
-      for row in rows
-  ]
-  most = max(len(arrays.get("captions", ())) for _, arrays in full)
-  padded = [(index, _pad_captions(arrays, most)) for index, arrays in full]
-  return (_stack(padded), mask), _failures(rows)
 
 
 def filler(read: Callable[[int], Row], count: int) -> Row:

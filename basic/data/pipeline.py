@@ -1,6 +1,6 @@
 """Examples to batches: an endless, resumable stream, or one ordered pass.
 
-The only module that uses Grain. The state of a stream is a single number, the
+The state of a stream is a single number, the
 examples seen, which means the same for any batch size and any number of
 processes: with B the batch size, P processes and b = B / P,
 
@@ -13,17 +13,17 @@ at any n without reading what came before.
 """
 
 import collections
+import dataclasses
 import functools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-import grain
 import numpy as np
 from jaxtyping import Bool, Int64
 
 from basic import types
-from basic.data import examples
+from basic.data import batches, draws, examples, orders, threads, workers
 
 Arrays: TypeAlias = examples.Arrays
 Prepare: TypeAlias = examples.Prepare
@@ -31,42 +31,11 @@ Prepare: TypeAlias = examples.Prepare
 _log = logging.getLogger(__name__)
 
 
-class _Rows(grain.MapDataset):
-  """The rows of one process, contiguous within each global batch."""
-
-  def __init__(self, parent, *, start: int, batch_size: int, shard):
-    super().__init__(parent)
-    process, processes = shard
-    self._examples, self._batch_size = parent, batch_size
-    self._local = batch_size // processes
-    self._steps = (len(parent) - start) // batch_size
-    self._first = start + process * self._local
-
-  def __len__(self) -> int:
-    return self._steps * self._local
-
-  def __getitem__(self, index):
-    step, row = divmod(index, self._local)
-    return self._examples[self._first + step * self._batch_size + row]
-
-  def batches(self, collate, *, threads: int, buffer: int):
-    """An iterator over collated batches, prefetched by threads."""
-    # Threads, not processes: decoders release the GIL, workers take seconds to
-    # start, and their state would depend on how many there are.
-    options = grain.ReadOptions(
-        num_threads=threads, prefetch_buffer_size=buffer if threads else 0
-    )
-    return iter(
-        self.batch(self._local, drop_remainder=True, batch_fn=collate)
-        .to_iter_dataset(options)
-    )
-
-
 class _Batches(Iterator):
   """What `Stream` and `Pass` share: closing, and counts of failed reads."""
 
-  def __init__(self, batches: grain.DatasetIterator):
-    self._batches = batches
+  def __init__(self, made: threads.Threads | workers.Workers):
+    self._batches = made
     self._unreadable: collections.Counter[str] = collections.Counter()
 
   def _next(self) -> Any:
@@ -91,7 +60,7 @@ class _Batches(Iterator):
     return dict(self._unreadable)
 
   def close(self) -> None:
-    """Stops the threads; no batch can be taken afterwards."""
+    """Stops threads and processes; no batch can be taken afterwards."""
     self._batches.close()
 
   def __enter__(self):
@@ -112,12 +81,19 @@ class Stream(_Batches):
       substitutes included.
   """
 
-  def __init__(self, source, seed: int, start: int, batch_size: int, batches, order):
-    super().__init__(batches)
+  def __init__(
+      self,
+      made: threads.Threads | workers.Workers,
+      rows: batches.Rows,
+      source: types.Source,
+      seed: int,
+      order: orders.Order,
+  ):
+    super().__init__(made)
     self.source = source
     self.seed = seed
-    self.position = start
-    self._batch_size = batch_size
+    self.position = rows.start
+    self._batch_size = rows.batch_size
     self._order = order
 
   def __next__(self) -> Arrays:
@@ -139,7 +115,7 @@ class Stream(_Batches):
     Returns:
       Indices into the source, one per position, over all processes.
     """
-    return np.array([self._order[i] for i in range(start, stop)], np.int64)
+    return np.array([self._order(i) for i in range(start, stop)], np.int64)
 
 
 def stream(
@@ -151,7 +127,10 @@ def stream(
     start: int = 0,
     shard: tuple[int, int] = (0, 1),
     threads: int = 8,
-    buffer: int | None = None,
+    workers: int = 0,
+    prefetch: int = 2,
+    shuffle: str | None = "examples",
+    window: int = 8,
 ) -> Stream:
   """Shuffled, full batches of a source, endlessly, from any position.
 
@@ -160,8 +139,13 @@ def stream(
   the source. An unreadable example is replaced by another one, see
   `examples.substitute`, and counted.
 
+  Threads share Python's lock, which all code but decoding holds. Where that is
+  the limit, `workers` processes read: each starts in a second or two, opens the
+  source for itself, and writes its part of each batch into shared memory.
+
   Args:
-    source: at least one example. Threads read it concurrently.
+    source: at least one example. Threads read it concurrently; for `workers` it
+      is pickled.
     prepare: called with a generator for each example; see `examples.prepare`.
     batch_size: rows of all processes together; positive.
     seed: of the order, the choice of captions and the augmentation; 0 to
@@ -170,18 +154,25 @@ def stream(
       a multiple of `batch_size`.
     shard: (index of this process, number of processes), which must divide
       `batch_size`.
-    threads: batches made concurrently; 0 makes each when it is requested.
-    buffer: batches prefetched, at least `threads`; None means `threads`.
+    threads: threads that read, in this process or in each worker; 0 reads
+      each batch when it is requested.
+    workers: processes that read in place of this one; 0: none. `threads`,
+      `workers` and `prefetch` change nothing of what is read.
+    prefetch: batches that are begun before they are requested. So many, and
+      one more, are in memory.
+    shuffle: as in `orders.order`.
+    window: as in `orders.order`.
 
   Returns:
     An iterator over dicts of arrays with a leading axis of
     batch_size / processes rows.
 
   Raises:
-    ValueError: if the source is empty, or a number is out of its range; later,
-      from the iterator, if examples do not have equal fields and shapes.
+    ValueError: if the source is empty, a number is out of its range, or the
+      source has not what `shuffle` needs; later, from the iterator, if examples
+      do not have equal fields and shapes, or cannot be pickled for `workers`.
     RuntimeError: from the iterator, if an example and 16 substitutes for it
-      are unreadable.
+      are unreadable, or a worker process has ended.
 
   Example:
     >>> source = [{"label": 0}, {"label": 1}, {"label": 2}]
@@ -192,22 +183,41 @@ def stream(
     ([0, 1, 2], 3)
   """
   _check(source, batch_size, shard, threads)
-  buffer = threads if buffer is None else buffer
-  _check_endless(seed, start, threads, buffer)
-  order = _order(source, seed)
-  # Before the rows of this process are chosen, so that the generator depends on
-  # the example's global number.
-  prepared = order.random_map(
-      functools.partial(examples.read_or_substitute, source, prepare)
+  _check_endless(seed, start, threads, workers, prefetch)
+  order = orders.order(source, seed=seed, shuffle=shuffle, window=window)
+  rows = batches.Rows(start, batch_size, shard)
+  read = _Read(source, prepare, order, draws.Draws(seed))
+  return Stream(
+      _made(read, rows, threads, workers, prefetch), rows, source, seed, order
   )
-  rows = _Rows(prepared, start=start, batch_size=batch_size, shard=shard)
-  batches = rows.batches(examples.collate, threads=threads, buffer=buffer)
-  return Stream(source, seed, start, batch_size, batches, order)
 
 
-def _order(source, seed: int) -> grain.MapDataset:
-  """Position -> index into the source, endless; computed lazily."""
-  return grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(None)
+@dataclasses.dataclass(frozen=True)
+class _Read:
+  """Number of an example -> its row. A class, so that it can be pickled."""
+
+  source: types.Source
+  prepare: Prepare
+  order: orders.Order
+  draws: draws.Draws
+
+  def __call__(self, number: int) -> examples.Row:
+    return examples.read_or_substitute(
+        self.source, self.prepare, self.order(number), self.draws(number)
+    )
+
+
+def _made(
+    read: threads.Read, rows: batches.Rows, count: int, processes: int, prefetch: int
+) -> threads.Threads | workers.Workers:
+  """Batches read by threads here, or by those of worker processes."""
+  if processes:
+    return workers.Workers(
+        read, rows, workers=processes, threads=count, prefetch=prefetch
+    )
+  return threads.Threads(
+      read, rows, batches.Block, threads=count, prefetch=prefetch
+  )
 
 
 def _check(source, batch_size: int, shard: tuple[int, int], threads: int) -> None:
@@ -228,16 +238,19 @@ def _check(source, batch_size: int, shard: tuple[int, int], threads: int) -> Non
     raise ValueError(f"threads is {threads}; expected 0 or more")
 
 
-def _check_endless(seed: int, start: int, threads: int, buffer: int) -> None:
+def _check_endless(
+    seed: int, start: int, threads: int, workers: int, prefetch: int
+) -> None:
   if not 0 <= seed < 2**32:
     raise ValueError(f"seed is {seed}; expected 0 to 2**32 - 1")
   if start < 0:
     raise ValueError(f"start is {start} examples; expected 0 or more")
-  if buffer < threads:
-    raise ValueError(
-        f"buffer is {buffer} batches for {threads} threads, which would leave "
-        f"threads idle; give at least {threads}, or fewer threads"
-    )
+  if workers < 0:
+    raise ValueError(f"workers is {workers}; expected 0 or more")
+  if workers and not threads:
+    raise ValueError(f"threads is 0 for {workers} workers; give each 1 or more")
+  if prefetch < 0:
+    raise ValueError(f"prefetch is {prefetch} batches; expected 0 or more")
 
 
 class Pass(_Batches):
@@ -277,7 +290,7 @@ def once(
     shard: (index of this process, number of processes), which must divide
       `batch_size`.
     limit: the number of examples to use; None means all.
-    threads: batches made concurrently; 0 makes each when it is requested.
+    threads: threads that read; 0 reads each batch when it is requested.
 
   Returns:
     An iterator over (dict of arrays with b = batch_size / processes rows, mask
@@ -309,71 +322,13 @@ def once(
     return examples.read(source, prepare, index, None)
 
   spare = functools.cache(functools.partial(examples.filler, read, count))
-  fill = functools.partial(examples.fill, spare)
-  ordered = grain.MapDataset.range(steps * batch_size).map(read)
-  rows = _Rows(ordered, start=0, batch_size=batch_size, shard=shard)
-  return Pass(rows.batches(fill, threads=threads, buffer=threads))
+  return Pass(_passed(
+      read, batches.Rows(0, batch_size, shard),
+      functools.partial(batches.Masked, spare=spare), threads, steps,
+  ))
 
 
-def position_record(stream: Stream) -> dict[str, Any]:
-  """What to save with a checkpoint, so that the stream resumes exactly.
-
-  Args:
-    stream: whose position to save.
-
-  Returns:
-    A dict for JSON. "next" are the indices of the next four examples, by which
-    `check_position` detects a change of the shuffle.
-  """
-  return {
-      "examples_seen": stream.position,
-      "seed": stream.seed,
-      "examples": len(stream.source),
-      "fingerprint": _fingerprint(stream.source),
-      "next": stream.ids(stream.position, stream.position + 4).tolist(),
-      "grain": grain.__version__,
-  }
-
-
-def _fingerprint(source) -> str | None:
-  """The source's hash of its own contents, if it has one."""
-  return getattr(source, "fingerprint", None)
-
-
-def check_position(
-    record: Mapping[str, Any], source: types.Source, seed: int
-) -> int:
-  """Refuses to resume where the stream would not be the same.
-
-  Args:
-    record: from `position_record`, also if it was saved as JSON.
-    source: of the resumed run.
-    seed: of the resumed run.
-
-  Returns:
-    The examples seen: the `start` of the resumed stream.
-
-  Raises:
-    ValueError: if source, seed or shuffle are not those of the record.
-  """
-  seen = record["examples_seen"]
-  for name, now in (
-      ("seed", seed),
-      ("examples", len(source)),
-      ("fingerprint", _fingerprint(source)),
-  ):
-    if record[name] != now:
-      raise ValueError(
-          f"cannot resume after {seen} examples: the saved {name} is "
-          f"{record[name]}, this run has {now}; resume with the same source "
-          "and seed, or begin a new run from the saved parameters"
-      )
-  order = _order(source, seed)
-  following = [int(order[seen + i]) for i in range(len(record["next"]))]
-  if following != list(record["next"]):
-    raise ValueError(
-        f"cannot resume after {seen} examples: the shuffle of grain "
-        f"{grain.__version__} is not that of grain {record['grain']}, with "
-        "which the run began; install that version to resume it"
-    )
-  return seen
+def _passed(read, rows, collect, count: int, steps: int) -> threads.Threads:
+  return threads.Threads(
+      read, rows, collect, threads=count, prefetch=2, steps=steps
+  )

@@ -164,13 +164,23 @@ class Stored:
     files: field -> path of its embeddings, float32 [n d], written by `write`.
   """
 
-  source: types.Source
+  source: Any  # `types.Source`, with what is optional there
   files: Mapping[str, str]
 
   @property
   def classes(self) -> Any:
     """Names of the labels, where the source has them."""
     return getattr(self.source, "classes", ())
+
+  @property
+  def order(self) -> Any:
+    """The order of the source; AttributeError where it has none of its own."""
+    return self.source.order  # An optional part of the contract.
+
+  @property
+  def shards(self) -> Any:
+    """Where the source's files begin; AttributeError where it does not say."""
+    return self.source.shards
 
   def __len__(self) -> int:
     return len(self.source)

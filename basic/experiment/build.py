@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from basic import gradient, optim, paths, types
-from basic.data import pipeline, stored_embeddings
+from basic.data import orders, pipeline, stored_embeddings
 from basic.engine import carry, model, step
 from basic.experiment import evaluation, input_pipeline, schema, settings
 from basic.sharding import layout
@@ -267,6 +267,7 @@ def _stage(
   )
   shapes = input_pipeline.shapes(source, to_arrays, config["batch_size"])
   stage_program = program(config, mesh, shapes, steps=rate_steps)
+  orders.order(source, seed=config["seed"], **input_pipeline.order(config))
   files = stored_embeddings.files(config["stored"], workdir, start)
   train_source = (
       stored_embeddings.Stored(source, files) if files else source
@@ -287,7 +288,7 @@ def _stage(
       store=functools.partial(_store, files, source, to_arrays, stage_program),
       stream=functools.partial(
           input_pipeline.stream, train_source, train_arrays,
-          config["batch_size"], config["seed"],
+          config["batch_size"], config["seed"], config["loader"],
       ),
       evals=tuple(
           evaluation.evaluation(

@@ -213,13 +213,19 @@ def stream(
     prepare: examples.Prepare,
     batch_size: int,
     seed: int,
+    loader: Settings,
     position: int,
 ) -> pipeline.Stream:
   """This process's rows of the batches, starting at a position in the data."""
   return pipeline.stream(
       source, prepare=prepare, batch_size=batch_size, seed=seed, start=position,
-      shard=(jax.process_index(), jax.process_count()),
+      shard=(jax.process_index(), jax.process_count()), **loader,
   )
+
+
+def order(config: Settings) -> dict[str, Any]:
+  """The settings of a stage that decide in which order examples are read."""
+  return {name: config["loader"][name] for name in ("shuffle", "window")}
 
 
 def shapes(

@@ -25,6 +25,7 @@ def experiment(
     projection: Settings | None = None,
     augment: Settings | None = None,
     captions: Settings | None = None,
+    loader: Settings | None = None,
     gradient: Settings | None = None,
     frozen: tuple[str, ...] = (),
     stored: tuple[str, ...] = (),
@@ -52,6 +53,7 @@ def experiment(
     augment: augmentation of training images (data/images.py).
     captions: how captions are made from labels (data/captions.py); None: the
       source's own captions.
+    loader: how training examples are read, and in which order (`loader` below).
     gradient: `name` of a gradient method in gradient/, and its settings.
     frozen: patterns of the paths of parameters that are not trained.
     stored: views of locked towers whose embeddings are computed once, at the
@@ -77,6 +79,32 @@ def stage(*, fresh: tuple[str, ...] = ()) -> None:
     fresh: patterns of the paths of parameters that are initialised again
       instead of continuing from the stage before (engine/carry.py,
       `check`).
+  """
+
+
+def loader(
+    *,
+    threads: int = 8,
+    workers: int = 0,
+    prefetch: int = 2,
+    shuffle: str | None = "examples",
+    window: int = 8,
+) -> None:
+  """Settings of the reading of training data.
+
+  `threads`, `workers` and `prefetch` may change whenever a run is resumed: the
+  batches stay the same.
+
+  Args:
+    threads: threads that read, in this process or in each worker.
+    workers: processes that read in place of the threads of this one, on a host
+      where Python's lock limits these.
+    prefetch: batches that are begun before they are needed; so many, and one
+      more, are in memory.
+    shuffle: "examples" permutes all examples in each epoch; "shards", for slow
+      storage, permutes the files and the examples of `window` files at a time;
+      None visits the examples by their index (data/orders.py).
+    window: files whose examples are permuted together.
   """
 
 

@@ -5,9 +5,10 @@ import pathlib
 from typing import Any
 
 from basic import types
-from basic.data import pipeline, tokenizer, vocabulary
+from basic.data import position as data_position
+from basic.data import tokenizer, vocabulary
 from basic.engine import checkpoint
-from basic.experiment import build, pretrained, settings
+from basic.experiment import build, input_pipeline, pretrained, settings
 from basic.recording import manifest
 
 FOLDER = "checkpoints"
@@ -37,7 +38,10 @@ def resume(
     return pretrained.begin(stages[0].program.fresh(), stages[0].config), {}
   state, position = read(stages, checkpoints)
   stage = at(stages, int(state.step))
-  pipeline.check_position(position, stage.source, stage.config["seed"])
+  data_position.check(
+      position, stage.source, stage.config["seed"],
+      **input_pipeline.order(stage.config),
+  )
   return state, position
 
 

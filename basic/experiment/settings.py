@@ -15,7 +15,7 @@ Settings = manual.Settings
 # Group of settings -> the function that takes them as arguments.
 _FUNCTIONS = {
     "": manual.experiment, "projection": model.model, "augment": images.augment,
-    "mesh": layout.mesh, "tokenizer": manual.vocabulary,
+    "mesh": layout.mesh, "loader": manual.loader, "tokenizer": manual.vocabulary,
     "record": manual.recording, "checkpoint": checkpoint.Checkpoints,
     "weights": manual.initial, "captions": captions.captions,
     "label_captions": captions.captions, "evaluation": manual.evaluation,
@@ -61,7 +61,8 @@ def complete(config: Settings) -> dict[str, Any]:
   full["checkpoint"] = {"every": 1_000, **(full["checkpoint"] or {})}
   full["gradient"] = full["gradient"] or {"name": "direct"}
   for key in (
-      "projection", "augment", "mesh", "tokenizer", "record", "checkpoint",
+      "projection", "augment", "loader", "mesh", "tokenizer", "record",
+      "checkpoint",
   ):
     full[key] = _group(key, key, full[key] or {})
   for key in ("captions", "weights"):
@@ -73,6 +74,12 @@ def complete(config: Settings) -> dict[str, Any]:
   _positive("config", full, "steps", "batch_size")
   _positive("checkpoint", full["checkpoint"], "every")
   _positive("record", full["record"], "every")
+  _positive("loader", full["loader"], "threads", "window")
+  for name in ("workers", "prefetch"):
+    if full["loader"][name] < 0:
+      raise ValueError(
+          f"loader.{name} is {full['loader'][name]}; it takes 0 or more."
+      )
   full["evals"] = {
       label: _evaluation(f"evals.{label}", settings)
       for label, settings in sorted((full["evals"] or {}).items())

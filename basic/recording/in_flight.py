@@ -15,7 +15,7 @@ from basic import types
 from basic.data import pipeline
 from basic.recording import recorder
 
-# Most steps dispatched ahead: devices stay busy, and few batches are queued.
+# Most steps whose metrics wait to be read.
 AHEAD = 20
 
 
@@ -53,7 +53,14 @@ class Pending:
     self._steps: list[tuple[int, int, Any]] = []
 
   def add(self, n: int, metrics: types.Metrics) -> None:
-    """Adds step n, which was dispatched with the newest batch of the stream."""
+    """Adds step n, which was dispatched with the newest batch of the stream.
+
+    Waits for the step before it. So there are two batches on the devices, that of
+    step n and the next, which is copied there while step n runs. Dispatching
+    further ahead would gain nothing, and hold a batch for each step.
+    """
+    if self._steps:
+      jax.block_until_ready(self._steps[-1][2])
     self._steps.append((n, self._stream.position, metrics))
 
   def full(self) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from basic import types
-from basic.data import examples, pipeline
+from basic.data import examples, pipeline, position
 
 
 class Toy:
@@ -121,7 +121,7 @@ def test_batch_size_may_change_in_mid_stream():
 def test_position_counts_examples_of_all_processes():
   with pipeline.stream(
       Toy(20), prepare=PREPARE, batch_size=8, seed=0, start=5, shard=(1, 4),
-      threads=2, buffer=3,
+      threads=2, prefetch=3,
   ) as batches:
     assert batches.position == 5
     next(batches)
@@ -153,14 +153,14 @@ def test_seed_changes_order_and_noise():
   assert (one["image"][at[0]] != two["image"][at[1]]).all()
 
 
-@pytest.mark.parametrize("threads, buffer", [(1, 1), (3, 5), (4, None)])
-def test_threads_do_not_change_the_stream(threads, buffer):
+@pytest.mark.parametrize("threads, prefetch", [(1, 1), (3, 5), (4, 0)])
+def test_threads_do_not_change_the_stream(threads, prefetch):
   class Slow(Toy):
     def __getitem__(self, index):
       time.sleep(0.001 * (index % 3))  # later batches may be ready earlier
       return super().__getitem__(index)
 
-  threaded = take(Slow(20), 6, threads=threads, buffer=buffer)
+  threaded = take(Slow(20), 6, threads=threads, prefetch=prefetch)
   same(flat(take(Toy(20), 6)), flat(threaded))
 
 
@@ -298,7 +298,9 @@ def test_closing_ends_the_threads():
     (dict(start=-1), "start is -1"),
     (dict(seed=-1), "seed is -1"),
     (dict(seed=2**32), "seed is 4294967296"),
-    (dict(threads=4, buffer=2), "buffer is 2 batches for 4 threads"),
+    (dict(prefetch=-1), "prefetch is -1"),
+    (dict(workers=-1), "workers is -1"),
+    (dict(workers=2, threads=0), "threads is 0 for 2 workers"),
     (dict(threads=-1), "threads is -1"),
 ])
 def test_bad_settings_get_a_sentence(settings, sentence):
@@ -414,12 +416,12 @@ def record(source, steps=3, **settings):
   with pipeline.stream(source, prepare=PREPARE, **settings) as batches:
     for _ in range(steps):
       next(batches)
-    return json.loads(json.dumps(pipeline.position_record(batches)))
+    return json.loads(json.dumps(position.record(batches)))
 
 
 def test_a_saved_position_is_where_to_start():
   saved = record(Toy(20))
-  start = pipeline.check_position(saved, Toy(20), 7)
+  start = position.check(saved, Toy(20), 7)
   assert start == 24
   whole = flat(take(Toy(20), 5))
   resumed = flat(take(Toy(20), 2, start=start))
@@ -429,9 +431,9 @@ def test_a_saved_position_is_where_to_start():
 def test_a_source_without_a_fingerprint_is_known_by_its_size():
   saved = record([{"label": i} for i in range(5)])
   assert saved["fingerprint"] is None
-  assert pipeline.check_position(saved, [{"label": 0}] * 5, 7) == 24
+  assert position.check(saved, [{"label": 0}] * 5, 7) == 24
   with pytest.raises(ValueError, match="examples is 5, this run has 6"):
-    pipeline.check_position(saved, [{"label": 0}] * 6, 7)
+    position.check(saved, [{"label": 0}] * 6, 7)
 
 
 @pytest.mark.parametrize("source, seed, sentence", [
@@ -441,11 +443,14 @@ def test_a_source_without_a_fingerprint_is_known_by_its_size():
 ])
 def test_another_source_or_seed_is_refused(source, seed, sentence):
   with pytest.raises(ValueError, match=f"after 24 examples: the saved {sentence}"):
-    pipeline.check_position(record(Toy(20)), source, seed)
+    position.check(record(Toy(20)), source, seed)
 
 
 def test_another_shuffle_is_refused():
   saved = record(Toy(20))
   saved["next"] = saved["next"][::-1]
+  with pytest.raises(ValueError, match="the settings shuffle and window, have"):
+    position.check(saved, Toy(20), 7)
+  saved["grain"] = "0.0.1"
   with pytest.raises(ValueError, match=r"the shuffle of grain .* is not that"):
-    pipeline.check_position(saved, Toy(20), 7)
+    position.check(saved, Toy(20), 7)

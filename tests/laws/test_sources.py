@@ -5,7 +5,6 @@ settings and that number, whatever was read before and by whom.
 """
 
 import hashlib
-import importlib
 import io
 import pickle
 import pkgutil
@@ -19,6 +18,7 @@ from PIL import Image
 
 from basic import sources
 from basic.data import decoding
+from basic.experiment import schema
 from basic.preparation import filter as command
 from basic.sources import tar
 
@@ -103,6 +103,23 @@ TINY = {
         {"kind": "pairs", "split": "test", "length": 12},
         {"kind": "seen_pairs", "length": 12, "canvas": 24},
     ),
+    "mixture": (
+        {
+            "sources": {
+                "a": {"name": "digits", "length": 5},
+                "b": {"name": "digits", "length": 7, "seed": 2},
+            },
+            "weights": {"a": 3, "b": 1},
+        },
+        {
+            "sources": {
+                "a": {"name": "digits", "length": 5, "kind": "single"},
+                "b": {"name": "tfds", "dataset": "{prepared}", "split": "train",
+                      "text": "caption"},
+            },
+            "fields": ("image", "text"),
+        },
+    ),
     "shapes": (
         {"length": 12},
         {"split": "test", "length": 12, "canvas": 32},
@@ -128,6 +145,7 @@ TINY = {
 # One setting changed, which the fingerprint must tell.
 CHANGED = {
     "digits": {"seed": 7},
+    "mixture": {"temperature": 2.0, "weights": None},
     "shapes": {"seed": 7},
     "tar": {"channels": 1},
     "subset": {"most_words": 6},
@@ -143,29 +161,30 @@ APART = {
 def filtered(settings, prepared):
   """The settings of a subset: a source, filtered by the rules that remain."""
   described, *rules = settings.items()
-  source = make(
-      described[1]["name"],
-      {k: v for k, v in described[1].items() if k != "name"}, prepared,
-  )
-  kept = f"{prepared['{prepared}']}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:8]}"
+  name = hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
+  kept = f"{prepared['{prepared}']}-{name}"
   command.filter(
-      source=source, out=kept, shorter_side=0, workers=1, **dict(rules)
+      source=schema.make("sources", described[1]), out=kept, shorter_side=0,
+      workers=1, **dict(rules),
   )
-  return {"source": source, "kept": kept}
+  return {"source": described[1], "kept": kept}
 
 
 CASES = [(name, i) for name in NAMES for i in range(len(TINY.get(name, ())))]
 
 
 def make(name, settings, prepared):
-  factory = getattr(importlib.import_module(f"basic.sources.{name}"), name)
-  filled = {
-      k: prepared.get(v, v) if isinstance(v, str) else v
-      for k, v in settings.items()
-  }
+  settings = filled(settings, prepared)
   if name == "subset":
-    filled = filtered(filled, prepared)
-  return factory(**filled)
+    settings = filtered(settings, prepared)
+  return schema.make("sources", {"name": name, **settings})
+
+
+def filled(settings, prepared):
+  """Settings with paths for what stands in braces, at any depth."""
+  if isinstance(settings, dict):
+    return {k: filled(v, prepared) for k, v in settings.items()}
+  return prepared.get(settings, settings) if isinstance(settings, str) else settings
 
 
 @pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1]}")

@@ -1,0 +1,216 @@
+"""A worker process, and what it and the process that started it exchange."""
+
+import copy
+import dataclasses
+import mmap
+import os
+import queue
+import signal
+import socket
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from multiprocessing import connection, reduction
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from basic.data import batches, examples, threads
+
+_ALIGNED = 64  # bytes; JAX can use such arrays without a copy
+
+
+class Share(NamedTuple):
+  """What a worker reads of every batch: its equal part of the rows.
+
+  Attributes:
+    read: number -> row.
+    rows: which numbers are in which batch of this process.
+    worker: its number, from 0.
+    workers: how many there are.
+    threads: that read.
+  """
+
+  read: threads.Read
+  rows: batches.Rows
+  worker: int
+  workers: int
+  threads: int
+
+  @property
+  def places(self) -> slice:
+    """Its rows within a batch."""
+    size = self.rows.local
+    return slice(
+        size * self.worker // self.workers,
+        size * (self.worker + 1) // self.workers,
+    )
+
+
+class Request(NamedTuple):
+  """Asks for a step's rows; the memory of the batch follows.
+
+  Attributes:
+    step: from 0.
+    like: an example, and the kinds of its fields, which all must have.
+  """
+
+  step: int
+  like: tuple[int, Mapping[str, batches.Kind]]
+
+
+@dataclasses.dataclass
+class Answer:
+  """What a worker says of its rows; their arrays are in the shared memory.
+
+  Attributes:
+    step: of the request.
+    text: fields of text, which have no fixed width.
+    failures: the reads that failed before a row was read.
+    error: what ended the reading; None if all rows are there.
+    trace: the traceback of the error.
+  """
+
+  step: int
+  text: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  failures: examples.Failures = ()
+  error: Exception | None = None
+  trace: str = ""
+
+
+class Remote(Exception):
+  """The traceback of an error in a worker, as the cause of that error."""
+
+
+class Span(NamedTuple):
+  """Where an array lies in the memory of a batch."""
+
+  start: int
+  shape: tuple[int, ...]
+  dtype: np.dtype
+
+
+def spans(
+    like: Mapping[str, batches.Kind], rows: int
+) -> tuple[dict[str, Span], int]:
+  """(where each field of numbers lies, size of the memory in bytes)."""
+  found, end = {}, 0
+  for name, (shape, dtype) in like.items():
+    if not isinstance(dtype, str):
+      found[name] = Span(end, (rows, *shape), dtype)
+      size = int(np.prod((rows, *shape))) * dtype.itemsize
+      end = -(-(end + size) // _ALIGNED) * _ALIGNED
+  return found, max(end, 1)
+
+
+def views(memory: mmap.mmap, found: Mapping[str, Span]) -> batches.Arrays:
+  """The arrays in the memory of a batch, which lives as long as they do."""
+  return {
+      name: np.ndarray(span.shape, span.dtype, memory, span.start)
+      for name, span in found.items()
+  }
+
+
+def send_memory(channel: connection.Connection, memory: int) -> None:
+  """Passes a file descriptor to the process at the other end."""
+  with socket.socket(fileno=os.dup(channel.fileno())) as link:
+    socket.send_fds(link, [b"m"], [memory])
+
+
+def _receive_memory(channel: connection.Connection) -> int:
+  with socket.socket(fileno=os.dup(channel.fileno())) as link:
+    _, descriptors, _, _ = socket.recv_fds(link, 1, 1)
+  if not descriptors:
+    raise EOFError
+  return descriptors[0]
+
+
+def serve(descriptor: int) -> None:
+  """Runs a worker until the other end of its socket is closed.
+
+  Args:
+    descriptor: of the socket: a `Share` comes in, then a `Request` for each step;
+      an `Answer` to each goes out.
+  """
+  # The other process decides when to stop, and closes the socket then.
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
+  cv2.setNumThreads(0)  # Images are small, and there are threads enough.
+  channel = connection.Connection(descriptor)
+  try:
+    _serve(channel)
+  except (EOFError, OSError):
+    pass
+  os._exit(0)  # Threads may be in the middle of reading.
+
+
+def _serve(channel: connection.Connection) -> None:
+  try:
+    share: Share = channel.recv()
+  except (EOFError, OSError):
+    raise
+  except BaseException as error:
+    sentence = ValueError(
+        f"a worker process cannot make its copy of the source: {error}. Its class "
+        "must be in a module that can be imported, not in the main script; or set "
+        "workers to 0"
+    )
+    channel.send(Answer(0, error=sentence, trace=traceback.format_exc()))
+    raise EOFError from error
+  begun: queue.SimpleQueue[Any] = queue.SimpleQueue()
+  threading.Thread(target=_answer, args=(channel, begun), daemon=True).start()
+  pool = threads.pool(share.threads)
+  while True:
+    request: Request = channel.recv()
+    begun.put((request.step, *_begin(
+        pool, share, request, _receive_memory(channel)
+    )))
+
+
+def _begin(pool, share: Share, request: Request, memory: int) -> tuple[Any, Sequence]:
+  """Lets the threads write this worker's rows of a batch."""
+  found, size = spans(request.like[1], share.rows.local)
+  whole = views(mmap.mmap(memory, size), found)
+  os.close(memory)
+  part = {name: field[share.places] for name, field in whole.items()}
+  numbers = share.rows.numbers(request.step)[share.places]
+  block = batches.Block(len(numbers), part, request.like)
+  return block, threads.begin(pool, share.threads, share.read, numbers, block)
+
+
+def _answer(channel: connection.Connection, begun: queue.SimpleQueue) -> None:
+  """Answers the requests one after another, when their rows are there."""
+  while True:
+    step, block, parts = begun.get()
+    try:
+      for part in parts:
+        part.result()
+      arrays, failures = block.finish()
+      text = {n: array for n, array in arrays.items() if array.dtype.kind in "US"}
+      answer = Answer(step, text, failures)
+    except BaseException as error:  # A foreign tokenizer's panic is no Exception.
+      answer = Answer(step, error=_sendable(error), trace=traceback.format_exc())
+    try:
+      channel.send(answer)
+    except OSError:
+      os._exit(0)  # Nobody is there to read it.
+
+
+def _sendable(error: BaseException) -> Exception:
+  """The error itself if a copy of it can be made, else one that says the same."""
+  if not isinstance(error, Exception):
+    return _described(error)
+  try:
+    reduction.ForkingPickler.dumps(error)
+    copy.copy(error)  # As unpickling would, it calls the class with `args`.
+  except Exception:
+    return _described(error)
+  return error
+
+
+def _described(error: BaseException) -> RuntimeError:
+  described = RuntimeError(f"{type(error).__name__}: {error}")
+  for note in getattr(error, "__notes__", ()):
+    described.add_note(note)
+  return described
