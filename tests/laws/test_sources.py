@@ -6,6 +6,7 @@ settings and that number, whatever was read before and by whom.
 
 import importlib
 import io
+import pathlib
 import pickle
 import pkgutil
 from concurrent import futures
@@ -64,8 +65,21 @@ def prepared(tmp_path_factory):
   return str(builder.data_path)
 
 
+def pictures(prepared):
+  """A folder of eight pictures in two classes, with a table of captions."""
+  folder = pathlib.Path(prepared).parent / "pictures"
+  rows = ["file_name\tcaption\tlabel\n"]
+  for number in range(8):
+    name = f"{'ab'[number % 2]}/{number}.png"
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (5, 4), (number, 0, 255)).save(folder / name)
+    rows.append(f"{name}\tcaption {number}\t{'ab'[number % 2]}\n")
+  (folder / "table.tsv").write_text("".join(rows))
+  return str(folder)
+
+
 # Settings of a few small sources for each module; "{prepared}" stands for the
-# folder of a prepared data set.
+# folder of a prepared data set, and a function is given that folder.
 TINY = {
     "digits": (
         {"length": 12},
@@ -73,6 +87,11 @@ TINY = {
         {"kind": "single", "split": "test", "length": 12},
         {"kind": "pairs", "split": "test", "length": 12},
         {"kind": "seen_pairs", "length": 12, "canvas": 24},
+    ),
+    "folder": (
+        {"path": pictures},
+        {"path": pictures, "layout": "classes"},
+        {"path": pictures, "text": ("caption", "label"), "weights": (0.5, 1.5)},
     ),
     "shapes": (
         {"length": 12},
@@ -89,6 +108,7 @@ TINY = {
 # One setting changed, which the fingerprint must tell.
 CHANGED = {
     "digits": {"seed": 7},
+    "folder": {"channels": 1},
     "shapes": {"seed": 7},
     "tfds": {"channels": 1},
 }
@@ -104,7 +124,8 @@ CASES = [(name, i) for name in NAMES for i in range(len(TINY.get(name, ())))]
 def make(name, settings, prepared):
   factory = getattr(importlib.import_module(f"basic.sources.{name}"), name)
   filled = {
-      k: prepared if v == "{prepared}" else v for k, v in settings.items()
+      k: prepared if v == "{prepared}" else v(prepared) if callable(v) else v
+      for k, v in settings.items()
   }
   return factory(**filled)
 
