@@ -2,8 +2,6 @@
 
 import collections
 import logging
-import os
-import stat
 from collections.abc import Mapping
 from concurrent import futures
 from typing import Any, Literal, SupportsIndex
@@ -11,9 +9,8 @@ from typing import Any, Literal, SupportsIndex
 import numpy as np
 
 from basic import types
-from basic.sources import _layouts, _records, _stable, _storage
+from basic.sources import _image_files, _layouts, _records, _stable, _storage
 
-_LARGEST_FILE = 1 << 29  # bytes; no picture that is decoded has more
 _LOOKED_AT = 1_000  # examples, when opening
 _log = logging.getLogger(__name__)
 
@@ -140,7 +137,7 @@ class _Folder:
   def __getitem__(self, index: SupportsIndex) -> types.Example:
     index = _stable.position(index, len(self))
     path, fields = self._rows.example(index)
-    data = _content(path)
+    data = _image_files.content(path)
     return {
         "id": np.int64(index), **fields,
         "image": _records.image(data, self._channels, self._max_pixels),
@@ -178,7 +175,7 @@ class _Folder:
   def _fault(self, index: int) -> str:
     """The reason for which an example cannot be read; "" if there is none."""
     try:
-      _regular(self._rows.example(index)[0])
+      _image_files.check(self._rows.example(index)[0])
     except types.Unreadable as error:
       return error.reason
     return ""
@@ -193,41 +190,3 @@ class _Folder:
 def _spread(length: int, count: int) -> list[int]:
   """At most `count` indices at equal distances."""
   return sorted({int(i) for i in np.linspace(0, length - 1, min(count, length))})
-
-
-def _regular(path: str) -> None:
-  """Refuses what is not a file of the size of a picture: reading it may hang.
-
-  Raises:
-    types.Unreadable: also where it does not exist.
-  """
-  if "\0" in path:
-    raise types.Unreadable("missing file", repr(path))
-  if _storage.is_remote(path):
-    if not _storage.exists(path):
-      raise types.Unreadable("missing file", path)
-    return
-  try:
-    found = os.stat(path)
-  except (FileNotFoundError, NotADirectoryError) as error:
-    raise types.Unreadable("missing file", path) from error
-  except OSError as error:
-    raise types.Unreadable("failed read", f"{path}: {error}") from error
-  if not stat.S_ISREG(found.st_mode):
-    raise types.Unreadable("not a file", path)
-  if found.st_size > _LARGEST_FILE:
-    raise types.Unreadable("file too large", f"{path}: {found.st_size} bytes")
-
-
-def _content(path: str) -> bytes:
-  """The content of a picture's file; Unreadable if it cannot be had."""
-  if not _storage.is_remote(path):
-    _regular(path)
-  try:
-    return _storage.read(path)
-  except (FileNotFoundError, NotADirectoryError) as error:
-    raise types.Unreadable("missing file", path) from error
-  except OSError as error:
-    raise types.Unreadable("failed read", f"{path}: {error}") from error
-
-

@@ -12,6 +12,8 @@ import pkgutil
 from concurrent import futures
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import tensorflow_datasets
 from PIL import Image
@@ -78,6 +80,17 @@ def pictures(prepared):
   return str(folder)
 
 
+def parquet_file(prepared):
+  """A Parquet file of eight images with captions and labels."""
+  folder = pathlib.Path(pictures(prepared))
+  pyarrow.parquet.write_table(pyarrow.table({
+      "image": [next(folder.glob(f"*/{n}.png")).read_bytes() for n in range(8)],
+      "caption": [f"caption {n}" for n in range(8)],
+      "label": [n % 2 for n in range(8)],
+  }), folder.parent / "pictures.parquet", row_group_size=3)
+  return f"{folder.parent}/pictures.parquet"
+
+
 # Settings of a few small sources for each module; "{prepared}" stands for the
 # folder of a prepared data set, and a function is given that folder.
 TINY = {
@@ -92,6 +105,10 @@ TINY = {
         {"path": pictures},
         {"path": pictures, "layout": "classes"},
         {"path": pictures, "text": ("caption", "label"), "weights": (0.5, 1.5)},
+    ),
+    "parquet": (
+        {"files": parquet_file, "classes": ("ant", "bee")},
+        {"files": parquet_file, "text": ("caption",), "label": "", "memory": 1},
     ),
     "shapes": (
         {"length": 12},
@@ -109,6 +126,7 @@ TINY = {
 CHANGED = {
     "digits": {"seed": 7},
     "folder": {"channels": 1},
+    "parquet": {"channels": 1},
     "shapes": {"seed": 7},
     "tfds": {"channels": 1},
 }
