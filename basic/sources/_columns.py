@@ -10,16 +10,20 @@ from basic import types
 from basic.sources import _records
 
 # Names that tables of pictures use, the first of them that is there: those of
-# open_clip, Hugging Face's imagefolder, img2dataset, LAION and Kaggle.
+# open_clip, Hugging Face's imagefolder, img2dataset, LAION, Kaggle and TFRecords.
 FILES = (
     "filepath", "file_name", "filename", "image_path", "img_path", "path", "file",
     "image", "img",
 )
 CONTENTS = (
-    "image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", *FILES,
+    "image/encoded", "image", "img", "jpg", "jpeg", "png", "webp", "image_bytes",
+    "image_raw", "bytes", *FILES,
 )
-TEXTS = ("title", "caption", "captions", "text", "texts", "sentences", "txt")
-LABELS = ("label", "labels", "class", "cls", "category")
+TEXTS = (
+    "title", "caption", "captions", "captions/text", "text", "texts", "sentences",
+    "txt", "image/caption", "caption/text",
+)
+LABELS = ("label", "labels", "class", "cls", "category", "image/class/label")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -74,7 +74,7 @@ def _collection():
 
   pixels, digits = datasets.load_digits(return_X_y=True)
   images = (pixels.reshape(-1, _SIDE, _SIDE) / _INK).astype(np.float32)
-  return images, digits.astype(np.int64)
+  return images, np.asarray(digits, np.int64)
 
 
 @functools.cache

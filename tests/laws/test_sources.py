@@ -11,6 +11,7 @@ import pickle
 import pkgutil
 from concurrent import futures
 
+import google_crc32c
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -19,7 +20,7 @@ import tensorflow_datasets
 from PIL import Image
 
 from basic import sources
-from basic.data import decoding
+from basic.data import array_records, decoding
 
 NAMES = sorted(
     module.name
@@ -91,6 +92,29 @@ def parquet_file(prepared):
   return f"{folder.parent}/pictures.parquet"
 
 
+def tfrecord_file(prepared):
+  """A TFRecord file of the records of the Parquet file."""
+  path = pathlib.Path(prepared).parent / "pictures.tfrecord"
+  source = make("parquet", TINY["parquet"][0], prepared)
+  how = array_records.layout(source[0], source.classes)
+
+  def checked(data):
+    crc = google_crc32c.value(data)
+    masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) % 2**32
+    return data + masked.to_bytes(4, "little")
+
+  records = [array_records.record(source[n], how) for n in range(8)]
+  path.write_bytes(b"".join(
+      checked(len(data).to_bytes(8, "little")) + checked(data) for data in records
+  ))
+  return str(path)
+
+
+def labelled(prepared):
+  """A labeled source, to be given captions."""
+  return make("digits", {"kind": "single", "length": 12}, prepared)
+
+
 # Settings of a few small sources for each module; "{prepared}" stands for the
 # folder of a prepared data set, and a function is given that folder.
 TINY = {
@@ -106,6 +130,10 @@ TINY = {
         {"path": pictures, "layout": "classes"},
         {"path": pictures, "text": ("caption", "label"), "weights": (0.5, 1.5)},
     ),
+    "labels": (
+        {"source": labelled},
+        {"source": labelled, "templates": ("a {}", "the {}")},
+    ),
     "parquet": (
         {"files": parquet_file, "classes": ("ant", "bee")},
         {"files": parquet_file, "text": ("caption",), "label": "", "memory": 1},
@@ -120,15 +148,21 @@ TINY = {
         {"dataset": "{prepared}", "split": "train", "text": "caption"},
         {"dataset": "{prepared}", "split": "train", "label": "label"},
     ),
+    "tfrecord": (
+        {"files": tfrecord_file, "classes": ("ant", "bee")},
+        {"files": tfrecord_file, "label": ""},
+    ),
 }
 
 # One setting changed, which the fingerprint must tell.
 CHANGED = {
     "digits": {"seed": 7},
     "folder": {"channels": 1},
+    "labels": {"templates": ("one {}",)},
     "parquet": {"channels": 1},
     "shapes": {"seed": 7},
     "tfds": {"channels": 1},
+    "tfrecord": {"channels": 1},
 }
 
 # Pairs of settings whose examples must have no id in common.
