@@ -1,6 +1,7 @@
 """Which columns of a table hold images, captions and labels, and what they say."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -149,6 +150,11 @@ def _without_blank(value: Any) -> tuple[str, ...]:
     return ()
 
 
+def is_number(text: str) -> bool:
+  """Whether a label is the number of a class, such as "3", or "3.0" of pandas."""
+  return re.fullmatch(r"\s*-?\d+(\.0*)?\s*", text) is not None
+
+
 class Labels:
   """Class names, and the numbers of labels that are names or numbers."""
 
@@ -172,6 +178,9 @@ class Labels:
       value = value.strip()
       if value in self._numbers:
         return np.int32(self._numbers[value])
+      value = value.partition(".")[0] if is_number(value) else value
+    if isinstance(value, float) and value.is_integer():
+      value = int(value)  # pandas makes floats of integers beside missing ones.
     label = _records.label(value)
     if self.names and label >= len(self.names):
       raise types.Unreadable(

@@ -19,8 +19,6 @@ def check(path: str) -> None:
   Raises:
     types.Unreadable: for one of the reasons at the top of this file.
   """
-  if "\0" in path:
-    raise types.Unreadable("missing file", repr(path))
   if _storage.is_remote(path):
     if not _storage.exists(path):
       raise types.Unreadable("missing file", path)
@@ -29,6 +27,8 @@ def check(path: str) -> None:
     found = os.stat(path)
   except (FileNotFoundError, NotADirectoryError) as error:
     raise types.Unreadable("missing file", path) from error
+  except ValueError as error:  # No file can have this name.
+    raise types.Unreadable("missing file", f"{path!r}: {error}") from error
   except OSError as error:
     raise types.Unreadable("failed read", f"{path}: {error}") from error
   if not stat.S_ISREG(found.st_mode):

@@ -261,11 +261,8 @@ class TableRows:
         continue  # Counted where it is read.
       if isinstance(value, str) and value.strip():
         seen.add(value.strip())
-    return () if all(map(_is_number, seen)) else tuple(sorted(seen))
-
-
-def _is_number(text: str) -> bool:
-  return text.lstrip("-").isdecimal()
+    numbers = all(map(_columns.is_number, seen))
+    return () if numbers else tuple(sorted(seen))
 
 
 class TextRows:

@@ -141,7 +141,8 @@ class Table:
           "as UTF-8."
       ) from error
     names = [name.strip() for name in names]
-    if len(set(names)) < len(names):
+    filled = [name for name in names if name]  # Spreadsheets add blank ones.
+    if len(set(filled)) < len(filled):
       raise ValueError(
           f"{self._path} has the columns {names}, two of which have the same "
           "name; rename one."

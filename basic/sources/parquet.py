@@ -240,6 +240,8 @@ def _check_schemas(files, found, columns: _columns.Columns) -> None:
   first = found[0].schema
   for path, footer in zip(files, found, strict=True):
     for name in columns.names:
+      if footer.schema.names.count(name) > 1:
+        raise ValueError(f"{path} has the column {name!r} twice; rename one.")
       if name not in footer.schema.names:
         raise ValueError(
             f"{path} has no column {name!r}, which {files[0]} has; it has "

@@ -143,10 +143,15 @@ def test_labels_are_numbers_or_names(pictures):
   assert "label" not in opened(pictures, label="")[3]
   named = opened(pictures, text="", classes=("red_ant", "bee"))
   assert named[0]["text"] == ("red ant",) and named[0]["label"] == 0
-  write(pictures / "a.csv", [["image", "label"], ["0.png", "1"], ["1.png", "7"]])
+  write(pictures / "a.csv", [
+      ["image", "label", "", ""], ["0.png", "1", "", ""], ["1.png", "7", "", ""],
+      ["2.png", "1.0", "", ""], ["3.png", "1.5", "", ""],
+  ])
   numbered = opened(pictures, classes=("x", "y"))
-  assert numbered[0]["text"] == ("y",)
+  assert numbered[0]["text"] == numbered[2]["text"] == ("y",)
   assert reason(numbered, 1) == "label out of range"
+  assert reason(numbered, 3) == "label is not an integer"
+  write(pictures / "a.csv", [["image", "label"], ["0.png", "1"], ["1.png", "2.0"]])
   with pytest.raises(ValueError, match="set `text` or `classes`"):
     opened(pictures)
 
@@ -220,13 +225,18 @@ def test_json_lines_that_are_broken_are_counted(pictures):
       '{"file_name": "0.png", "text": "a"}', '{"file_name": "1.png", "te',
       '[1]', "[" * 100_000, '{"file_name": "1.png"}',
       '{"file_name": "1.png", "text": 3}', '{"file_name": 7, "text": "a"}',
+      '{"file_name": "\\ud83d.png", "text": "a"}',
+      '{"file_name": "1.png", "text": "\\ud83d"}',
       '{"file_name": "1.png", "text": "a", "more": {"x": 1}}',
   ]
   (pictures / "a.jsonl").write_text("\r\n".join(lines))
   source = opened(pictures)
-  reasons = ["broken row"] * 3 + ["no caption", "caption is not text", "no image"]
-  assert [reason(source, index) for index in range(1, 7)] == reasons
-  assert red(source[0]) == 0 and red(source[7]) == 1
+  reasons = ["broken row"] * 3 + [
+      "no caption", "caption is not text", "no image", "missing file",
+      "caption is not text",
+  ]
+  assert [reason(source, index) for index in range(1, 9)] == reasons
+  assert red(source[0]) == 0 and red(source[9]) == 1
 
 
 @pytest.mark.parametrize(("table", "sentence"), [

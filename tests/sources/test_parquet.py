@@ -167,6 +167,11 @@ def test_bad_rows_are_counted_and_no_other_is_lost(tmp_path):
   assert [reason(source, n) for n in range(1, 6)] == [
       "no image", "empty image", "no caption", "no caption", "caption is not text"
   ]
+  floats = written.set_column(2, "label", [[0.0, 1.0, 1.5, 7.0, -1.0, None]])
+  writer.write_table(floats, tmp_path / "b.parquet")
+  of_pandas = opened(tmp_path / "b.parquet", text="", classes=("a", "b"))
+  assert of_pandas[0]["label"] == 0
+  assert reason(of_pandas, 2) == "label is not an integer"
   labelled = opened(tmp_path / "a.parquet", text="", classes=("a", "b"))
   assert labelled[0]["text"] == ("a",) and labelled[0]["label"] == 0
   assert [reason(labelled, n) for n in (3, 4, 5)] == [
@@ -269,6 +274,12 @@ def test_wrong_starts_are_refused_in_a_sentence(tmp_path):
       opened(path, tmp_path / "c.parquet")
   writer.write_table(table(jpg=list(range(ROWS))), path)
   with pytest.raises(ValueError, match="holds integers; expected the content"):
+    opened(path)
+  twice = pyarrow.Table.from_arrays(
+      [*table().columns, table()["jpg"]], ["jpg", "caption", "jpg"]
+  )
+  writer.write_table(twice, path)
+  with pytest.raises(ValueError, match="column 'jpg' twice"):
     opened(path)
   writer.write_table(table(label=[0] * ROWS).drop(["caption"]), path)
   with pytest.raises(ValueError, match="set `text` or `classes`"):
