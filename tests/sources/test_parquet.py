@@ -337,6 +337,9 @@ def test_row_groups_are_forgotten_when_memory_is_used_up(tmp_path, monkeypatch):
     assert source[index]["image"].data == written["jpg"][index].as_py()
     assert source._groups.nbytes <= 1 << 20
   assert [group for _, group in decoded] == [*range(40), 0]
+  for index in (10, 11, 12, 13, 14, 10, 15, 10):  # 11 is the one not used longest.
+    source[index]
+  assert [group for _, group in decoded[41:]] == [10, 11, 12, 13, 14, 15]
   assert len(source._groups._kept) <= 6
 
 
