@@ -38,6 +38,7 @@ class Rows(Protocol):
   Attributes:
     where: the folder or the table, for messages.
     found: what was found there, for messages.
+    left_out: number of files that should belong to an example and do not.
     base: where relative paths of pictures start.
     classes: names of the labels.
     settings: that open the same again.
@@ -46,6 +47,7 @@ class Rows(Protocol):
 
   where: str
   found: str
+  left_out: int
   base: str
   classes: tuple[str, ...]
   settings: Settings
@@ -156,6 +158,7 @@ class TableRows:
 
   def __init__(self, settings: Settings):
     self.where = settings.table or ""
+    self.left_out = 0
     self._table = _table.Table(
         self.where, settings.separator, settings.columns
     )
@@ -274,6 +277,7 @@ class TextRows:
     self.where = self.base = tree.root
     self.classes: tuple[str, ...] = ()
     self.meaning = ("text",)
+    self.left_out = tree.lonely
     self.found = (
         f"pictures with a text file of the same name, {len(tree) - tree.with_text} "
         f"without, {tree.lonely} text files without a picture"
@@ -314,6 +318,7 @@ class ClassRows:
     self.where = self.base = tree.root
     self.classes = _columns.Labels(self.where, names).names
     self.meaning = ("classes", names)
+    self.left_out = outside
     self.found = (
         f"pictures in {len(names)} folders, which are classes; {outside} pictures "
         "outside of them are left out"

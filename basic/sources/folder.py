@@ -156,7 +156,9 @@ class _Folder:
       reasons = collections.Counter(pool.map(self._fault, chosen))
     fine = reasons.pop("", 0)
     bad = ", ".join(f"{count} {why}" for why, count in reasons.most_common())
-    _log.info(
+    silent = not bad and not self._rows.left_out
+    _log.log(
+        logging.INFO if silent else logging.WARNING,
         "%s: %d examples, %s; of %d looked at, %s", self._rows.where, len(self),
         self._rows.found, len(chosen), f"unreadable: {bad}" if bad else "all fine",
     )

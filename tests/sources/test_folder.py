@@ -207,6 +207,7 @@ def test_a_row_that_cannot_be_used_is_counted_and_no_other_is_lost(
     else:
       assert reason(source, index) == expected
   (said,) = caplog.messages
+  assert caplog.records[0].levelno == logging.WARNING
   assert f"{len(rows)} examples" in said
   counts = collections.Counter(rows.values())
   for why in counts.keys() - {None, "empty image"}:  # No picture is read yet.
@@ -336,6 +337,20 @@ def test_pictures_have_the_text_file_of_their_name(tmp_path, prefix, caplog):
   assert reason(source, 5) == "broken caption file"
   assert "1 text files without a picture" in caplog.text
   assert pickle.loads(pickle.dumps(source)).fingerprint == source.fingerprint
+
+
+def test_what_is_found_is_no_warning_unless_something_is_left_out(
+    pictures, caplog
+):
+  for number in range(4):
+    (pictures / f"{number}.txt").write_text("a")
+  for lost, level in ((None, logging.INFO), ("9.txt", logging.WARNING)):
+    if lost:
+      (pictures / lost).touch()
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+      opened(pictures)
+    assert [record.levelno for record in caplog.records] == [level]
 
 
 def test_folders_are_classes_in_the_order_of_torchvision(tmp_path, caplog):
