@@ -75,7 +75,7 @@ def _collection():
   loaded = datasets.load_digits(return_X_y=True)
   pixels, digits = map(np.asarray, loaded)
   images = (pixels.reshape(-1, _SIDE, _SIDE) / _INK).astype(np.float32)
-  return images, digits.astype(np.int64)
+  return images, np.asarray(digits, np.int64)
 
 
 @functools.cache

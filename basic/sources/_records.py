@@ -73,6 +73,10 @@ def caption(value: Any) -> str:
       value = value.decode("utf-8")
     except UnicodeDecodeError as error:
       raise types.Unreadable("caption is not text", str(error)) from error
+  try:
+    value.encode("utf-8")  # JSON may hold half of a character: "\\ud83d".
+  except UnicodeEncodeError as error:
+    raise types.Unreadable("caption is not text", str(error)) from error
   return value.strip()
 
 

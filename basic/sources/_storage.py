@@ -235,7 +235,7 @@ def fingerprint(paths: Sequence[str]) -> str:
 def _digest(path: str, with_content: bool) -> bytes:
   """Hashes the name and size of a file and, if asked, samples of its content."""
   length = size(path)
-  digest = hashlib.sha256(f"{os.path.basename(path)}\0{length}".encode())
+  digest = hashlib.sha256(os.fsencode(f"{os.path.basename(path)}\0{length}"))
   if with_content:
     for start in sorted({0, length // 2, max(0, length - _SAMPLE)}):
       digest.update(read(path, start, min(length, start + _SAMPLE)))

@@ -6,6 +6,7 @@ its code.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, SupportsIndex
 
@@ -14,7 +15,9 @@ import tensorflow_datasets
 from tensorflow_datasets.core import read_only_builder
 
 from basic import types
-from basic.sources import _records, _stable, _storage
+from basic.sources import _looks, _records, _stable, _storage
+
+_NAME = re.compile(r"[a-z]\w*(/[\w.-]+)?(:[\w.*]+)?")  # name/config:version
 
 
 def tfds(
@@ -190,22 +193,48 @@ def _open(dataset: str, data_dir: str | None) -> Any:
     try:
       builder = read_only_builder.builder_from_files(dataset, data_dir=data_dir)
     except ValueError as error:  # not found, or not a valid name
-      raise FileNotFoundError(
-          f"{dataset!r} is no folder with a dataset_info.json, and no prepared "
-          f"dataset of that name is in {data_dir or 'the default folder'}. "
-          f"Prepare it once, where TensorFlow is installed: tfds build "
-          f"{dataset} --file_format=array_record"
-      ) from error
+      raise FileNotFoundError(_not_found(dataset, data_dir)) from error
   file_format = builder.info.file_format
   stored = "an unknown format" if file_format is None else file_format.value
   if stored != "array_record":
     raise ValueError(
         f"{builder.info.full_name} is stored as {stored}, and only "
-        "array_record has random access without TensorFlow (TFDS loses "
-        "rows of parquet). Prepare it again: "
-        "tfds build ... --file_format=array_record"
+        "array_record has random access without TensorFlow"
+        + _remedy(stored, os.fspath(builder.data_path))
     )
   return builder
+
+
+def _remedy(stored: str, folder: str) -> str:
+  """What to do with a data set of another format."""
+  if stored == "tfrecord":
+    return (
+        ". Convert it: python -m basic.prepare convert --source.name=tfrecord "
+        f"--source.files='{folder}/*-SPLIT.tfrecord-*' --out=DIR"
+    )
+  lost = " (TFDS loses rows of parquet)" if stored == "parquet" else ""
+  return f"{lost}. Prepare it again: tfds build ... --file_format=array_record"
+
+
+def _not_found(dataset: str, data_dir: str | None) -> str:
+  """Why there is no such data set, and what to do instead."""
+  if os.path.isdir(dataset):
+    return (
+        f"{dataset} is no folder with a dataset_info.json, which TFDS writes. "
+        + _looks.advice(dataset)
+    )
+  if os.path.exists(dataset) or not _NAME.fullmatch(dataset):
+    kind = "a file, and" if os.path.exists(dataset) else "not there, so it"
+    return (
+        f"{dataset!r} is {kind} is no folder with a dataset_info.json, and it is "
+        "no name of a TFDS dataset either; `dataset` takes one of the two."
+    )
+  return (
+      f"{dataset!r} is no folder with a dataset_info.json, and no prepared "
+      f"dataset of that name is in {data_dir or 'the default folder'}. If it is "
+      "one of TFDS's, prepare it once, where TensorFlow is installed: tfds build "
+      f"{dataset} --file_format=array_record"
+  )
 
 
 def _shards(

@@ -17,10 +17,10 @@ from basic.experiment import build, settings
 from basic.sharding import layout
 
 every = pytest.mark.parametrize("name", experiments.NAMES)
-# Made small, sizes of one experiment are the same: one of them runs by default.
+# Made small, some experiments are alike: one of them runs by default.
 each_kind = pytest.mark.parametrize("name", [
     pytest.param(name, marks=pytest.mark.slow)
-    if name in ("basic_s", "basic_m") else name for name in experiments.NAMES
+    if name in ("basic_s", "basic_m", "folder") else name for name in experiments.NAMES
 ])
 
 

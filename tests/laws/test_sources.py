@@ -5,22 +5,17 @@ settings and that number, whatever was read before and by whom.
 """
 
 import hashlib
-import io
 import pickle
 import pkgutil
-import tarfile
 from concurrent import futures
 
 import numpy as np
 import pytest
-import tensorflow_datasets
-from PIL import Image
 
 from basic import sources
 from basic.data import decoding
 from basic.experiment import schema
 from basic.preparation import filter as command
-from basic.sources import tar
 
 NAMES = sorted(
     module.name
@@ -28,73 +23,10 @@ NAMES = sorted(
     if not module.name.startswith("_")
 )
 
+SINGLE = {"name": "digits", "kind": "single", "length": 12}
 
-@pytest.fixture(scope="module")
-def tfds_folder(tmp_path_factory):
-  """A prepared data set of eight images with a caption and a label each."""
-  tensorflow_datasets.disable_progress_bar()
-  features = tensorflow_datasets.features
-
-  class Law(
-      tensorflow_datasets.core.GeneratorBasedBuilder, skip_registration=True
-  ):
-    VERSION = tensorflow_datasets.core.Version("1.0.0")
-
-    def _info(self):
-      return tensorflow_datasets.core.DatasetInfo(
-          builder=self,
-          features=features.FeaturesDict({
-              "image": features.Image(shape=(None, None, 3)),
-              "caption": features.Text(),
-              "label": features.ClassLabel(names=["ant", "bee"]),
-          }),
-      )
-
-    def _split_generators(self, manager):
-      return {"train": self._generate_examples()}
-
-    def _generate_examples(self):
-      for number in range(8):
-        data = io.BytesIO()
-        Image.new("RGB", (5, 4), (number, 0, 255)).save(data, "PNG")
-        data.seek(0)
-        caption = f"caption {number}"
-        yield number, {"image": data, "caption": caption, "label": number % 2}
-
-  builder = Law(
-      data_dir=str(tmp_path_factory.mktemp("data")), file_format="array_record"
-  )
-  builder.download_and_prepare()
-  return str(builder.data_path)
-
-
-@pytest.fixture(scope="module")
-def shard(tmp_path_factory):
-  """A tar shard of eight samples with two captions and a label each."""
-  path = tmp_path_factory.mktemp("shards") / "00000.tar"
-  with tarfile.open(path, "w") as opened:
-    for number in range(8):
-      image = io.BytesIO()
-      Image.new("RGB", (5, 4), (number, 0, 255)).save(image, "PNG")
-      for extension, content in (
-          ("png", image.getvalue()), ("txt", b"caption %d" % number),
-          ("json", b'{"alt": "another %d"}' % number), ("cls", b"%d" % (number % 2)),
-      ):
-        member = tarfile.TarInfo(f"{number:05}.{extension}")
-        member.size = len(content)
-        opened.addfile(member, io.BytesIO(content))
-  tar.build_indexes(shards=str(path), index=None, workers=1)
-  return str(path)
-
-
-@pytest.fixture(scope="module")
-def prepared(tfds_folder, shard):
-  """What settings in braces stand for."""
-  return {"{prepared}": tfds_folder, "{shard}": shard}
-
-
-# Settings of a few small sources for each module; "{prepared}" stands for the
-# folder of a prepared data set, "{shard}" for a tar shard with its index.
+# Settings of a few small sources for each module; written.py says what stands in
+# braces.
 TINY = {
     "digits": (
         {"length": 12},
@@ -102,6 +34,15 @@ TINY = {
         {"kind": "single", "split": "test", "length": 12},
         {"kind": "pairs", "split": "test", "length": 12},
         {"kind": "seen_pairs", "length": 12, "canvas": 24},
+    ),
+    "folder": (
+        {"path": "{pictures}"},
+        {"path": "{pictures}", "layout": "classes"},
+        {"path": "{pictures}", "text": ("caption", "label"), "weights": (0.5, 1.5)},
+    ),
+    "labels": (
+        {"source": SINGLE},
+        {"source": SINGLE, "templates": ("a {}", "the {}")},
     ),
     "mixture": (
         {
@@ -119,6 +60,10 @@ TINY = {
             },
             "fields": ("image", "text"),
         },
+    ),
+    "parquet": (
+        {"files": "{parquet}", "classes": ("ant", "bee")},
+        {"files": "{parquet}", "text": ("caption",), "label": "", "memory": 1},
     ),
     "shapes": (
         {"length": 12},
@@ -140,16 +85,24 @@ TINY = {
         {"dataset": "{prepared}", "split": "train", "text": "caption"},
         {"dataset": "{prepared}", "split": "train", "label": "label"},
     ),
+    "tfrecord": (
+        {"files": "{tfrecord}", "classes": ("ant", "bee")},
+        {"files": "{tfrecord}", "label": ""},
+    ),
 }
 
 # One setting changed, which the fingerprint must tell.
 CHANGED = {
     "digits": {"seed": 7},
+    "folder": {"channels": 1},
+    "labels": {"templates": ("one {}",)},
     "mixture": {"temperature": 2.0, "weights": None},
+    "parquet": {"channels": 1},
     "shapes": {"seed": 7},
     "tar": {"channels": 1},
     "subset": {"most_words": 6},
     "tfds": {"channels": 1},
+    "tfrecord": {"channels": 1},
 }
 
 # Pairs of settings whose examples must have no id in common.
@@ -158,11 +111,26 @@ APART = {
 }
 
 
-def filtered(settings, prepared):
+def make(name, settings, paths):
+  """A source of settings in which paths stand in braces."""
+  settings = filled(settings, paths)
+  if name == "subset":
+    settings = filtered(settings, paths)
+  return schema.make("sources", {"name": name, **settings})
+
+
+def filled(settings, paths):
+  """Settings with paths for what stands in braces, at any depth."""
+  if isinstance(settings, dict):
+    return {k: filled(v, paths) for k, v in settings.items()}
+  return paths.get(settings, settings) if isinstance(settings, str) else settings
+
+
+def filtered(settings, paths):
   """The settings of a subset: a source, filtered by the rules that remain."""
   described, *rules = settings.items()
   name = hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
-  kept = f"{prepared['{prepared}']}-{name}"
+  kept = f"{paths['{prepared}']}-{name}"
   command.filter(
       source=schema.make("sources", described[1]), out=kept, shorter_side=0,
       workers=1, **dict(rules),
@@ -173,27 +141,13 @@ def filtered(settings, prepared):
 CASES = [(name, i) for name in NAMES for i in range(len(TINY.get(name, ())))]
 
 
-def make(name, settings, prepared):
-  settings = filled(settings, prepared)
-  if name == "subset":
-    settings = filtered(settings, prepared)
-  return schema.make("sources", {"name": name, **settings})
-
-
-def filled(settings, prepared):
-  """Settings with paths for what stands in braces, at any depth."""
-  if isinstance(settings, dict):
-    return {k: filled(v, prepared) for k, v in settings.items()}
-  return prepared.get(settings, settings) if isinstance(settings, str) else settings
-
-
 @pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1]}")
-def case(request, prepared):
+def case(request, paths):
   """(how to make the source once more, the source)."""
   name, number = request.param
 
   def again(**changed):
-    return make(name, TINY[name][number] | changed, prepared)
+    return make(name, TINY[name][number] | changed, paths)
 
   return name, again, again()
 
@@ -313,14 +267,14 @@ def test_the_fingerprint_tells_settings_and_not_reads(case):
   assert again(**CHANGED[name]).fingerprint != before
 
 
-def test_sources_of_one_module_have_their_own_fingerprints(prepared):
+def test_sources_of_one_module_have_their_own_fingerprints(paths):
   for name in NAMES:
-    found = [make(name, s, prepared).fingerprint for s in TINY[name]]
+    found = [make(name, s, paths).fingerprint for s in TINY[name]]
     assert len(set(found)) == len(found), name
 
 
 @pytest.mark.parametrize("name", APART)
-def test_splits_have_no_example_in_common(name, prepared):
-  one, two = (make(name, settings, prepared) for settings in APART[name])
+def test_splits_have_no_example_in_common(name, paths):
+  one, two = (make(name, settings, paths) for settings in APART[name])
   ids = [{int(s[i]["id"]) for i in range(len(s))} for s in (one, two)]
   assert ids[0] and ids[1] and not ids[0] & ids[1]

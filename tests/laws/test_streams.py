@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from basic.data import examples, pipeline, position
 
-case, prepared = test_sources.case, test_sources.prepared
+case = test_sources.case
 BATCH, SEED = 8, 11
 
 

@@ -36,6 +36,7 @@ def test_captions_are_text_without_blank_ones(found, expected):
     ([{"a": 1}], "caption is not text"),
     (["fine", 3], "caption is not text"),
     (b"\xff\xfe", "caption is not text"),
+    ("cut \ud83d", "caption is not text"),
     ("x" * 1_000_000, "caption too long"),
 ])
 def test_bad_captions_have_a_reason(found, expected):

@@ -205,9 +205,13 @@ def test_threads_read_what_one_thread_reads(folder):
       assert found == expected
 
 
-@pytest.mark.parametrize("stored", ["tfrecord", "parquet"])
+@pytest.mark.parametrize(("stored", "command"), [
+    ("tfrecord", "prepare convert --source.name=tfrecord"),
+    ("parquet", "loses rows .*tfds build ... --file_format=array_record"),
+    ("riegeli", "tfds build ... --file_format=array_record"),
+])
 def test_other_formats_are_refused_with_the_command_that_helps(
-    tmp_path, folder, stored
+    tmp_path, folder, stored, command
 ):
   written = (folder / "dataset_info.json").read_text()
   assert "array_record" in written
@@ -217,7 +221,7 @@ def test_other_formats_are_refused_with_the_command_that_helps(
       written.replace("array_record", stored)
   )
   assert stored in {f.value for f in file_adapters.FileFormat}
-  with pytest.raises(ValueError, match=f"stored as {stored}.*file_format"):
+  with pytest.raises(ValueError, match=f"stored as {stored}.*{command}"):
     opened(tmp_path)
 
 
@@ -227,8 +231,10 @@ def test_what_is_not_there_is_said(folder, tmp_path):
         dataset="coco_captions", data_dir=str(tmp_path), split="train",
         text="captions/text",
     )
-  with pytest.raises(FileNotFoundError, match="is no folder with"):
+  with pytest.raises(FileNotFoundError, match="not there, so it is no folder"):
     opened(tmp_path / "nowhere")
+  with pytest.raises(FileNotFoundError, match="is a file, and is no folder"):
+    opened(folder / "features.json")
   with pytest.raises(ValueError, match=r"no split 'val'; it has \['test'"):
     opened(folder, split="val")
   with pytest.raises(ValueError, match=r"it has .*'captions/text'"):
@@ -241,6 +247,27 @@ def test_what_is_not_there_is_said(folder, tmp_path):
     opened(folder, text=None, label="number")
   with pytest.raises(ValueError, match="channels is 2"):
     opened(folder, channels=2)
+
+
+@pytest.mark.parametrize(("names", "sentence"), [
+    (("00000.tar", "00000.parquet", "a.json"), r"1 tar files: dict\(name='tar'"),
+    (("00000.parquet", "00000/0.jpg", "00000/1.jpg"), "2 picture files"),
+    (("data/train-0.parquet", "README.md"), r"1 Parquet files: dict\(name='parquet'"),
+    (("a.tfrecord-00000-of-00001",), r"source.files='.*/\*.tfrecord\*' --out=DIR"),
+    (("cat/1.jpg", "dog/2.PNG"), r"2 picture files: dict\(name='folder', path="),
+    (("list.csv",), r"1 table files: dict\(name='folder', path="),
+    (("1.0.0/dataset_info.json",), r"is in .*/1\.0\.0: set `dataset`"),
+    (("converting.json", ".part-00000"), "has not finished: start the same"),
+    (("a.zip",), r"has \['\.zip'\], which no source reads"),
+    ((), "has no files, which"),
+])
+def test_a_folder_of_something_else_says_what_reads_it(tmp_path, names, sentence):
+  for name in names:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+  with pytest.raises(FileNotFoundError, match=sentence) as raised:
+    opened(tmp_path)
+  assert "tfds build" not in str(raised.value)
 
 
 def test_a_missing_file_is_found_when_opening(tmp_path):
