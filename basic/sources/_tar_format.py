@@ -254,8 +254,10 @@ def _losses(
   if block.strip(b"\0"):
     if found == size and not seen:
       yield Loss("not a tar archive")
+    elif found == size and (len(block) < BLOCK or parse(block)):
+      yield Loss("truncated shard")  # in a header, or in a long name
     else:
-      yield Loss("bad header" if len(block) == BLOCK else "truncated shard")
+      yield Loss("bad header")
   elif found == size and _all_zeros(read, at, size):  # the end mark
     if not seen:
       yield Loss("empty shard")

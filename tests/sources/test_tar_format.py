@@ -154,6 +154,15 @@ def test_a_name_that_would_fill_the_memory_is_skipped(claimed, there):
   assert read(data) == ([("z.jpg", b"after")], losses)
 
 
+@pytest.mark.parametrize("cut", [1100, 1536, 1600])
+def test_a_cut_in_a_long_name_is_a_truncated_shard(cut):
+  whole = tar_shards.archive([("a.jpg", b"x")])[:1024]
+  data = (whole + records(path="b.jpg" * 200) + AFTER)[:cut]
+  assert read(data) == (
+      [("a.jpg", b"x")], [("truncated shard", 1), ("bytes skipped", cut - 1024)]
+  )
+
+
 def test_a_header_of_no_member_is_counted():
   data = tar_shards.archive([("a.jpg", b"x")])[:1024] + records(path="b.jpg")
   assert read(data) == (

@@ -97,6 +97,17 @@ def test_an_index_of_another_file_is_refused_and_one_in_the_cache_is_replaced(
   assert len(tar(shards=str(shard))) == 30
 
 
+def test_the_size_of_every_shard_is_compared(tmp_path, monkeypatch):
+  """The content of some is, where there are many."""
+  monkeypatch.setattr(_tar_shards, "_CHECKED", 1)
+  for name in ("0", "1"):
+    (tmp_path / f"{name}.tar").write_bytes(tar_shards.archive(tar_shards.pairs(1)))
+  build(f"{tmp_path}/*.tar")
+  changed_size(tmp_path / "1.tar")
+  with pytest.raises(ValueError, match=r"1\.tar as it is now: \d+ bytes"):
+    tar(shards=f"{tmp_path}/*.tar")
+
+
 @pytest.mark.parametrize("damage", [
     lambda data: b"",
     lambda data: data[:50],
@@ -184,7 +195,7 @@ def test_keys_in_several_shards_are_counted_whatever_the_pieces(
 ):
   for name, numbers in (("0", range(10)), ("1", range(5, 15)), ("2", (0, 5, 20))):
     (tmp_path / f"{name}.tar").write_bytes(
-        tar_shards.archive(tar_shards.pairs(*numbers, 7 if name == "0" else 21))
+        tar_shards.archive(tar_shards.pairs(*numbers, 3 if name == "0" else 21))
     )
   expected = len({*range(5, 10), 0, 21})
   assert build(f"{tmp_path}/*.tar")["keys in several shards"] == expected
