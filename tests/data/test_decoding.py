@@ -177,11 +177,12 @@ def test_a_webp_that_ends_early_is_refused(cut):
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_the_fast_path_decodes_what_pil_decodes(name, mode):
   data = encoded(Image.fromarray(picture()).convert(mode), name)
-  header = Image.open(io.BytesIO(data))
-  assert decoding._is_plain(header, name)
-  np.testing.assert_array_equal(
-      decoding._decode_fast(data, header), decoding._decode_any(header)
-  )
+  header = decoding.read_header(data, 1_000)
+  assert header.plain or (name, mode) == ("BMP", "L")  # That has a palette.
+  if header.plain:
+    np.testing.assert_array_equal(
+        decoding._decode_fast(header), decoding._decode_any(header)
+    )
 
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "TIFF"])
