@@ -26,19 +26,15 @@ def header(data: bytes) -> decoding_limits.Header:
   """
   at, count, frame, exif, xmp = 2, 0, None, None, None
   while True:
-    match = _MARKER.search(data, at)
-    if match is None:
-      decoding_limits.truncated("JPEG", "it ends before its pixels")
-    kind, at = match[1][0], match.end()
+    kind, at = _next(data, at)
     if kind in _ALONE:
       continue
     count += 1
-    decoding_limits.check_parts(count, 0, "segments before the pixels")
     length = data[at] << 8 | data[at + 1]
-    if kind == _END or length < 2:
-      decoding_limits.broken("JPEG", f"marker {kind:#x} before the pixels")
     if kind == _SCAN:
       break
+    if kind == _END or length < 2:
+      decoding_limits.broken("JPEG", f"marker {kind:#x} before the pixels")
     if kind in _FRAMES:
       if frame is not None:
         decoding_limits.broken("JPEG", "two frames")
@@ -49,9 +45,21 @@ def header(data: bytes) -> decoding_limits.Header:
       elif xmp is None and data.startswith(b"http://ns.adobe.com/xap/", at + 2):
         xmp = data[at + 2:at + length]
     at += length
+    if count > decoding_limits.PARTS:
+      decoding_limits.check_parts(count, 0, "segments before the pixels")
   if frame is None:
     decoding_limits.broken("JPEG", "no frame before its scan")
   return _header(data, *frame, at, _exif.orientation(exif, xmp))
+
+
+def _next(data: bytes, at: int) -> tuple[int, int]:
+  """The next marker, and where its segment begins."""
+  if data[at] == 0xFF and 0 < (kind := data[at + 1]) < 0xFF:
+    return kind, at + 2
+  match = _MARKER.search(data, at)
+  if match is None:
+    decoding_limits.truncated("JPEG", "it ends before its pixels")
+  return match[1][0], match.end()
 
 
 def _header(data, kind, frame, scan, orientation):
@@ -78,17 +86,16 @@ def _payload(kind: int, frame: bytes, height: int, width: int) -> int:
   bits = {0xC0: 2, 0xC1: 2, 0xC2: 1}.get(kind)
   if bits is None:
     return 0
-  factors = [
-      (frame[at] >> 4, frame[at] & 15)
-      for at in range(7, 6 + 3 * frame[5], 3)
-  ]
-  if not all(1 <= h <= 4 and 1 <= v <= 4 for h, v in factors):
-    decoding_limits.broken("JPEG", "a component with a wrong sampling factor")
-  across = 8 * max((h for h, _ in factors), default=1)
-  down = 8 * max((v for _, v in factors), default=1)
-  blocks = sum(
-      -(-width * h // across) * -(-height * v // down) for h, v in factors
-  )
+  sampling = frame[7:6 + 3 * frame[5]:3]  # across in the upper four bits
+  most = (1, 1)
+  for both in sampling:
+    factors = (both >> 4, both & 15)
+    if not (1 <= factors[0] <= 4 and 1 <= factors[1] <= 4):
+      decoding_limits.broken("JPEG", "a component with a wrong sampling factor")
+    most = (max(most[0], factors[0]), max(most[1], factors[1]))
+  across, down, blocks = 8 * most[0], 8 * most[1], 0
+  for both in sampling:
+    blocks += -(-width * (both >> 4) // across) * -(-height * (both & 15) // down)
   return bits * blocks // 8
 
 

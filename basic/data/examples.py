@@ -45,10 +45,10 @@ class _Prepare:
     return arrays
 
   def _image(self, value, rng) -> np.ndarray:
-    pixels = value.decode() if isinstance(value, decoding.Encoded) else value
-    if self.augment is None:
-      return _narrow("image", pixels)
-    return np.asarray(self.augment(pixels, rng))
+    if self.augment is not None:  # It decodes a file as far as it needs to.
+      return np.asarray(self.augment(value, rng))
+    encoded = isinstance(value, decoding.Encoded)
+    return _narrow("image", value.decode() if encoded else value)
 
   def _text(self, example, rng) -> Arrays:
     if self.tokenize is None:

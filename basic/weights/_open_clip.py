@@ -107,6 +107,7 @@ def config(
     grid: patches of the image tower along each side.
     preprocessing: as in `_format.Weights`.
   """
+  _format.warn_of_offset(preprocessing, "round")
   image, text = known["image"], known["text"]
   if image["name"] == "clip_resnet":
     # A position is 32 pixels; average pooling drops the remainder.
@@ -171,7 +172,7 @@ def pixels(found: Any, size: int) -> dict[str, Any]:
   ])
   return {
       "size": size, "crop": "center" if mode == "shortest" else "none",
-      "method": method,
+      "method": method, **_format.offset(mode == "shortest", "round"),
       "mean": _format.channels(
           found.get("mean", _clip.MEAN), "preprocess_cfg.mean"),
       "std": _format.channels(found.get("std", _clip.STD), "preprocess_cfg.std"),
