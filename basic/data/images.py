@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -127,7 +127,7 @@ def random_crop(
   box = draw_crop(height, width, rng, scale, ratio)
   if box is None:
     return resize(image.decode() if encoded else image, size)
-  return cut(image, box, size)
+  return cuts(image, [box], size)[0]
 
 
 def draw_crop(
@@ -160,27 +160,35 @@ def draw_crop(
   return None
 
 
-def cut(
-    image: Pixels, box: tuple[int, int, int, int], size: int
-) -> UInt8[np.ndarray, "s s c"]:
-  """Cuts a part out of an image, or of its file, and resizes it to a square.
+def cuts(
+    image: Pixels, boxes: Sequence[tuple[int, int, int, int]], size: int
+) -> list[UInt8[np.ndarray, "s s c"]]:
+  """Cuts parts out of an image, or of its file, and resizes them to squares.
+
+  A file is decoded once, at the smallest size that leaves every part at least
+  `size` pixels a side.
 
   Args:
     image: pixels, or the file that holds them.
-    box: top, left, height and width of the part in pixels of the whole image.
-    size: height and width of the result, in pixels.
+    boxes: top, left, height and width of each part, in pixels of the whole image.
+    size: height and width of the results, in pixels.
 
   Raises:
     types.Unreadable: if the file cannot be decoded.
   """
-  top, left, h, w = box
+  reduced = 1
   if isinstance(image, decoding.Encoded):
     height = image.size[0]
-    reduce = next((n for n in (8, 4, 2) if min(h, w) >= n * size), 1)
+    least = min(min(h, w) for _, _, h, w in boxes)
+    reduce = next((n for n in (8, 4, 2) if least >= n * size), 1)
     image = image.decode(reduce)
-    if image.shape[0] != height:  # Not every format can be reduced.
-      top, left, h, w = top // reduce, left // reduce, h // reduce, w // reduce
-  return _scale(image[top:top + h, left:left + w], size)
+    # Not every format can be reduced.
+    reduced = reduce if image.shape[0] != height else 1
+  return [
+      _scale(image[top:top + h, left:left + w], size)
+      for top, left, h, w in (
+          tuple(n // reduced for n in box) for box in boxes)
+  ]
 
 
 def flip(
@@ -191,9 +199,12 @@ def flip(
   A flipped image no longer fits captions that say "left", or that quote text in
   the image.
   """
-  if rng.random() < 0.5:
-    return cv2.flip(image, 1).reshape(image.shape)
-  return image
+  return mirror(image) if rng.random() < 0.5 else image
+
+
+def mirror(image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w c"]:
+  """Left to right; OpenCV takes a thirtieth of the time that NumPy does."""
+  return cv2.flip(image, 1).reshape(image.shape)
 
 
 def augment(

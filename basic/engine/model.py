@@ -84,7 +84,9 @@ def model(
             jax.random.fold_in(rng, n), towers[tower], batch[field],
             widths[tower], bias,
         )
-        for n, (tower, field) in enumerate(_first_fields(views).items())
+        for n, (tower, field) in enumerate(
+            _first_fields({f: t for f, t in views.items() if f in batch}).items()
+        )
     }
 
   def side(batch):

@@ -24,6 +24,7 @@ def experiment(
     views: Settings | None = None,
     projection: Settings | None = None,
     augment: Settings | None = None,
+    looks: Settings | None = None,
     captions: Settings | None = None,
     gradient: Settings | None = None,
     frozen: tuple[str, ...] = (),
@@ -50,6 +51,9 @@ def experiment(
     views: field of the batch -> tower, where their names differ.
     projection: `width` and `bias` of the projections (engine/model.py).
     augment: augmentation of training images (data/images.py).
+    looks: by field of the batch: `name` of an augmentation in augmentations/ and
+      its settings. Training reads these fields in place of "image", views name
+      them, and evaluations read "image" as `augment` makes it.
     captions: how captions are made from labels (data/captions.py); None: the
       source's own captions.
     gradient: `name` of a gradient method in gradient/, and its settings.

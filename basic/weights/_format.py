@@ -24,8 +24,8 @@ class Weights(NamedTuple):
     params: {"image": ..., "text": ..., "objective": ...}, float32 NumPy.
     vocabulary: text -> ids; None if the checkpoint has none.
     preprocessing: how an image is resized and cropped: `size`, `crop`, `method`
-      and `offset` as in images.augment, and the `mean` and `std` (of values in [0, 1]) that
-      the original first layer expects. The layer read here is converted to
+      and `offset` as in images.augment, and the `mean` and `std` (of values in
+      [0, 1]) that the original first layer expects. The layer read here is converted to
       [-1, 1], so these two matter only when weights are written back.
   """
 

@@ -146,14 +146,14 @@ def test_the_center_begins_where_each_library_begins(method):
     first = {
         # transformers' center_crop, and torchvision's.
         "floor": (length - 8) // 2,
-        "round": int(round((length - 8) / 2.0)),
+        "round": round((length - 8) / 2.0),
     }
     for offset, top in first.items():
       found = images.augment(size=8, crop="center", method=method, offset=offset)
       np.testing.assert_array_equal(found(tall, None)[:, 0, 0], rows[top:top + 8])
       wide = tall.swapaxes(0, 1).copy()
       np.testing.assert_array_equal(found(wide, None)[0, :, 0], rows[top:top + 8])
-  assert int(round((11 - 8) / 2.0)) == 2  # So the two do differ.
+  assert round((11 - 8) / 2.0) == 2  # So the two do differ.
 
 
 def test_an_unknown_offset_is_refused():
