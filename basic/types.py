@@ -351,7 +351,8 @@ class Evaluator(Protocol):
 
 __all__ = [
     "Augment", "AxisTable", "Batch", "Contribution", "Contributions", "Counts",
-    "Embedded", "Encode", "Encoder", "Evaluator", "Example", "Features", "Gradient", "Inputs",
-    "Logits", "Memory", "Metrics", "Model", "Objective", "Params", "RowKeys",
-    "Source", "TrainState", "Unreadable", "View", "stateless",
+    "Embedded", "Encode", "Encoder", "Evaluator", "Example", "Features",
+    "Gradient", "Inputs", "Logits", "Memory", "Metrics", "Model", "Objective",
+    "Params", "RowKeys", "Source", "TrainState", "Unreadable", "View",
+    "stateless",
 ]

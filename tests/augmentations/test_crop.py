@@ -237,9 +237,9 @@ def test_a_setting_out_of_its_range_is_refused(settings, said):
 
 
 def test_an_example_without_the_image_is_refused_in_words():
-  with pytest.raises(ValueError, match="set `of` to a field with an image"):
+  with pytest.raises(ValueError, match="set `of` to a field"):
     crop.crop(size=4)({"photo": places()}, None, None)
-  with pytest.raises(ValueError, match="it takes uint8|a crop takes uint8"):
+  with pytest.raises(ValueError, match="a crop takes uint8"):
     crop.crop(size=4)({"image": np.zeros((4, 4, 3))}, None, None)
 
 
