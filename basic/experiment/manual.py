@@ -25,6 +25,7 @@ def experiment(
     projection: Settings | None = None,
     augment: Settings | None = None,
     looks: Settings | None = None,
+    photometric: Settings | None = None,
     captions: Settings | None = None,
     gradient: Settings | None = None,
     frozen: tuple[str, ...] = (),
@@ -54,6 +55,8 @@ def experiment(
     looks: by field of the batch: `name` of an augmentation in augmentations/ and
       its settings. Training reads these fields in place of "image", views name
       them, and evaluations read "image" as `augment` makes it.
+    photometric: by field of the batch: changes of color that training draws on
+      the device (ops/photometric.py).
     captions: how captions are made from labels (data/captions.py); None: the
       source's own captions.
     gradient: `name` of a gradient method in gradient/, and its settings.

@@ -8,6 +8,7 @@ from basic import gradient, optim, types
 from basic.data import captions, images
 from basic.engine import checkpoint, model
 from basic.experiment import manual, renamed, schema
+from basic.ops import photometric
 from basic.sharding import layout
 
 Settings = manual.Settings
@@ -32,7 +33,7 @@ _MEMBERS = {
 }
 # Group of settings -> keyword-only arguments that are no settings.
 _SUPPLIED = {
-    "projection": ("views",), "captions": ("classes",),
+    "projection": ("views", "changes"), "captions": ("classes",),
     "label_captions": ("classes",), "gradient": ("frozen",),
 }
 # The same, where a setting of this name takes precedence.
@@ -83,6 +84,10 @@ def complete(config: Settings) -> dict[str, Any]:
       for field, settings in sorted((full["looks"] or {}).items())
   }
   _check_looks(full)
+  full["photometric"] = {
+      field: _photometric(f"photometric.{field}", settings)
+      for field, settings in sorted((full["photometric"] or {}).items())
+  }
   for n, stage_settings in enumerate(full["stages"]):
     _check_stage(n, stage_settings, config)
   return full
@@ -164,6 +169,20 @@ def _look(where, settings):
   full = _named(where, "look", settings)
   try:
     schema.make("augmentations", full)
+  except ValueError as error:
+    raise ValueError(f"{where}: {error}") from error
+  return full
+
+
+def _photometric(where, settings):
+  """Complete settings of changes on the device."""
+  if not isinstance(settings, Mapping):
+    raise ValueError(
+        f"{where} is {settings!r}; it takes settings, such as dict(gray=0.2)."
+    )
+  full = schema.complete(where, photometric.check, settings)
+  try:
+    photometric.check(**full)
   except ValueError as error:
     raise ValueError(f"{where}: {error}") from error
   return full

@@ -105,6 +105,27 @@ def photometric(
   return x
 
 
+def check(
+    *,
+    mirror: bool = False,
+    jitter: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    jittered: float = 0.8,
+    gray: float = 0.0,
+    solarized: float = 0.0,
+) -> None:
+  """Raises ValueError if an argument of `photometric` is out of its range."""
+  del mirror
+  shares = {"jittered": jittered, "gray": gray, "solarized": solarized}
+  faults = [
+      f"{name} is {share}; it takes a probability, 0 to 1"
+      for name, share in shares.items() if not 0 <= share <= 1
+  ]
+  if min(jitter) < 0:
+    faults.append(f"jitter is {jitter}; it takes strengths of at least 0")
+  if faults:
+    raise ValueError("; ".join(faults))
+
+
 def _factors(keys: Key[Array, "b"], strength: float) -> Factors:
   least = max(0.0, 1 - strength)
   return jax.vmap(

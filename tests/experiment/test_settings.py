@@ -198,3 +198,17 @@ def test_looks_of_stored_embeddings_are_refused():
   with pytest.raises(ValueError, match="leave one out"):
     settings.complete(changed(
         looks=dict(image=dict(name="crop", size=8)), stored=("image",)))
+
+
+def test_changes_on_the_device_are_checked_before_a_device_is_used():
+  full = settings.complete(changed(photometric=dict(image=dict(gray=0.2))))
+  assert full["photometric"]["image"]["jitter"] == (0.0, 0.0, 0.0)
+  assert settings.complete(full) == full
+  for given, said in (
+      (dict(gray=1.2), "photometric.image: gray is 1.2"),
+      (dict(jitter=(0.4, -0.1, 0.2)), "strengths of at least 0"),
+      (dict(grey=0.2), "did you mean 'gray'"),
+      (0.2, "it takes settings"),
+  ):
+    with pytest.raises(ValueError, match=re.escape(said)):
+      settings.complete(changed(photometric=dict(image=given)))
