@@ -187,7 +187,8 @@ class _Crop:
     if mirrored:
       image = images.mirror(image)
     if self.randaugment is not None:
-      image = _randaugment.randaugment(image, *self.randaugment, rng)
+      count, magnitude = self.randaugment
+      image = _randaugment.randaugment(image, count, magnitude, rng)
     if self.jitter is not None and rng.random() < self.jittered:
       image = _photometric.jitter(image, self.jitter, rng)
     if self.gray and rng.random() < self.gray:
@@ -197,7 +198,8 @@ class _Crop:
     if self.solarize and rng.random() < self.solarize:
       image = _photometric.solarize(image)
     if self.erase and rng.random() < self.erase:
-      box = images.draw_crop(*image.shape[:2], rng, _ERASED, _ERASED_RATIO)
+      height, width = image.shape[:2]
+      box = images.draw_crop(height, width, rng, _ERASED, _ERASED_RATIO)
       image = image if box is None else _photometric.erase(image, box)
     return image, mirrored
 

@@ -23,7 +23,7 @@ def orientation(exif: bytes | None, xmp: bytes | None = None) -> int:
   if found is None and xmp:
     match = _XMP.search(xmp)
     found = int(match[1]) if match else None
-  return found if found in range(1, 9) else 1
+  return 1 if found is None or not 1 <= found <= 8 else found
 
 
 def _of_tiff(exif: bytes) -> int | None:

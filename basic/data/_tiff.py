@@ -65,7 +65,7 @@ def header(data: bytes) -> decoding_limits.Header:
 
 def _oriented(found, tags, data) -> int:
   if found is not None:
-    return found if found in range(1, 9) else 1
+    return found if 1 <= found <= 8 else 1
   _, count, where = tags.get(_XMP, (0, 0, 0))
   return _exif.orientation(None, data[where:where + count])
 

@@ -277,6 +277,7 @@ def companion(seed: int, batch: int, count: int) -> int:
 
 def _companion(source: types.Source, index: int) -> types.Example:
   """The companion, or the first of its substitutes that can be read."""
+  last = None
   for attempt in range(ATTEMPTS + 1):
     candidate = substitute(index, attempt, len(source)) if attempt else index
     try:

@@ -269,19 +269,20 @@ class _Augment:
       image: Pixels,
       rng: np.random.Generator | None = None,
   ) -> UInt8[np.ndarray, "i j c"]:
-    random = self.crop == "random" and rng is not None
-    if isinstance(image, decoding.Encoded) and not random:
+    pixels = self._cropped(image, rng)
+    if self.mirror and rng is not None:
+      pixels = flip(pixels, rng)
+    return np.ascontiguousarray(pixels)
+
+  def _cropped(self, image, rng) -> np.ndarray:
+    if self.size is not None and self.crop == "random" and rng is not None:
+      return random_crop(image, self.size, rng, self.scale)
+    if isinstance(image, decoding.Encoded):
       image = image.decode()
     if self.size is None:
-      pass
-    elif random:
-      image = random_crop(image, self.size, rng, self.scale)
-    else:
-      crop = "none" if self.crop == "none" else "center"
-      image = resize(image, self.size, crop, self.method, self.offset)
-    if self.mirror and rng is not None:
-      image = flip(image, rng)
-    return np.ascontiguousarray(image)
+      return image
+    crop = "none" if self.crop == "none" else "center"
+    return resize(image, self.size, crop, self.method, self.offset)
 
 
 def _scale(

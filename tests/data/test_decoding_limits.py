@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zlib
 
 import crafted
 import cv2
@@ -137,7 +138,9 @@ def check_legitimate(pixels, most, formats=FORMATS, modes=MODES):
 
 
 OPTIONS = {
-    "JPEG": ({}, {"progressive": True, "quality": 10}, {"subsampling": 0}),
+    "JPEG": ({}, {"progressive": True, "quality": 10}, {"subsampling": 0},
+             {"optimize": True, "quality": 1},
+             {"optimize": True, "quality": 1, "progressive": True}),
     "PNG": ({}, {"compress_level": 0}),
     "WEBP": ({}, {"lossless": True}),
     "TIFF": ({}, {"compression": "tiff_lzw"}, {"compression": "tiff_deflate"},
@@ -156,7 +159,7 @@ def test_a_legitimate_file_is_never_refused(sides, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "RGBA"])
 def test_a_large_file_of_one_color_is_never_refused(mode):
   check_legitimate(np.zeros((4_000, 4_000, 3), np.uint8), 2, modes=(mode,))
 
@@ -165,7 +168,7 @@ def test_a_large_file_of_one_color_is_never_refused(mode):
 def test_a_large_photograph_is_never_refused():
   few = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
   soft = cv2.resize(few, (6_400, 4_800), interpolation=cv2.INTER_CUBIC)
-  check_legitimate(soft, 6, ("JPEG", "PNG", "BMP"), ("RGB", "CMYK"))
+  check_legitimate(soft, 6, ("JPEG", "BMP"), ("RGB",))
 
 
 def seeds():
@@ -210,13 +213,27 @@ def mutated(data, rng):
   return bytes(changed)
 
 
+def with_checksums(data):
+  """A PNG whose chunks have right checksums, so that their content is read."""
+  parts, at = [data[:8]], 8
+  while at + 12 <= len(data):
+    length = int.from_bytes(data[at:at + 4])
+    body = data[at + 4:at + 8 + length]
+    parts.append(data[at:at + 4] + body + zlib.crc32(body).to_bytes(4))
+    at += 12 + length
+  return b"".join(parts) + data[at:]
+
+
 def check_mutations(count, seed):
   """Every mutated file is refused, or gives an image of the header's size."""
   rng = np.random.default_rng(seed)
   files, outcomes = seeds(), dict.fromkeys(FORMATS, 0)
   for n in range(count):
     name, data = files[n % len(files)]
-    encoded = decoding.Encoded(mutated(data, rng))
+    changed = mutated(data, rng)
+    if name == "PNG" and rng.random() < 0.7:
+      changed = with_checksums(changed)
+    encoded = decoding.Encoded(changed)
     try:
       pixels = encoded.decode()
     except types.Unreadable:
