@@ -117,7 +117,8 @@ def test_a_change_happens_as_often_as_its_probability(setting, monkeypatch):
   draws(crop.crop(size=4, **{setting: 0.3}), places(8, 8))
   assert share_is(np.arange(DRAWS) < len(called), 0.3)
   if setting == "blur":
-    assert distance(np.array(called)[:, 0], 0.1, 2.0) < FAR * 2
+    sigmas = np.array(called)[:, 0]
+    assert distance(sigmas, 0.1, 2.0) < FAR * 2 and 0.1 <= sigmas.min() < 0.12
   if setting == "erase":
     assert {len(box) for box, in called} == {4}
 
@@ -203,6 +204,10 @@ def test_a_large_file_is_decoded_at_a_fraction_that_suffices(monkeypatch):
   made = crop.crop(size=50, scale=(1 / 16, 1 / 16), ratio=(1.0, 1.0))
   made({"image": jpeg(image)}, np.random.default_rng(0), None)
   assert reductions.pop() == 2
+  # The smallest part decides, and its shorter side.
+  for boxes in ([(0, 0, 400, 400), (9, 9, 60, 60)], [(0, 0, 60, 400)]):
+    images.cuts(jpeg(image), boxes, 50)
+    assert reductions.pop() == 1
   # Without a generator, and for a whole example, pixels stay what they are.
   images.augment(size=50, crop="random")(jpeg(image), None)
   assert reductions.pop() == 1
