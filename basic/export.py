@@ -104,8 +104,8 @@ def preprocessing(stage: build.Stage) -> dict[str, Any]:
   """Preprocessing of images for the image tower of a stage, without augmentation.
 
   Returns:
-    `size`, `crop` and `method` as in images.augment, and the `mean` and `std`
-    by which values in [0, 1] are normalised for the tower.
+    `size`, `crop`, `method` and `offset` as in images.augment, and the `mean`
+    and `std` by which values in [0, 1] are normalised for the tower.
 
   Raises:
     ValueError: if there is no image tower, or images are not square.
@@ -126,6 +126,7 @@ def preprocessing(stage: build.Stage) -> dict[str, Any]:
       "size": height,
       "crop": "center" if scaled and augment["crop"] != "none" else "none",
       "method": augment["method"] if scaled else "bicubic",
+      "offset": augment["offset"],
       "mean": (0.5,) * channels, "std": (0.5,) * channels,
   }
 

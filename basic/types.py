@@ -311,6 +311,16 @@ class Source(Protocol):
   def __getitem__(self, index: int) -> Example: ...
 
 
+# (example, generator or None, companion or None) -> arrays, by the end of their
+# field's name: of a look "pair", "" makes the field "pair" and "box" "pair_box".
+# Without a generator nothing is drawn. The companion is one example that all rows
+# of a batch are shown, for what a batch shares; None where there is no batch. A
+# str, or a tuple of them, is a caption, or several, and becomes token ids.
+Augment: TypeAlias = Callable[
+    [Example, Any, Example | None], Mapping[str, Any]
+]
+
+
 class Unreadable(ValueError):
   """An example that cannot be read: skipped, replaced, and counted by `reason`.
 
@@ -340,8 +350,9 @@ class Evaluator(Protocol):
 
 
 __all__ = [
-    "AxisTable", "Batch", "Contribution", "Contributions", "Counts", "Embedded",
-    "Encode", "Encoder", "Evaluator", "Example", "Features", "Gradient", "Inputs",
-    "Logits", "Memory", "Metrics", "Model", "Objective", "Params", "RowKeys",
-    "Source", "TrainState", "Unreadable", "View", "stateless",
+    "Augment", "AxisTable", "Batch", "Contribution", "Contributions", "Counts",
+    "Embedded", "Encode", "Encoder", "Evaluator", "Example", "Features",
+    "Gradient", "Inputs", "Logits", "Memory", "Metrics", "Model", "Objective",
+    "Params", "RowKeys", "Source", "TrainState", "Unreadable", "View",
+    "stateless",
 ]

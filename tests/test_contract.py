@@ -19,6 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOUNS = {
     "encoders": "Encoder",
     "objectives": "Objective",
+    "augmentations": "Augment",
     "sources": "Source",
     "evals": "Evaluator",
     "weights": "Format",

@@ -19,7 +19,10 @@ LAYERS = (
     ("types", "paths", "files", "cli"),
     ("ops", "__init__"),
     ("sharding", "data", "optim"),
-    ("encoders", "objectives", "sources", "evals", "weights", "gradient"),
+    (
+        "encoders", "objectives", "augmentations", "sources", "evals",
+        "weights", "gradient",
+    ),
     ("engine", "recording"),
     ("experiment",),
     ("planning", "pages", "preparation"),
@@ -28,7 +31,8 @@ LAYERS = (
 
 # In these folders each file stands alone, but for the folder's `_private.py`.
 PLUGINS = (
-    "encoders", "objectives", "sources", "evals", "weights", "preparation",
+    "encoders", "objectives", "augmentations", "sources", "evals", "weights",
+    "preparation",
 )
 
 # What a configuration may import, apart from other configurations.
@@ -90,9 +94,14 @@ DOORS = (
         "optimisers are chains of optax, and everything else is not",
     ),
     Door(
-        ("grain", "tensorflow_datasets", "array_record", "PIL", "cv2"),
+        ("grain", "tensorflow_datasets", "array_record"),
         ("data", "sources"),
-        "data is read and decoded before the model sees it",
+        "data is read before the model sees it",
+    ),
+    Door(
+        ("PIL", "cv2"),
+        ("data", "sources", "augmentations"),
+        "images are decoded and changed before the model sees them",
     ),
     Door(
         ("sentencepiece", "tokenizers"),

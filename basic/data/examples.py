@@ -7,7 +7,7 @@ function of its index alone; in evaluation, it is left out.
 import collections
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -17,9 +17,11 @@ from basic.data import decoding
 
 # So many substitutes never fail by chance: the source itself is broken.
 ATTEMPTS = 16
+_COMPANION = 0xC0  # sets its seeds apart from those of substitutes
 
 Arrays: TypeAlias = dict[str, np.ndarray]  # by name of the field
-Prepare: TypeAlias = Callable[[types.Example, np.random.Generator | None], Arrays]
+# (example, generator or None), and perhaps a companion -> arrays
+Prepare: TypeAlias = Callable[..., Arrays]
 Failures: TypeAlias = tuple[tuple[str, str], ...]  # (reason, message)
 
 
@@ -30,25 +32,47 @@ class _Prepare:
   tokenize: Callable[[Any], np.ndarray] | None
   augment: Callable[[Any, Any], Any] | None
   caption: Callable[[Any, Any], str] | None
+  looks: Mapping[str, types.Augment]
 
   def __call__(
-      self, example: types.Example, rng: np.random.Generator | None
+      self,
+      example: types.Example,
+      rng: np.random.Generator | None,
+      companion: types.Example | None = None,
   ) -> Arrays:
     # The caption is drawn first, whatever the order of the source's dict, so
     # that an example always gets the same random augmentation.
     arrays = self._text(example, rng)
+    looks = self.looks if rng is not None else {}
     for name, value in example.items():
       if name == "image":
-        arrays[name] = self._image(value, rng)
+        if not looks:
+          arrays[name] = self._image(value, rng)
       elif name not in ("text", "text_weights"):
         arrays[name] = _narrow(name, value)
+    if len(looks) > 1 and isinstance(example.get("image"), decoding.Encoded):
+      example = {**example, "image": example["image"].decode()}  # once for all
+    for field in sorted(looks):
+      for end, value in looks[field](example, rng, companion).items():
+        name = f"{field}_{end}" if end else field
+        arrays[name] = self._made(name, value)
     return arrays
 
+  def _made(self, name: str, value: Any) -> np.ndarray:
+    """What an augmentation made, with captions as token ids."""
+    if not isinstance(value, str | tuple):
+      return _narrow(name, value)
+    if self.tokenize is None:
+      raise ValueError(f"{name!r} has captions, and the run has no text tower")
+    if isinstance(value, str):
+      return self.tokenize(value)
+    return np.stack([self.tokenize(text) for text in value])
+
   def _image(self, value, rng) -> np.ndarray:
-    pixels = value.decode() if isinstance(value, decoding.Encoded) else value
-    if self.augment is None:
-      return _narrow("image", pixels)
-    return np.asarray(self.augment(pixels, rng))
+    if self.augment is not None:  # It decodes a file as far as it needs to.
+      return np.asarray(self.augment(value, rng))
+    encoded = isinstance(value, decoding.Encoded)
+    return _narrow("image", value.decode() if encoded else value)
 
   def _text(self, example, rng) -> Arrays:
     if self.tokenize is None:
@@ -111,6 +135,7 @@ def prepare(
     tokenize: Callable[[Any], np.ndarray] | None,
     augment: Callable[[Any, Any], Any] | None = None,
     caption: Callable[[Any, Any], str] | None = None,
+    looks: Mapping[str, types.Augment] | None = None,
 ) -> Prepare:
   """Makes the function that turns one example into arrays.
 
@@ -125,10 +150,13 @@ def prepare(
     augment: (image, generator or None) -> image. None passes images unchanged.
     caption: (example, generator or None) -> a single caption that replaces the
       example's own text; None keeps that text.
+    looks: by field: augmentations of examples in training, which replace "image";
+      called in alphabetical order.
 
   Returns:
-    (example, generator or None) -> arrays: "text" int32 [t]; "image" [h w c];
-    with a generator also "caption_id" int32 [2], equal where texts are equal;
+    (example, generator or None, companion=None) -> arrays: "text" int32 [t];
+    "image" [h w c], or with a generator the looks if there are any; with one
+    also "caption_id" int32 [2], equal where texts are equal;
     without one also "captions" int32 [k t]; every other field unchanged, but
     int64 as int32 and float64 as float32. It raises `types.Unreadable` if there
     is no caption or a caption is not text, ValueError if a field is neither
@@ -139,7 +167,7 @@ def prepare(
     >>> arrays["label"].dtype
     dtype('int32')
   """
-  return _Prepare(tokenize, augment, caption)
+  return _Prepare(tokenize, augment, caption, dict(looks or {}))
 
 
 class Row(NamedTuple):
@@ -161,10 +189,12 @@ def read(
     prepared: Prepare,
     index: int,
     rng: np.random.Generator | None,
+    companion: types.Example | None = None,
 ) -> Row:
   """Reads one example; if it is unreadable, the row has no arrays."""
+  beside = () if companion is None else (companion,)
   try:
-    return Row(index, prepared(source[index], rng))
+    return Row(index, prepared(source[index], rng, *beside))
   except types.Unreadable as error:
     return Row(index, None, ((error.reason, f"example {index}: {error}"),))
   except Exception as error:
@@ -195,12 +225,26 @@ def read_or_substitute(
     prepared: Prepare,
     index: int,
     rng: np.random.Generator | None,
+    companion: int | None = None,
 ) -> Row:
-  """Reads one example, or the first of its substitutes that can be read."""
+  """Reads one example, or the first of its substitutes that can be read.
+
+  Args:
+    source: of the examples.
+    prepared: from `prepare`.
+    index: the example, from 0.
+    rng: of this example; None without noise.
+    companion: index of the example that the rows of this batch share
+      (`companion`); None: augmentations get none.
+
+  Raises:
+    RuntimeError: if the example and 16 substitutes for it are unreadable.
+  """
+  beside = None if companion is None else _companion(source, companion)
   failures: list[tuple[str, str]] = []
   for attempt in range(ATTEMPTS + 1):
     candidate = substitute(index, attempt, len(source)) if attempt else index
-    row = read(source, prepared, candidate, rng)
+    row = read(source, prepared, candidate, rng, beside)
     failures.extend(row.failures)
     if row.arrays is not None:
       return Row(row.index, row.arrays, tuple(failures))
@@ -208,6 +252,44 @@ def read_or_substitute(
       f"example {index} and {ATTEMPTS} substitutes for it are unreadable "
       f"({_tally(failures)}); the last is {failures[-1][1]}. So many do not "
       "fail by chance: check the source"
+  )
+
+
+def companion(seed: int, batch: int, count: int) -> int:
+  """The example that all rows of one batch are shown, for what they share.
+
+  A function of its arguments alone, so it is the same however the rows are split
+  over processes, and after a resume.
+
+  Args:
+    seed: of the stream.
+    batch: position of a row in the stream, divided by the rows of a batch of all
+      processes, rounded down.
+    count: examples in the source.
+
+  Returns:
+    An index below `count`.
+  """
+  mixed = np.random.SeedSequence((seed, batch, _COMPANION))
+  return int(mixed.generate_state(1, np.uint64)[0] % count)
+
+
+def _companion(source: types.Source, index: int) -> types.Example:
+  """The companion, or the first of its substitutes that can be read."""
+  last = None
+  for attempt in range(ATTEMPTS + 1):
+    candidate = substitute(index, attempt, len(source)) if attempt else index
+    try:
+      example = source[candidate]
+      image = example.get("image")
+      if not isinstance(image, decoding.Encoded):
+        return example
+      return {**example, "image": image.decode()}
+    except types.Unreadable as error:
+      last = error
+  raise RuntimeError(
+      f"example {index}, a companion, and {ATTEMPTS} substitutes for it are "
+      f"unreadable; the last: {last}. Check the source"
   )
 
 

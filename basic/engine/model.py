@@ -1,7 +1,7 @@
 """Encoders and their projections: parameters and a batch -> Embedded."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -9,7 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from basic import types
+from basic.ops import noise
 
+# Folded into a row's key, so that no layer of a tower draws the same.
+_CHANGED = 0x10000
 _PROJECTION = (
     ("projection/kernel", ("embed", "projected")),
     ("projection/bias", ("projected",)),
@@ -23,6 +26,7 @@ def model(
     bias: bool = False,
     only: tuple[str, ...] | None = None,
     views: Mapping[str, str] | None = None,
+    changes: Mapping[str, Callable[[Any, types.RowKeys], Any]] | None = None,
 ) -> types.Model:
   """Combines encoders into one function from a batch to embeddings.
 
@@ -38,38 +42,32 @@ def model(
     views: field of the batch -> tower that encodes it. Views are named after
       their fields. None: each tower encodes the field of its own name. Several
       views may share a tower: {"crop_a": "image", "crop_b": "image"}.
+    changes: by field: (inputs as a tower takes them, one key a row) -> inputs,
+      for noise that is drawn on the device, in training alone. Two fields of one
+      row draw different noise.
 
   Returns:
     A model; `init(key, batch)` takes arrays or ShapeDtypeStructs of a batch.
 
   Raises:
-    ValueError: if a view or `only` names a tower that does not exist, or a tower
-      has no view.
+    ValueError: if a view or `only` names a tower that does not exist, a tower
+      has no view, or `changes` names a field that no view reads.
   """
+  changes = dict(changes or {})
   views = dict(views or {name: name for name in towers})
-  for field, tower in views.items():
-    if tower not in towers:
-      raise ValueError(
-          f"view {field!r} names the tower {tower!r}; there are {sorted(towers)}."
-      )
-  for tower in towers:
-    if tower not in views.values():
-      raise ValueError(f"no view reads the tower {tower!r}: views are {views}.")
-
-  for tower in only or ():
-    if tower not in towers:
-      raise ValueError(
-          f"only={only} projects {tower!r}; there are {sorted(towers)}."
-      )
+  _check_names(towers, views, only, changes)
   widths = {
       name: width if only is None or name in only else None for name in towers
   }
 
-  def apply(tower):
+  def apply(field, tower):
+    number = _CHANGED + sorted(views).index(field)
+
     def view(params, inputs, keys):
-      features = towers[tower].apply(
-          params["encoder"], as_signal(inputs), keys
-      )
+      inputs = as_signal(inputs)
+      if keys is not None and field in changes:
+        inputs = changes[field](inputs, noise.fold(keys, number))
+      features = towers[tower].apply(params["encoder"], inputs, keys)
       if widths[tower] is None:
         return features
       return features._replace(
@@ -84,17 +82,41 @@ def model(
             jax.random.fold_in(rng, n), towers[tower], batch[field],
             widths[tower], bias,
         )
-        for n, (tower, field) in enumerate(_first_fields(views).items())
+        for n, (tower, field) in enumerate(
+            _first_fields({f: t for f, t in views.items() if f in batch}).items()
+        )
     }
 
   def side(batch):
     return {name: x for name, x in batch.items() if name not in views}
 
   encode = types.Encode(
-      {field: types.View(t, field, apply(t)) for field, t in views.items()},
+      {f: types.View(t, f, apply(f, t)) for f, t in views.items()},
       side,
   )
   return types.Model(init, encode, _axes(towers, widths, bias))
+
+
+def _check_names(towers, views, only, changes) -> None:
+  """Raises ValueError for what `model` cannot combine."""
+  for field, tower in views.items():
+    if tower not in towers:
+      raise ValueError(
+          f"view {field!r} names the tower {tower!r}; there are {sorted(towers)}."
+      )
+  for tower in towers:
+    if tower not in views.values():
+      raise ValueError(f"no view reads the tower {tower!r}: views are {views}.")
+  for field in changes:
+    if field not in views:
+      raise ValueError(
+          f"changes of {field!r} are drawn for no view; views are {views}."
+      )
+  for tower in only or ():
+    if tower not in towers:
+      raise ValueError(
+          f"only={only} projects {tower!r}; there are {sorted(towers)}."
+      )
 
 
 def axes(model: types.Model, objective: types.Objective) -> types.AxisTable:

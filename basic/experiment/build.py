@@ -19,6 +19,7 @@ from basic import gradient, optim, paths, types
 from basic.data import orders, pipeline, stored_embeddings
 from basic.engine import carry, model, step
 from basic.experiment import evaluation, input_pipeline, schema, settings
+from basic.ops import photometric
 from basic.sharding import layout
 
 Settings = settings.Settings
@@ -194,7 +195,13 @@ def program(
       name: schema.make("encoders", config[name])
       for name in ("image", "text") if config[name] is not None
   }
-  network = model.model(towers, views=config["views"], **config["projection"])
+  changes = {
+      field: functools.partial(photometric.photometric, **each)
+      for field, each in config["photometric"].items()
+  }
+  network = model.model(
+      towers, views=config["views"], changes=changes, **config["projection"]
+  )
   objective = schema.make("objectives", config["objective"])
   placement = layout.Layout(
       mesh, model.axes(network, objective), _waiting(config, network.encode)

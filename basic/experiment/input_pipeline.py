@@ -202,9 +202,13 @@ def to_arrays(
   if config["text"] is None:
     tokenize = templates = None  # Another stage may have a text tower.
   augment = images.augment(**config["augment"])
+  looks = {
+      field: schema.make("augmentations", each)
+      for field, each in config["looks"].items()
+  }
   return examples.prepare(
       tokenize=tokenize, augment=None if "image" in embedded else augment,
-      caption=caption(source, templates),
+      caption=caption(source, templates), looks=looks,
   )
 
 

@@ -24,6 +24,8 @@ def experiment(
     views: Settings | None = None,
     projection: Settings | None = None,
     augment: Settings | None = None,
+    looks: Settings | None = None,
+    photometric: Settings | None = None,
     captions: Settings | None = None,
     loader: Settings | None = None,
     gradient: Settings | None = None,
@@ -51,6 +53,11 @@ def experiment(
     views: field of the batch -> tower, where their names differ.
     projection: `width` and `bias` of the projections (engine/model.py).
     augment: augmentation of training images (data/images.py).
+    looks: by field of the batch: `name` of an augmentation in augmentations/ and
+      its settings. Training reads these fields in place of "image", views name
+      them, and evaluations read "image" as `augment` makes it.
+    photometric: by field of the batch: changes of color that training draws on
+      the device (ops/photometric.py).
     captions: how captions are made from labels (data/captions.py); None: the
       source's own captions.
     loader: how training examples are read, and in which order (`loader` below).

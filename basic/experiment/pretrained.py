@@ -212,6 +212,8 @@ def _other_pixels(config, settings, theirs) -> list[str]:
     return []
   crop = "none" if augment["crop"] == "none" else "center"
   actual = {"crop": crop, "method": augment["method"]}
+  if crop == "center":
+    actual["offset"] = augment["offset"]
   return [
       f"augment.{key} is {augment[key]!r}, theirs is {expected[key]!r}"
       for key, value in actual.items() if expected.get(key, value) != value

@@ -8,6 +8,7 @@ from basic import gradient, optim, types
 from basic.data import captions, images
 from basic.engine import checkpoint, model
 from basic.experiment import manual, renamed, schema
+from basic.ops import photometric
 from basic.sharding import layout
 
 Settings = manual.Settings
@@ -24,6 +25,7 @@ _FUNCTIONS = {
 _FOLDERS = {
     "source": "sources", "objective": "objectives", "image": "encoders",
     "text": "encoders", "evaluation": "evals", "weights": "weights",
+    "look": "augmentations",
 }
 # Group of settings -> (module, return type) of the functions that it can name.
 _MEMBERS = {
@@ -31,7 +33,7 @@ _MEMBERS = {
 }
 # Group of settings -> keyword-only arguments that are no settings.
 _SUPPLIED = {
-    "projection": ("views",), "captions": ("classes",),
+    "projection": ("views", "changes"), "captions": ("classes",),
     "label_captions": ("classes",), "gradient": ("frozen",),
 }
 # The same, where a setting of this name takes precedence.
@@ -83,6 +85,15 @@ def complete(config: Settings) -> dict[str, Any]:
   full["evals"] = {
       label: _evaluation(f"evals.{label}", settings)
       for label, settings in sorted((full["evals"] or {}).items())
+  }
+  full["looks"] = {
+      field: _look(f"looks.{field}", settings)
+      for field, settings in sorted((full["looks"] or {}).items())
+  }
+  _check_looks(full)
+  full["photometric"] = {
+      field: _photometric(f"photometric.{field}", settings)
+      for field, settings in sorted((full["photometric"] or {}).items())
   }
   for n, stage_settings in enumerate(full["stages"]):
     _check_stage(n, stage_settings, config)
@@ -153,6 +164,53 @@ def _evaluation(where, settings):
         f"{where}.label_captions", "label_captions", common["label_captions"]
     )
   return {**_named(where, "evaluation", evaluator), **common}
+
+
+def _look(where, settings):
+  """Complete settings of an augmentation, tried for values out of range."""
+  if not isinstance(settings, Mapping):
+    raise ValueError(
+        f"{where} is {settings!r}; it takes the settings of an augmentation, "
+        "such as dict(name='crop', size=224)."
+    )
+  full = _named(where, "look", settings)
+  try:
+    schema.make("augmentations", full)
+  except ValueError as error:
+    raise ValueError(f"{where}: {error}") from error
+  return full
+
+
+def _photometric(where, settings):
+  """Complete settings of changes on the device."""
+  if not isinstance(settings, Mapping):
+    raise ValueError(
+        f"{where} is {settings!r}; it takes settings, such as dict(gray=0.2)."
+    )
+  full = schema.complete(where, photometric.check, settings)
+  try:
+    photometric.check(**full)
+  except ValueError as error:
+    raise ValueError(f"{where}: {error}") from error
+  return full
+
+
+def _check_looks(full):
+  """Rejects looks that nobody reads, and looks of embeddings."""
+  if not full["looks"]:
+    return
+  views = full["views"] or {k: k for k in ("image", "text") if full[k]}
+  if not set(full["looks"]) & set(views):
+    raise ValueError(
+        f"looks are {sorted(full['looks'])}, and views read {sorted(views)}: no "
+        "tower would see an image. Name the looks in views, such as "
+        f"views={{{sorted(full['looks'])[0]!r}: 'image'}}, or name a look 'image'."
+    )
+  if full["stored"]:
+    raise ValueError(
+        f"stored={full['stored']} replaces images by embeddings that are "
+        "computed once, and looks are drawn anew each time; leave one out."
+    )
 
 
 def _check_stage(n, stage_settings, config):

@@ -11,7 +11,10 @@ from basic.weights import _format
 # Statistics of OpenAI's data, in [0, 1].
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-PIXELS = {"crop": "center", "method": "bicubic", "mean": MEAN, "std": STD}
+PIXELS = {
+    "crop": "center", "method": "bicubic", "offset": "floor", "mean": MEAN,
+    "std": STD,
+}
 
 # Settings that all towers of this format share.
 IMAGE = dict(

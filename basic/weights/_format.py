@@ -1,5 +1,6 @@
 """The interface of checkpoint formats: reading and writing pretrained weights."""
 
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from basic import types
 from basic.data import vocabulary
 
 Settings = Mapping[str, Any]
+_log = logging.getLogger(__name__)
 
 
 class Weights(NamedTuple):
@@ -21,9 +23,9 @@ class Weights(NamedTuple):
       "image", "text", "projection", "objective", "augment".
     params: {"image": ..., "text": ..., "objective": ...}, float32 NumPy.
     vocabulary: text -> ids; None if the checkpoint has none.
-    preprocessing: how an image is resized and cropped: `size`, `crop` and `method` as
-      in images.augment, and the `mean` and `std` (of values in [0, 1]) that
-      the original first layer expects. The layer read here is converted to
+    preprocessing: how an image is resized and cropped: `size`, `crop`, `method`
+      and `offset` as in images.augment, and the `mean` and `std` (of values in
+      [0, 1]) that the original first layer expects. The layer read here is converted to
       [-1, 1], so these two matter only when weights are written back.
   """
 
@@ -160,6 +162,29 @@ def scale(log_scale: Any, name: str) -> float:
         "4.6 for 100: the file is damaged, or of a run that diverged"
     )
   return math.exp(log_scale)
+
+
+def augment(preprocessing: Settings) -> dict[str, Any]:
+  """The settings of images.augment in a preprocessing of weights."""
+  return {
+      key: preprocessing[key] for key in ("size", "crop", "method", "offset")
+      if key in preprocessing
+  }
+
+
+def offset(centered: bool, rule: str) -> dict[str, str]:
+  """The setting `offset` of images.augment; none where nothing is cropped."""
+  return {"offset": rule} if centered else {}
+
+
+def warn_of_offset(preprocessing: Settings, theirs: str) -> None:
+  """Logs a warning where a format's readers crop another center than the run."""
+  ours = preprocessing.get("offset", theirs)
+  if preprocessing["crop"] == "center" and ours != theirs:
+    _log.warning(
+        "images were cropped with offset=%r, and readers of this format crop "
+        "with %r: where margins are odd, images move by a pixel", ours, theirs,
+    )
 
 
 def side(size: int, grid: int, patch: int) -> int:

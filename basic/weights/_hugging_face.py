@@ -206,6 +206,7 @@ def pixels(
   _format.refuse(f"{folder}: its preprocessing is not one of ours", faults)
   return {
       "size": side or size, "crop": crop, "method": METHODS[resample],
+      **_format.offset(crop == "center", "floor"),
       "mean": _format.channels(
           config.get("image_mean", defaults["mean"]), "image_mean"),
       "std": _format.channels(
@@ -225,6 +226,7 @@ def pixels_config(
   side = preprocessing["size"]
   square = {"height": side, "width": side}
   center = preprocessing["crop"] != "none"
+  _format.warn_of_offset(preprocessing, "floor")
   if preprocessing["method"] == "area":
     _log.warning(
         "images were averaged by area, which transformers cannot; it is told "

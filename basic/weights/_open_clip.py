@@ -132,6 +132,7 @@ def config(
     preprocessing: as in `_format.Weights`.
     words: the vocabulary; None: CLIP's.
   """
+  _format.warn_of_offset(preprocessing, "round")
   image, text = known["image"], known["text"]
   if image["name"] == "clip_resnet":
     # A position is 32 pixels; average pooling drops the remainder.
@@ -254,7 +255,7 @@ def pixels(found: Any, size: int) -> dict[str, Any]:
   ])
   return {
       "size": size, "crop": "center" if mode == "shortest" else "none",
-      "method": method,
+      "method": method, **_format.offset(mode == "shortest", "round"),
       "mean": _format.channels(
           found.get("mean", _clip.MEAN), "preprocess_cfg.mean"),
       "std": _format.channels(found.get("std", _clip.STD), "preprocess_cfg.std"),

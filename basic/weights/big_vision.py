@@ -55,7 +55,7 @@ def _read(path: str | os.PathLike) -> _format.Weights:
       "size": grid * settings["image"]["patch"], "crop": "none",
       "method": "bilinear", **_format.PLAIN,
   }
-  settings["augment"] = {k: pixels[k] for k in ("size", "crop", "method")}
+  settings["augment"] = _format.augment(pixels)
   settings["objective"] = {
       "name": "sigmoid", "scale": _format.scale(flat["objective/log_scale"], "t"),
       "bias": float(flat["objective/bias"]),

@@ -76,7 +76,7 @@ def _read(path: str | os.PathLike) -> _format.Weights:
       _hugging_face.tensors(folder),
   )
   pixels = _hugging_face.pixels(folder, image["image_size"], _clip.PIXELS)
-  settings["augment"] = {k: pixels[k] for k in ("size", "crop", "method")}
+  settings["augment"] = _format.augment(pixels)
   scale = _format.scale(flat["objective/log_scale"], "logit_scale")
   settings["objective"] = {"name": "softmax", "max_scale": max(100.0, scale)}
   params = paths.unflatten(_clip.to_ours(flat, grid, pixels))

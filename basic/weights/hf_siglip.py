@@ -90,7 +90,7 @@ def _read(path: str | os.PathLike) -> _format.Weights:
   )
   places = flat["image/encoder/positions"]
   flat["image/encoder/positions"] = places.reshape(grid, grid, -1)
-  settings["augment"] = {k: pixels[k] for k in ("size", "crop", "method")}
+  settings["augment"] = _format.augment(pixels)
   settings["objective"] = {
       "name": "sigmoid",
       "scale": _format.scale(flat["objective/log_scale"], "logit_scale"),

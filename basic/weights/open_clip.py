@@ -57,7 +57,7 @@ def _read(path: str | os.PathLike) -> _format.Weights:
   }
   flat = _table.read(_tables(settings, grid, _CHANNELS), tensors)
   pixels = _open_clip.pixels(config.get("preprocess_cfg") or {}, size)
-  settings["augment"] = {k: pixels[k] for k in ("size", "crop", "method")}
+  settings["augment"] = _format.augment(pixels)
   scale = _format.scale(flat["objective/log_scale"], "logit_scale")
   settings["objective"] = {"name": "softmax", "max_scale": max(100.0, scale)}
   words = _hugging_face.words(

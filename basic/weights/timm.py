@@ -81,7 +81,7 @@ def _read(path: str | os.PathLike) -> _format.Weights:
   settings: dict[str, Any] = {
       "image": {**IMAGE, "depth": depth, "width": width},
       "projection": {"width": None, "bias": False, "only": None},
-      "augment": {k: pixels[k] for k in ("size", "crop", "method")},
+      "augment": _format.augment(pixels),
   }
   if classes:
     settings["objective"] = {"name": "classification", "classes": classes}
@@ -143,7 +143,8 @@ def _pixels(config: Any) -> dict[str, Any]:
     )
   return {
       "size": width, "crop": "center" if crop == "center" else "none",
-      "method": method, **_format.PLAIN,
+      "method": method, **_format.offset(crop == "center", "round"),
+      **_format.PLAIN,
   }
 
 
@@ -155,6 +156,7 @@ def _write(
     pixels: _format.Settings,
 ) -> None:
   del words  # the format cannot represent them
+  _format.warn_of_offset(pixels, "round")
   image = settings["image"]
   labelled = settings["objective"]["name"] == "classification"
   _refuse(settings, pixels, labelled)

@@ -136,3 +136,28 @@ def test_an_unknown_method_is_refused():
     images.augment(size=4, method="nearest")
   with pytest.raises(ValueError, match="method is 'nearest'"):
     images.resize(np.zeros((4, 4, 3), np.uint8), 2, "none", "nearest")
+
+
+@pytest.mark.parametrize("method", ["area", "bicubic"])
+def test_the_center_begins_where_each_library_begins(method):
+  for length in range(8, 40):
+    rows = np.arange(length, dtype=np.uint8)
+    tall = np.broadcast_to(rows[:, None, None], (length, 8, 3)).copy()
+    first = {
+        # transformers' center_crop, and torchvision's.
+        "floor": (length - 8) // 2,
+        "round": round((length - 8) / 2.0),
+    }
+    for offset, top in first.items():
+      found = images.augment(size=8, crop="center", method=method, offset=offset)
+      np.testing.assert_array_equal(found(tall, None)[:, 0, 0], rows[top:top + 8])
+      wide = tall.swapaxes(0, 1).copy()
+      np.testing.assert_array_equal(found(wide, None)[0, :, 0], rows[top:top + 8])
+  assert round((11 - 8) / 2.0) == 2  # So the two do differ.
+
+
+def test_an_unknown_offset_is_refused():
+  with pytest.raises(ValueError, match="offset is 'ceil'"):
+    images.augment(size=4, crop="center", offset="ceil")
+  with pytest.raises(ValueError, match="offset is 'ceil'"):
+    images.resize(np.zeros((4, 4, 3), np.uint8), 2, offset="ceil")

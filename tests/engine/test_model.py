@@ -172,3 +172,36 @@ def test_features_keep_their_tokens():
   batch = {"text": np.ones((2, 8), np.float32)}
   found = net.encode(net.init(jax.random.key(0), batch), batch).views["text"]
   assert found.pooled.shape == (2, 3) and found.tokens.shape == (2, 1, 8)
+
+
+def test_changes_are_drawn_for_training_by_row_and_by_field():
+  def shift(x, keys):
+    return x + jax.vmap(jax.random.normal)(keys)[:, None, None, None]
+
+  views = {"a": "image", "b": "image"}
+  plain = model.model({"image": toys.tower()}, views=views)
+  net = model.model(
+      {"image": toys.tower()}, views=views, changes={"a": shift, "b": shift}
+  )
+  image = toys.batch(4)["image"]
+  batch = {"a": image, "b": image}
+  params = net.init(jax.random.key(0), batch)
+  keys = jax.random.split(jax.random.key(1), 4)
+
+  def pooled(net, keys, rows=slice(None)):
+    z = net.encode(params, {k: x[rows] for k, x in batch.items()}, keys)
+    return z.views["a"].pooled, z.views["b"].pooled
+
+  # Evaluations have no keys, and so no changes.
+  np.testing.assert_array_equal(pooled(net, None), pooled(plain, None))
+  one, two = pooled(net, keys)
+  assert not np.allclose(one, pooled(plain, keys)[0])
+  assert not np.allclose(one, two)
+  parts = [pooled(net, keys[n:n + 2], slice(n, n + 2))[0] for n in (0, 2)]
+  np.testing.assert_allclose(
+      np.concatenate(parts), one, rtol=0, atol=checks.rounding(32))
+
+
+def test_changes_of_a_field_that_no_view_reads_are_refused():
+  with pytest.raises(ValueError, match="drawn for no view"):
+    model.model({"image": toys.tower()}, changes={"pair": lambda x, keys: x})

@@ -28,7 +28,7 @@ from basic.weights import _format
 CAPTIONS = ["a red cat on a mat", "two blue dogs, running", "the brown fox"] * 3
 TEXTS = ["A red CAT.", "two dogs", ""]
 LENGTH = 9
-SEEN = {"size": 8, "crop": "center", "method": "bicubic"}
+SEEN = {"size": 8, "crop": "center", "method": "bicubic", "offset": "round"}
 
 
 def needs_tokenizers():
@@ -298,9 +298,11 @@ def test_a_model_that_ends_no_text_is_refused(weights, tmp_path):
     (dict(size=8, crop="none", method="area"),
      "augment.crop is 'none', theirs is 'center'; "
      "augment.method is 'area', theirs is 'bicubic'"),
-    (dict(size=8, crop="random", method="bilinear"),
+    (dict(size=8, crop="random", method="bilinear", offset="round"),
      "augment.method is 'bilinear', theirs is 'bicubic'"),
-    (dict(size=16, crop="random", method="bicubic"), None),
+    (dict(size=16, crop="random", method="bicubic", offset="round"), None),
+    (dict(size=16, crop="random", method="bicubic", offset="floor"),
+     "augment.offset is 'floor', theirs is 'round'"),
     (dict(size=None, crop="none", method="area"), None),
 ])
 def test_images_scaled_otherwise_are_named(weights, caplog, augment, said):

@@ -168,3 +168,47 @@ def test_every_setting_of_an_experiment_is_explained():
   ):
     for name in inspect.signature(table).parameters:
       assert re.search(rf"^ +{name}: ", table.__doc__, re.MULTILINE), name
+
+
+def test_looks_are_completed_by_their_augmentation():
+  full = settings.complete(changed(
+      looks=dict(pair=dict(name="crop", size=8, jitter=[0.4, 0.4, 0.2, 0.1])),
+      views=dict(pair="image", image="image", text="text")))
+  assert full["looks"]["pair"]["jitter"] == (0.4, 0.4, 0.2, 0.1)
+  assert full["looks"]["pair"]["copies"] == 1
+  assert settings.complete(full) == full
+  named = settings.complete(changed(looks=dict(image=dict(name="crop", size=8))))
+  assert named["looks"]["image"]["scale"] == (0.08, 1.0)
+
+
+@pytest.mark.parametrize(("looks", "said"), [
+    (dict(pair=dict(name="crop", size=8)), "no tower would see an image"),
+    (dict(image=dict(name="crop", size=0)), "looks.image: size is 0"),
+    (dict(image=dict(name="crop")), "size"),
+    (dict(image=dict(name="crop", size=8, blurr=0.5)), "did you mean 'blur'"),
+    (dict(image=dict(name="croop", size=8)), "looks.image.name"),
+    (dict(image="crop"), "takes the settings of an augmentation"),
+])
+def test_looks_that_cannot_be_are_refused(looks, said):
+  with pytest.raises(ValueError, match=re.escape(said)):
+    settings.complete(changed(looks=looks))
+
+
+def test_looks_of_stored_embeddings_are_refused():
+  with pytest.raises(ValueError, match="leave one out"):
+    settings.complete(changed(
+        looks=dict(image=dict(name="crop", size=8)), stored=("image",)))
+
+
+def test_changes_on_the_device_are_checked_before_a_device_is_used():
+  full = settings.complete(changed(photometric=dict(image=dict(gray=0.2))))
+  assert full["photometric"]["image"]["jitter"] == (0.0, 0.0, 0.0)
+  assert settings.complete(full) == full
+  for given, said in (
+      (dict(gray=1.2), "photometric.image: gray is 1.2"),
+      (dict(jitter=(0.4, -0.1, 0.2)), "strengths of at least 0"),
+      (dict(grey=0.2), "did you mean 'gray'"),
+      (0.2, "it takes settings"),
+  ):
+    with pytest.raises(ValueError, match=re.escape(said)):
+      settings.complete(changed(photometric=dict(image=given)))

@@ -155,6 +155,8 @@ def test_their_weights_in_ours_embed_alike(tmp_path, side, quick):
   weights = FORMAT.read(tmp_path)
   assert same(weights, made, side)
   assert weights.preprocessing["mean"] == MEAN
+  # Where torchvision's center crop begins, which these weights were trained on.
+  assert weights.settings["augment"]["offset"] == "round"
 
 
 @pytest.mark.parametrize("side", [8, 12])

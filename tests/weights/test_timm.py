@@ -146,7 +146,7 @@ def test_their_weights_in_ours_see_alike(tmp_path, side):
   assert weights.settings["objective"] == dict(
       name="classification", classes=CLASSES)
   assert weights.settings["augment"] == dict(
-      size=64, crop="center", method="bicubic")
+      size=64, crop="center", method="bicubic", offset="round")
   assert same(weights, made, side)
   found = paths.flatten({"image": weights.params["image"]})
   assert {k: x.shape for k, x in found.items()} == {
