@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from basic import types
-from basic.data import examples
+from basic.data import examples, stalls
 
 Arrays: TypeAlias = examples.Arrays
 Prepare: TypeAlias = examples.Prepare
@@ -65,9 +65,10 @@ class _Rows(grain.MapDataset):
 class _Batches(Iterator):
   """What `Stream` and `Pass` share: closing, and counts of failed reads."""
 
-  def __init__(self, batches: grain.DatasetIterator):
+  def __init__(self, batches: grain.DatasetIterator | stalls.Patient):
     self._batches = batches
     self._unreadable: collections.Counter[str] = collections.Counter()
+    self.failures: examples.Failures = ()
 
   def _next(self) -> Any:
     try:
@@ -79,10 +80,14 @@ class _Batches(Iterator):
       raise
     # Counted when the caller gets the batch, not when a thread prefetches it,
     # so that the counts are a function of the position too.
-    for reason, message in failures:
-      if reason not in self._unreadable:
-        _log.warning("unreadable, the first for this reason: %s", message)
-      self._unreadable[reason] += 1
+    self.failures = failures
+    for failure in failures:
+      if failure.reason not in self._unreadable:
+        _log.warning(
+            "unreadable, the first for this reason: example %d: %s",
+            failure.index, failure.message,
+        )
+      self._unreadable[failure.reason] += 1
     return collated
 
   @property
@@ -110,6 +115,7 @@ class Stream(_Batches):
     position: examples that the caller has received, over all processes.
     unreadable: reason -> failed reads in the rows of this process, those of
       substitutes included.
+    failures: the failed reads in this process's rows of the newest batch.
   """
 
   def __init__(self, source, seed: int, start: int, batch_size: int, batches, order):
@@ -152,6 +158,7 @@ def stream(
     shard: tuple[int, int] = (0, 1),
     threads: int = 8,
     buffer: int | None = None,
+    patience: stalls.Patience = stalls.PATIENCE,
 ) -> Stream:
   """Shuffled, full batches of a source, endlessly, from any position.
 
@@ -172,6 +179,7 @@ def stream(
       `batch_size`.
     threads: batches made concurrently; 0 makes each when it is requested.
     buffer: batches prefetched, at least `threads`; None means `threads`.
+    patience: with threads, how long to wait while no example is read.
 
   Returns:
     An iterator over dicts of arrays with a leading axis of
@@ -180,8 +188,8 @@ def stream(
   Raises:
     ValueError: if the source is empty, or a number is out of its range; later,
       from the iterator, if examples do not have equal fields and shapes.
-    RuntimeError: from the iterator, if an example and 16 substitutes for it
-      are unreadable.
+    cli.DamagedData: from the iterator, if an example and 16 substitutes for it
+      are unreadable; `cli.Stalled` if a read does not end.
 
   Example:
     >>> source = [{"label": 0}, {"label": 1}, {"label": 2}]
@@ -197,11 +205,14 @@ def stream(
   order = _order(source, seed)
   # Before the rows of this process are chosen, so that the generator depends on
   # the example's global number.
+  watched = stalls.Watched(source)
   prepared = order.random_map(
-      functools.partial(examples.read_or_substitute, source, prepare)
+      functools.partial(examples.read_or_substitute, watched, prepare)
   )
   rows = _Rows(prepared, start=start, batch_size=batch_size, shard=shard)
   batches = rows.batches(examples.collate, threads=threads, buffer=buffer)
+  if threads:  # Without threads each batch is made by the caller's.
+    batches = stalls.Patient(batches, watched, patience)
   return Stream(source, seed, start, batch_size, batches, order)
 
 
@@ -259,6 +270,7 @@ def once(
     shard: tuple[int, int] = (0, 1),
     limit: int | None = None,
     threads: int = 8,
+    patience: stalls.Patience = stalls.PATIENCE,
 ) -> Pass:
   """One pass over a source, in order and without augmentation.
 
@@ -278,6 +290,7 @@ def once(
       `batch_size`.
     limit: the number of examples to use; None means all.
     threads: batches made concurrently; 0 makes each when it is requested.
+    patience: as in `stream`.
 
   Returns:
     An iterator over (dict of arrays with b = batch_size / processes rows, mask
@@ -303,16 +316,19 @@ def once(
   count = len(source) if limit is None else min(limit, len(source))
   steps = -(-count // batch_size)
 
+  watched = stalls.Watched(source)
+
   def read(index: int) -> examples.Row:
     if index >= count:
       return examples.Row(index, None)
-    return examples.read(source, prepare, index, None)
+    return examples.read(watched, prepare, index, None)
 
   spare = functools.cache(functools.partial(examples.filler, read, count))
   fill = functools.partial(examples.fill, spare)
   ordered = grain.MapDataset.range(steps * batch_size).map(read)
   rows = _Rows(ordered, start=0, batch_size=batch_size, shard=shard)
-  return Pass(rows.batches(fill, threads=threads, buffer=threads))
+  batches = rows.batches(fill, threads=threads, buffer=threads)
+  return Pass(stalls.Patient(batches, watched, patience) if threads else batches)
 
 
 def position_record(stream: Stream) -> dict[str, Any]:

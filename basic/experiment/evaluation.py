@@ -1,5 +1,6 @@
 """Evaluations of a stage: an evaluator, its dataset, and samples for the report."""
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ _REHEARSED = (32, 1024)
 # Batches of small datasets may still have this many rows, since class prompts
 # are encoded in batches of the same size.
 _ROWS = 1024
+_log = logging.getLogger(__name__)
 
 
 class Shown(NamedTuple):
@@ -142,12 +144,17 @@ def evaluation(
   def batches(limit):
     # Every process reads the whole dataset, so results need no collective.
     return pipeline.once(
-        source, prepare=to_arrays, batch_size=size, limit=limit
+        source, prepare=to_arrays, batch_size=size, limit=limit,
+        patience=input_pipeline.patience(stage),
     )
 
   def run(params):
     with batches(config["limit"]) as dataset:
       metrics = evaluate(lambda batch: towers.encode(params, batch), dataset)
+    _warn_of_damage(
+        label, dataset.unreadable, min(config["limit"] or len(source), len(source)),
+        stage["unreadable"]["most"],
+    )
     unreadable = {f"/unreadable/{k}": n for k, n in dataset.unreadable.items()}
     return {name: float(x) for name, x in {**metrics, **unreadable}.items()}
 
@@ -178,6 +185,18 @@ def evaluation(
   return Evaluation(
       f"{config['name']}/{label}", config["every"], run, rehearse, samples
   )
+
+
+def _warn_of_damage(label, unreadable, examples, most):
+  """Warns of an evaluation in which more is unreadable than training allows."""
+  count = sum(unreadable.values())
+  if count / examples > most:
+    listed = ", ".join(f"{n} x {reason}" for reason, n in unreadable.items())
+    _log.warning(
+        "evals.%s: %d of its %d examples could not be read (%s), so its results "
+        "are those of the others and not comparable.",
+        label, count, examples, listed,
+    )
 
 
 def _rows(config, examples, devices):

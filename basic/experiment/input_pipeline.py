@@ -13,6 +13,7 @@ from basic.data import (
     examples,
     images,
     pipeline,
+    stalls,
     tokenizer,
     vocabulary,
 )
@@ -160,13 +161,20 @@ def stream(
     prepare: examples.Prepare,
     batch_size: int,
     seed: int,
+    patience: stalls.Patience,
     position: int,
 ) -> pipeline.Stream:
   """This process's rows of the batches, starting at a position in the data."""
   return pipeline.stream(
       source, prepare=prepare, batch_size=batch_size, seed=seed, start=position,
-      shard=(jax.process_index(), jax.process_count()),
+      shard=(jax.process_index(), jax.process_count()), patience=patience,
   )
+
+
+def patience(config: Settings) -> stalls.Patience:
+  """How long a stage waits while no example is read."""
+  group = config["unreadable"]
+  return stalls.Patience(group["warn_after"], group["stop_after"])
 
 
 def shapes(

@@ -22,8 +22,9 @@ LIBRARIES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy",
 )
 # A stage that would lose parameters of the stage before says so with `fresh`,
-# also in a run that began before this was asked for.
-_STARTS_ANEW = re.compile(r"stages/\d+/fresh")
+# also in a run that began before this was asked for. What happens if examples
+# cannot be read changes no number of a run that goes on.
+_MAY_CHANGE = re.compile(r"stages/\d+/fresh|unreadable(/.*)?")
 _LISTED = 20  # most differing settings listed in an error message
 
 
@@ -152,7 +153,7 @@ def _refuse_other(folder: pathlib.Path, before: Any, now: Any) -> None:
   lines = [
       f"  {path or 'all'}: {old} -> {new}"
       for path, old, new in _differences("", before, now)
-      if not _STARTS_ANEW.fullmatch(path)
+      if not _MAY_CHANGE.fullmatch(path)
   ]
   if not lines:
     return
