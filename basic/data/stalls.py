@@ -128,11 +128,12 @@ class Patient(Iterator):
       if not warned and idle >= warn_after:
         warned = True
         _log.warning("%s%s", _describe(self._watched, idle), _stacks(self._watched))
-      until = warn_after if not warned else stop_after
+      due = [
+          after - idle for after in (None if warned else warn_after, stop_after)
+          if after is not None
+      ]
       try:
-        return self._results.get(
-            timeout=None if until is None else max(until - idle, 0.01)
-        )
+        return self._results.get(timeout=max(min(due), 0.01) if due else None)
       except queue.Empty:
         continue
 

@@ -172,6 +172,21 @@ class Stored:
     """Names of the labels, where the source has them."""
     return getattr(self.source, "classes", ())
 
+  @property
+  def fingerprint(self) -> str | None:
+    """That of the source, which a resumed run compares; None if it has none."""
+    return getattr(self.source, "fingerprint", None)
+
+  @property
+  def order(self) -> Any:
+    """The source's own order of its examples, if it has one."""
+    return getattr(self.source, "order", None)
+
+  @property
+  def shards(self) -> Any:
+    """The first index of each file of the source, where it says so."""
+    return getattr(self.source, "shards", None)
+
   def __len__(self) -> int:
     return len(self.source)
 
