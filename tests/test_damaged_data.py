@@ -1,9 +1,13 @@
 """A run whose data is damaged: counted, listed, resumed, and stopped with 45."""
 
 import logging
+import os
 import pathlib
 import re
 import shutil
+import socket
+import subprocess
+import sys
 
 import pytest
 import tiny
@@ -217,3 +221,71 @@ def test_limits_that_are_none_get_a_sentence(group, sentence):
     settings.complete(tiny.config(unreadable=group))
   with pytest.raises(ValueError, match="a stage cannot change"):
     settings.complete(tiny.config(stages=(dict(unreadable=dict(most=0.5)),)))
+
+
+# --- Programs -----------------------------------------------------------------
+
+
+def test_a_read_that_hangs_ends_the_program_and_keeps_what_was_saved(tmp_path):
+  given = config(
+      checkpoint=dict(every=1),
+      unreadable=dict(warn_after=0.5, stop_after=2.0),
+      tokenizer=dict(captions=4),  # Which reads 4 examples, 0 and 299 of them.
+  )
+  (stage,) = build.run(settings.complete(given), tmp_path)
+  with stage.stream(0) as stream:
+    given["source"]["hangs"] = int(stream.ids(100, 101)[0])
+  file = tiny.write_config(tmp_path / "tiny_config.py", given)
+  done = tiny.program(
+      "basic.train", "--config", file, "--workdir", tmp_path / "run", timeout=120
+  )
+  assert done.returncode == cli.DAMAGED, done.stderr
+  assert f"example {given['source']['hangs']} for " in done.stderr
+  assert "The thread that reads example" in done.stderr
+  last = done.stderr.splitlines()[-1]
+  assert last.startswith("no example came for 2 s; being read are example")
+  saved = {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()}
+  assert "6" in saved  # Positions 80 to 95; the seventh batch never came.
+
+
+PROCESS = """
+import os, sys
+import tiny
+tiny.one_device = lambda patch: None
+tiny.main()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_stop_at_the_same_step(tmp_path):
+  """Each counts what the other could not read, as one process would."""
+  given = config(checkpoint=dict(every=5))
+  given["source"]["torn"] = 5
+  file = tiny.write_config(tmp_path / "tiny_config.py", given)
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+  processes = []
+  for rank in range(2):
+    environment = {
+        **os.environ, "JAX_NUM_CPU_DEVICES": "1",
+        "PYTHONPATH": os.pathsep.join([str(tiny.ROOT), str(tiny.ROOT / "tests")]),
+        "OMPI_MCA_orte_hnp_uri": f"1531576320.0;tcp://127.0.0.1:{port}",
+        "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": str(rank),
+        "OMPI_COMM_WORLD_LOCAL_RANK": str(rank), "JAX_COORDINATOR_PORT": str(port),
+    }
+    processes.append(subprocess.Popen(
+        [sys.executable, "-c", PROCESS, "basic.train", "--config", str(file),
+         "--workdir", str(tmp_path / "run"), "--distributed"],
+        env=environment, cwd=tiny.ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ))
+  said = [process.communicate(timeout=180)[1] for process in processes]
+  assert [process.returncode for process in processes] == [45, 45], said
+  assert "31 of the first" in said[0] and "31 of the first" in said[1]
+  listed = [row["index"] for row in quarantine.read(tmp_path / "run")]
+  assert len(listed) == len(set(listed)) >= 31
+  alone = tmp_path / "alone"
+  stopped(given, alone)
+  assert [row["index"] for row in quarantine.read(alone)] == listed
+  assert data(tmp_path / "run") == data(alone)
