@@ -141,20 +141,19 @@ def evaluation(
       source, tokenizer, stage, config["label_captions"]
   )
 
+  patience = input_pipeline.patience(stage)
+
   def batches(limit):
     # Every process reads the whole dataset, so results need no collective.
     return pipeline.once(
-        source, prepare=to_arrays, batch_size=size, limit=limit,
-        patience=input_pipeline.patience(stage),
+        source, prepare=to_arrays, batch_size=size, limit=limit, patience=patience
     )
 
   def run(params):
     with batches(config["limit"]) as dataset:
       metrics = evaluate(lambda batch: towers.encode(params, batch), dataset)
-    _warn_of_damage(
-        label, dataset.unreadable, min(config["limit"] or len(source), len(source)),
-        stage["unreadable"]["most"],
-    )
+    count = min(config["limit"] or len(source), len(source))
+    _warn(label, dataset.unreadable, count, stage["unreadable"]["most"])
     unreadable = {f"/unreadable/{k}": n for k, n in dataset.unreadable.items()}
     return {name: float(x) for name, x in {**metrics, **unreadable}.items()}
 
@@ -187,7 +186,7 @@ def evaluation(
   )
 
 
-def _warn_of_damage(label, unreadable, examples, most):
+def _warn(label, unreadable, examples, most):
   """Warns of an evaluation in which more is unreadable than training allows."""
   count = sum(unreadable.values())
   if count / examples > most:
@@ -235,6 +234,7 @@ def _samples(source, dataset, encode, caption, size):
 
 
 def _first(example, caption):
-  """The first caption of an example."""
+  """The first caption of an example that is not blank, as it is embedded."""
   text = example["text"] if caption is None else caption(example, None)
-  return text if isinstance(text, str) else text[0]
+  texts = (text,) if isinstance(text, str) else text
+  return next(text for text in texts if text and text.strip())
