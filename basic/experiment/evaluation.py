@@ -152,9 +152,7 @@ def evaluation(
   def run(params):
     with batches(config["limit"]) as dataset:
       metrics = evaluate(lambda batch: towers.encode(params, batch), dataset)
-    count = min(config["limit"] or len(source), len(source))
-    _warn(label, dataset.unreadable, count, stage["unreadable"]["most"])
-    unreadable = {f"/unreadable/{k}": n for k, n in dataset.unreadable.items()}
+    unreadable = _unreadable(label, config, source, dataset, stage)
     return {name: float(x) for name, x in {**metrics, **unreadable}.items()}
 
   def rehearse(params):
@@ -186,16 +184,19 @@ def evaluation(
   )
 
 
-def _warn(label, unreadable, examples, most):
-  """Warns of an evaluation in which more is unreadable than training allows."""
-  count = sum(unreadable.values())
-  if count / examples > most:
+def _unreadable(label, config, source, dataset, stage):
+  """Counts by reason; warns if more is unreadable than training allows."""
+  unreadable = dataset.unreadable
+  count, examples = sum(unreadable.values()), len(source)
+  examples = min(config["limit"] or examples, examples)
+  if count / examples > stage["unreadable"]["most"]:
     listed = ", ".join(f"{n} x {reason}" for reason, n in unreadable.items())
     _log.warning(
         "evals.%s: %d of its %d examples could not be read (%s), so its results "
         "are those of the others and not comparable.",
         label, count, examples, listed,
     )
+  return {f"/unreadable/{reason}": n for reason, n in unreadable.items()}
 
 
 def _rows(config, examples, devices):

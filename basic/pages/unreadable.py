@@ -51,7 +51,8 @@ def _list(listed: Sequence[Mapping[str, Any]]) -> str:
   if not listed:
     return ""
   shown = [
-      (f"{row['index']:,}", row["reason"], row["message"]) for row in listed[:_SHOWN]
+      (row["index"], row["reason"], row["message"].removeprefix(f"{row['reason']}: "))
+      for row in listed[:_SHOWN]
   ]
   more = (
       f" These are the first {_SHOWN} of {len(listed):,}."

@@ -279,8 +279,8 @@ def test_what_could_not_be_read_is_counted_and_named():
               "retrieval/testno caption3"):
     assert row in text
   assert "first 20 of 31." in text
-  assert "1,019truncated imagetruncated image: shard-0003.tar, key 00031" in text
-  assert "1,020truncated" not in text
+  assert "1,019truncated imageshard-0003.tar, key 00031" in text
+  assert "1,020t" not in text
   assert "quarantine.jsonl" in found.links
 
 
