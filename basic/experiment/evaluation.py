@@ -140,7 +140,6 @@ def evaluation(
   to_arrays = input_pipeline.to_arrays(
       source, tokenizer, stage, config["label_captions"]
   )
-
   patience = input_pipeline.patience(stage)
 
   def batches(limit):
@@ -152,13 +151,12 @@ def evaluation(
   def run(params):
     with batches(config["limit"]) as dataset:
       metrics = evaluate(lambda batch: towers.encode(params, batch), dataset)
-    unreadable = _unreadable(label, config, source, dataset, stage)
-    return {name: float(x) for name, x in {**metrics, **unreadable}.items()}
+    found = {**metrics, **_unreadable(label, config, source, dataset, stage)}
+    return {name: float(x) for name, x in found.items()}
 
   def rehearse(params):
-    available = min(config["limit"] or len(source), len(source))
-    counts = sorted({min(count, available) for count in _REHEARSED})
-    for count in counts:
+    limit = min(config["limit"] or len(source), len(source))
+    for count in (counts := sorted({min(each, limit) for each in _REHEARSED})):
       try:
         with batches(count) as dataset:
           evaluate(_zeros(towers, params, size), dataset)

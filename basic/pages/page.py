@@ -87,10 +87,10 @@ table { border-collapse: collapse; }
   border-bottom: 1px solid var(--line); white-space: nowrap; }
 .results th[scope=row] { text-align: left; font-weight: 400; padding-left: 0; }
 .results thead th { color: var(--muted); font-weight: 500; }
-.texts th, .texts td { text-align: left; white-space: normal; padding-left: 0;
-  padding-right: 1.5rem; vertical-align: top; overflow-wrap: anywhere; }
-.texts td:nth-child(2) { min-width: 9rem; }
-.texts td:last-child { min-width: 4rem; }
+.results.texts th, .results.texts td { text-align: left; padding: .35rem 1.25rem
+  .35rem 0; vertical-align: top; }
+.results.texts td:nth-child(n + 2) { white-space: normal; overflow-wrap: anywhere; }
+.results.texts td:nth-child(2) { min-width: 5.5rem; }
 .pair { display: grid; gap: 1rem; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); }
 .heat td, .heat th { padding: 0; font-weight: 400; }
@@ -135,7 +135,7 @@ summary { cursor: pointer; font-weight: 600; margin: 1rem 0 .6rem; }
   .figure { padding: .75rem; }
   .results th, .results td { padding-left: .75rem; }
   .results small { display: block; }
-  .results.texts th, .results.texts td { padding: .35rem .75rem .35rem 0; }
+  .results.texts th, .results.texts td { padding-right: .75rem; }
   .results th[scope=row] { white-space: normal; }
   .figure strong { font-size: 1.6rem; }
   .card:not(.query) img { width: 5rem; height: 5rem; }
