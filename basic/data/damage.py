@@ -28,14 +28,14 @@ class Failure(NamedTuple):
   """An attempt to read an example that failed.
 
   Attributes:
-    index: of the example, in its source.
+    example: its index in the source.
     reason: as in `types.Unreadable`.
     message: the whole error, which says where the example is stored.
     row: of the batch that the example was read for.
     attempt: 0 for the example itself, 1, 2, ... for its substitutes.
   """
 
-  index: int
+  example: int
   reason: str
   message: str
   row: int = 0
@@ -152,7 +152,7 @@ def add(
   sentence = _excess(recent, len(tally.recent), tally.begin, bound)
   if sentence is not None:
     newest = [each for _, each in failures if each.attempt == 0][-_NAMED:]
-    named = "".join(f"\n  example {f.index}: {f.message}" for f in newest)
+    named = "".join(f"\n  example {f.example}: {f.message}" for f in newest)
     sentence += f" The newest:{named}"
   reads = collections.Counter(tally.reads)
   reads.update(each.reason for _, each in failures)

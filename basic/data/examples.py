@@ -243,7 +243,7 @@ def read_or_substitute(
 
 
 def _said(failure: damage.Failure) -> str:
-  return f"example {failure.index}: {failure.message}"
+  return f"example {failure.example}: {failure.message}"
 
 
 def _tally(failures: Sequence[damage.Failure]) -> str:

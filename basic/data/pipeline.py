@@ -85,7 +85,7 @@ class _Batches(Iterator):
       if failure.reason not in self._unreadable:
         _log.warning(
             "unreadable, the first for this reason: example %d: %s",
-            failure.index, failure.message,
+            failure.example, failure.message,
         )
       self._unreadable[failure.reason] += 1
     return collated

@@ -116,17 +116,17 @@ class Pending:
     """Counts and lists what no process could read; a sentence if it is too much."""
     source = getattr(self._stream.source, "fingerprint", None)
     own, self._failures = self._failures, []
-    messages = {failure.index: failure.message for _, failure in own}
+    messages = {failure.example: failure.message for _, failure in own}
     listed = {k for k in messages if not self._listed.new(source, k)}
     parts = self._exchange([
-        (at, *(f._replace(message="") if f.index in listed else f))
+        (at, *(f._replace(message="") if f.example in listed else f))
         for at, f in own
     ])
     failures = [
         (at, damage.Failure(*rest)) for part in parts for at, *rest in part
     ]
     failures = [
-        (at, f._replace(message=f.message or messages.get(f.index, f.reason)))
+        (at, f._replace(message=f.message or messages.get(f.example, f.reason)))
         for at, f in sorted(failures, key=lambda each: (each[0], each[1].attempt))
     ]
     self._listed.add(source, (failure for _, failure in failures))

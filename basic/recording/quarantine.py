@@ -66,8 +66,8 @@ class Quarantine:
     """
     lines = []
     for failure in failures:
-      if self.new(source, failure.index):
-        self._known.add((source, failure.index))
+      if self.new(source, failure.example):
+        self._known.add((source, failure.example))
         lines.append(_line(source, failure))
     if not lines or jax.process_index() != 0:
       return
@@ -89,7 +89,7 @@ def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
 def _line(source: str | None, failure: damage.Failure) -> bytes:
   message = redact.value("message", failure.message)[:_LONGEST]
   return json.dumps({
-      "index": failure.index, "reason": failure.reason, "message": message,
+      "index": failure.example, "reason": failure.reason, "message": message,
       "source": source,
   }).encode() + b"\n"
 

@@ -13,13 +13,15 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 import tensorflow_datasets
-from array_record.python import array_record_module
+from array_record.python import array_record_data_source
 from tensorflow_datasets.core import read_only_builder
 
 from basic import types
 from basic.sources import _records, _stable, _storage
 
 _log = logging.getLogger(__name__)
+# A compiled module, of which type checkers see nothing.
+_RECORDS: Any = array_record_data_source.array_record_module
 
 
 def tfds(
@@ -262,7 +264,7 @@ def _shards(
 
 def _count(path: str) -> int:
   """The records of a file by its footer; 0 if that cannot be read."""
-  reader = array_record_module.ArrayRecordReader(path)
+  reader = _RECORDS.ArrayRecordReader(path)
   try:
     return reader.num_records() if reader.ok() else 0
   finally:

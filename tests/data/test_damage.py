@@ -166,4 +166,4 @@ def test_a_batch_says_which_reads_of_which_rows_failed():
       examples.Row(7, {"x": np.zeros(1)}, (failure(5), failure(6, REASONS[1]))),
   ]
   _, failures = examples.collate(rows)
-  assert [(f.row, f.attempt, f.index) for f in failures] == [(1, 0, 5), (1, 1, 6)]
+  assert [(f.row, f.attempt, f.example) for f in failures] == [(1, 0, 5), (1, 1, 6)]
