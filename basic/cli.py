@@ -1,11 +1,13 @@
 """How programs parse their command line, report errors and stop on a signal.
 
 Exit status: 0 on success; 1 on an error, whose message is the last thing printed
-(`python -X dev` adds the traceback); 42 after a signal, with everything saved.
+(`python -X dev` adds the traceback); 42 after a signal, with everything saved; 45
+if too much of the data cannot be read, or a read does not end.
 """
 
 import contextlib
 import errno
+import os
 import signal
 import sys
 import threading
@@ -17,6 +19,7 @@ import jax
 from absl import logging
 
 STOPPED = 42
+DAMAGED = 45
 # Errors whose message tells the user what to do.
 EXPLAINED = (ValueError, ArithmeticError, OSError, RuntimeError, ImportError)
 # Notes that libraries add to every error and that do not help a user.
@@ -34,13 +37,22 @@ class Stopped(Exception):
   """The program was asked to stop by a signal; its state is saved."""
 
 
+class DamagedData(RuntimeError):
+  """Too many examples cannot be read; the newest checkpoint is from before."""
+
+
+class Stalled(DamagedData):
+  """A read does not end; nothing can end the thread that waits for it."""
+
+
 @contextlib.contextmanager
 def sentences() -> Iterator[None]:
   """Ends the program with the message of an error instead of a traceback.
 
   Raises:
-    SystemExit: 42 for `Stopped`; 1 and the message for the errors in `EXPLAINED`.
-      Other errors, and those of the compiler, are raised with their traceback.
+    SystemExit: 42 for `Stopped`; 45 for `DamagedData`; 1 and the message for the
+      errors in `EXPLAINED`. Other errors, and those of the compiler, are raised
+      with their traceback.
   """
   logging.set_verbosity(logging.WARNING)  # Orbax and JAX log every step at INFO.
   if not sys.flags.dev_mode:
@@ -50,19 +62,32 @@ def sentences() -> Iterator[None]:
   except Stopped as stopped:
     print(stopped, file=sys.stderr)
     sys.exit(STOPPED)
+  except DamagedData as error:
+    print("\n".join([f"{error}", *_notes(error)]), file=sys.stderr)
+    if isinstance(error, Stalled):
+      # An exit would wait for the thread that waits for the read.
+      sys.stdout.flush()
+      sys.stderr.flush()
+      os._exit(DAMAGED)
+    sys.exit(DAMAGED)
   except EXPLAINED as error:
     if sys.flags.dev_mode or isinstance(error, jax.errors.JaxRuntimeError):
       raise
-    notes = [
-        note for note in getattr(error, "__notes__", ())
-        if not any(text in note for text in _OF_LIBRARIES)
-    ]
+    notes = _notes(error)
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
       notes.append(
           "The disk is full. Make room on it and start the same command again; "
           "it goes on from its newest checkpoint."
       )
     sys.exit("\n".join([f"{type(error).__name__}: {error}", *notes]))
+
+
+def _notes(error: BaseException) -> list[str]:
+  """The notes of an error, except those that libraries add to every error."""
+  return [
+      note for note in getattr(error, "__notes__", ())
+      if not any(text in note for text in _OF_LIBRARIES)
+  ]
 
 
 def _unraisable(error: Any) -> None:

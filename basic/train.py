@@ -20,11 +20,18 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from basic import cli, files, optim, types
+from basic.data import damage
 from basic.data import position as data_position
-from basic.engine import carry, checkpoint, checksums, compilation_cache
+from basic.engine import (
+    carry,
+    checkpoint,
+    checksums,
+    compilation_cache,
+    exchange,
+)
 from basic.experiment import build, restore, sanity, settings
 from basic.pages import report
-from basic.recording import in_flight, lock, manifest, recorder
+from basic.recording import in_flight, lock, manifest, quarantine, recorder
 from basic.sharding import layout
 
 Config = Mapping[str, Any] | ml_collections.ConfigDict
@@ -47,6 +54,7 @@ def train(config: Config, workdir: str | os.PathLike) -> pathlib.Path:
     lock.InUseError: if another process trains in the folder.
     FloatingPointError: if a loss or a parameter is not finite; the newest
       checkpoint is from before.
+    cli.DamagedData: if too many examples cannot be read, or a read hangs.
     cli.Stopped: after SIGTERM or Ctrl-C.
   """
   given, folder = sanity.plain(config), files.checked("--workdir", workdir)
@@ -121,6 +129,7 @@ class _Run(NamedTuple):
 
   checkpoints: checkpoint.Checkpoints
   record: recorder.Recorder
+  unreadable: quarantine.Quarantine
   signals: list[str]
   end: int
 
@@ -143,7 +152,8 @@ def _train(stages, config, folder):
           folder, config, command=sys.argv, upgrade=settings.upgraded
       )
       with cli.requests() as signals:
-        run = _Run(checkpoints, record, signals, end)
+        listed = quarantine.Quarantine(folder, config["unreadable"]["listed"])
+        run = _Run(checkpoints, record, listed, signals, end)
         for stage in stages:
           if int(state.step) < stage.end:
             state, position = _stage(run, stage, enter(stage, state), position)
@@ -161,13 +171,19 @@ def _stage(run, stage, state, position):
   run.record.resize(stage.config["batch_size"])
   stage.store(state.params)
   first = int(state.step) + 1
-  with stage.stream(position.get("examples_seen", 0)) as stream:
+  seen, unreadable = position.get("examples_seen", 0), stage.config["unreadable"]
+  tally = damage.restored(position.get("damage", {}))
+  with stage.stream(seen) as stream:
     pending = in_flight.Pending(
         end=stage.end, every=stage.config["record"]["every"],
         batch_size=stage.config["batch_size"],
         rate=lambda n: program.rate(n - 1 - stage.rate_start),
         stream=stream, record=run.record, last_saved=run.checkpoints.latest,
-        unreadable=position.get("unreadable", {}),
+        tally=tally if first > stage.start + 1 else tally.of_stage(seen),
+        limit=damage.limit(
+            stage.source, most=unreadable["most"], window=unreadable["window"]
+        ),
+        listed=run.unreadable, exchange=exchange.exchange,
     )
     if first == 1 and stage.config["weights"] is not None:
       # For `interpolate`.
@@ -199,7 +215,7 @@ def _save(run, pending, n, state, stream, vocabulary):
   pending.check(n, state.params)  # A state that is not finite is never saved.
   run.record.sync()
   position = {
-      **data_position.record(stream), "unreadable": pending.unreadable(),
+      **data_position.record(stream), "damage": pending.tally.record(),
       "vocabulary": vocabulary,
   }
   run.checkpoints.save(n, state, position, force=True)

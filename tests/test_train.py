@@ -379,7 +379,8 @@ def test_a_command_line_that_cannot_be_set_gets_a_sentence(tmp_path):
 
 def broken():
   return tiny.config(
-      source=dict(name="faulty", torn=7, wordless=5), evals={}
+      source=dict(name="faulty", torn=7, wordless=5), evals={},
+      unreadable=dict(most=1.0),
   )
 
 

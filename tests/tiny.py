@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 
 import jax
 import numpy as np
@@ -79,14 +80,17 @@ def toy(
 class _Faulty:
   classes = ()
 
-  def __init__(self, length, torn, wordless):
+  def __init__(self, length, torn, wordless, hangs):
     self._good = digits.digits(canvas=24, channels=1, length=max(length, 1))
     self._length, self._torn, self._wordless = length, torn, wordless
+    self._hangs = hangs
 
   def __len__(self):
     return self._length
 
   def __getitem__(self, index):
+    if index == self._hangs:
+      threading.Event().wait()
     if self._torn and index % self._torn == 0:
       raise types.Unreadable("truncated image", "it ends after 12 bytes")
     example = self._good[index]
@@ -96,10 +100,11 @@ class _Faulty:
 
 
 def faulty(
-    *, length: int = 300, torn: int = 0, wordless: int = 0
+    *, length: int = 300, torn: int = 0, wordless: int = 0,
+    hangs: int | None = None,
 ) -> types.Source:
-  """Digits of which every so many are broken; 0: none."""
-  return _Faulty(length, torn, wordless)
+  """Digits of which every so many are broken; 0: none. `hangs` is one."""
+  return _Faulty(length, torn, wordless, hangs)
 
 
 _programs = {}

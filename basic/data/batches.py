@@ -155,7 +155,12 @@ def _difference(row: examples.Row, index: int, like: Mapping[str, Kind]) -> str:
 
 
 def _failures(rows: Sequence[examples.Failures]) -> examples.Failures:
-  return tuple(failure for row in rows for failure in row)
+  """All failures, with the row and the attempt of each."""
+  return tuple(
+      failure._replace(row=place, attempt=attempt)
+      for place, failures in enumerate(rows)
+      for attempt, failure in enumerate(failures)
+  )
 
 
 class Masked:

@@ -24,7 +24,7 @@ class Draws:
   """
 
   def __init__(self, seed: int):
-    self._seed = seed
+    self.seed = seed
     self._local = threading.local()
 
   def __call__(self, number: int) -> np.random.Generator:
@@ -32,7 +32,7 @@ class Draws:
     if not hasattr(local, "generator"):
       # The bits of `grain.MapDataset.random_map`, with which runs have begun.
       local.generator = np.random.Generator(
-          np.random.Philox(orders.derived(self._seed, 3))
+          np.random.Philox(orders.derived(self.seed, 3))
       )
       local.state = local.generator.bit_generator.state
     local.state["state"]["counter"][3] = number
@@ -40,4 +40,4 @@ class Draws:
     return local.generator
 
   def __reduce__(self):
-    return Draws, (self._seed,)
+    return Draws, (self.seed,)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from basic import types
-from basic.data import decoding
+from basic import cli, types
+from basic.data import damage, decoding
 
 # So many substitutes never fail by chance: the source itself is broken.
 ATTEMPTS = 16
@@ -22,7 +22,7 @@ _COMPANION = 0xC0  # sets its seeds apart from those of substitutes
 Arrays: TypeAlias = dict[str, np.ndarray]  # by name of the field
 # (example, generator or None), and perhaps a companion -> arrays
 Prepare: TypeAlias = Callable[..., Arrays]
-Failures: TypeAlias = tuple[tuple[str, str], ...]  # (reason, message)
+Failures: TypeAlias = tuple[damage.Failure, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,13 @@ class _Prepare:
   augment: Callable[[Any, Any], Any] | None
   caption: Callable[[Any, Any], str] | None
   looks: Mapping[str, types.Augment]
+
+  @property
+  def needs_companion(self) -> bool:
+    """Whether a look asks for the example that the rows of a batch share."""
+    return any(
+        getattr(look, "needs_companion", False) for look in self.looks.values()
+    )
 
   def __call__(
       self,
@@ -84,19 +91,44 @@ class _Prepare:
     else:
       return {}
     captions = list(text) if isinstance(text, tuple | list) else [text]
-    if not captions:
-      raise types.Unreadable("no caption", "the tuple of captions is empty")
+    visible = _visible(captions)
     if rng is not None:
-      ids = self.tokenize(captions[_draw(example, len(captions), rng)])
+      drawn = visible[_draw(_weights(example, captions, visible), len(visible), rng)]
+      ids = self.tokenize(captions[drawn])
       return {"text": ids, "caption_id": _identity(ids)}
-    rows = np.stack([self.tokenize(caption) for caption in captions])
+    rows = np.stack([self.tokenize(captions[n]) for n in visible])
     return {"text": rows[0], "captions": rows}
 
 
-def _draw(example: types.Example, count: int, rng: np.random.Generator) -> int:
-  """Draws one of the captions of an example, by their weights if it has any."""
+def _visible(captions: Sequence[Any]) -> list[int]:
+  """The numbers of the captions that are not blank; a blank one teaches nothing."""
+  for caption in captions:
+    if not isinstance(caption, str | None):
+      raise types.Unreadable(
+          "caption is not text", f"found {type(caption).__name__}, expected str"
+      )
+  visible = [n for n, caption in enumerate(captions) if caption and caption.strip()]
+  if not visible:
+    raise types.Unreadable("no caption", f"found {list(captions)!r:.80}")
+  return visible
+
+
+def _weights(example, captions, visible) -> list[float] | None:
+  """The weights of the captions that are not blank; None: all are equal."""
   weights = example.get("text_weights")
-  if weights is None or count != len(weights):  # a caption made from labels
+  if weights is None or len(captions) != len(weights):
+    return None  # A caption made from labels has no weight.
+  kept = [float(weights[n]) for n in visible]
+  if not sum(kept):
+    raise types.Unreadable("no caption", "those that are not blank have weight 0")
+  return kept
+
+
+def _draw(
+    weights: Sequence[float] | None, count: int, rng: np.random.Generator
+) -> int:
+  """Draws one of `count` captions, by their weights if they have any."""
+  if weights is None:
     return int(rng.integers(count))
   shares = np.cumsum(np.asarray(weights, np.float64))
   drawn = np.searchsorted(shares, rng.random() * shares[-1], side="right")
@@ -196,7 +228,8 @@ def read(
   try:
     return Row(index, prepared(source[index], rng, *beside))
   except types.Unreadable as error:
-    return Row(index, None, ((error.reason, f"example {index}: {error}"),))
+    failure = damage.Failure(index, error.reason, str(error))
+    return Row(index, None, (failure,))
   except Exception as error:
     error.add_note(f"while reading example {index} of {len(source)}")
     raise
@@ -238,19 +271,19 @@ def read_or_substitute(
       (`companion`); None: augmentations get none.
 
   Raises:
-    RuntimeError: if the example and 16 substitutes for it are unreadable.
+    cli.DamagedData: if the example and 16 substitutes for it are unreadable.
   """
   beside = None if companion is None else _companion(source, companion)
-  failures: list[tuple[str, str]] = []
+  failures: list[damage.Failure] = []
   for attempt in range(ATTEMPTS + 1):
     candidate = substitute(index, attempt, len(source)) if attempt else index
     row = read(source, prepared, candidate, rng, beside)
     failures.extend(row.failures)
     if row.arrays is not None:
       return Row(row.index, row.arrays, tuple(failures))
-  raise RuntimeError(
+  raise cli.DamagedData(
       f"example {index} and {ATTEMPTS} substitutes for it are unreadable "
-      f"({_tally(failures)}); the last is {failures[-1][1]}. So many do not "
+      f"({_tally(failures)}); the last is {_said(failures[-1])}. So many do not "
       "fail by chance: check the source"
   )
 
@@ -287,20 +320,24 @@ def _companion(source: types.Source, index: int) -> types.Example:
       return {**example, "image": image.decode()}
     except types.Unreadable as error:
       last = error
-  raise RuntimeError(
+  raise cli.DamagedData(
       f"example {index}, a companion, and {ATTEMPTS} substitutes for it are "
       f"unreadable; the last: {last}. Check the source"
   )
 
 
-def _tally(failures: Sequence[tuple[str, str]]) -> str:
-  counts = collections.Counter(reason for reason, _ in failures)
+def _said(failure: damage.Failure) -> str:
+  return f"example {failure.example}: {failure.message}"
+
+
+def _tally(failures: Sequence[damage.Failure]) -> str:
+  counts = collections.Counter(failure.reason for failure in failures)
   return ", ".join(f"{count} x {reason}" for reason, count in counts.items())
 
 
 def filler(read: Callable[[int], Row], count: int) -> Row:
   """The first readable row, for a batch that has none of its own."""
-  failures: list[tuple[str, str]] = []
+  failures: list[damage.Failure] = []
   for index in range(count):
     row = read(index)
     if row.arrays is not None:
@@ -308,5 +345,5 @@ def filler(read: Callable[[int], Row], count: int) -> Row:
     failures.extend(row.failures)
   raise ValueError(
       f"none of {count} examples is readable ({_tally(failures)}); the last is "
-      f"{failures[-1][1]}"
+      f"{_said(failures[-1])}"
   )

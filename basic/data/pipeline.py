@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from basic import types
-from basic.data import batches, draws, examples, orders, threads, workers
+from basic.data import batches, draws, examples, orders, stalls, threads, workers
 
 Arrays: TypeAlias = examples.Arrays
 Prepare: TypeAlias = examples.Prepare
@@ -34,9 +34,10 @@ _log = logging.getLogger(__name__)
 class _Batches(Iterator):
   """What `Stream` and `Pass` share: closing, and counts of failed reads."""
 
-  def __init__(self, made: threads.Threads | workers.Workers):
+  def __init__(self, made: threads.Threads | workers.Workers | stalls.Patient):
     self._batches = made
     self._unreadable: collections.Counter[str] = collections.Counter()
+    self.failures: examples.Failures = ()
 
   def _next(self) -> Any:
     try:
@@ -48,10 +49,14 @@ class _Batches(Iterator):
       raise
     # Counted when the caller gets the batch, not when a thread prefetches it,
     # so that the counts are a function of the position too.
-    for reason, message in failures:
-      if reason not in self._unreadable:
-        _log.warning("unreadable, the first for this reason: %s", message)
-      self._unreadable[reason] += 1
+    self.failures = failures
+    for failure in failures:
+      if failure.reason not in self._unreadable:
+        _log.warning(
+            "unreadable, the first for this reason: example %d: %s",
+            failure.example, failure.message,
+        )
+      self._unreadable[failure.reason] += 1
     return collated
 
   @property
@@ -79,6 +84,7 @@ class Stream(_Batches):
     position: examples that the caller has received, over all processes.
     unreadable: reason -> failed reads in the rows of this process, those of
       substitutes included.
+    failures: the failed reads in this process's rows of the newest batch.
   """
 
   def __init__(
@@ -131,6 +137,7 @@ def stream(
     prefetch: int = 2,
     shuffle: str | None = "examples",
     window: int = 8,
+    patience: stalls.Patience = stalls.PATIENCE,
 ) -> Stream:
   """Shuffled, full batches of a source, endlessly, from any position.
 
@@ -162,6 +169,8 @@ def stream(
       one more, are in memory.
     shuffle: as in `orders.order`.
     window: as in `orders.order`.
+    patience: how long to wait while no example is read; not where each batch
+      is read when it is requested.
 
   Returns:
     An iterator over dicts of arrays with a leading axis of
@@ -171,8 +180,9 @@ def stream(
     ValueError: if the source is empty, a number is out of its range, or the
       source has not what `shuffle` needs; later, from the iterator, if examples
       do not have equal fields and shapes, or cannot be pickled for `workers`.
-    RuntimeError: from the iterator, if an example and 16 substitutes for it
-      are unreadable, or a worker process has ended.
+    RuntimeError: from the iterator, if a worker process has ended.
+    cli.DamagedData: from the iterator, if an example and 16 substitutes for it
+      are unreadable; `cli.Stalled` if a read does not end.
 
   Example:
     >>> source = [{"label": 0}, {"label": 1}, {"label": 2}]
@@ -186,10 +196,12 @@ def stream(
   _check_endless(seed, start, threads, workers, prefetch)
   order = orders.order(source, seed=seed, shuffle=shuffle, window=window)
   rows = batches.Rows(start, batch_size, shard)
-  read = _Read(source, prepare, order, draws.Draws(seed))
-  return Stream(
-      _made(read, rows, threads, workers, prefetch), rows, source, seed, order
-  )
+  watched = stalls.Watched(source)
+  read = _Read(watched, prepare, order, draws.Draws(seed), batch_size)
+  made = _made(read, rows, threads, workers, prefetch)
+  if threads:
+    made = stalls.Patient(made, watched, patience)
+  return Stream(made, rows, source, seed, order)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,10 +212,20 @@ class _Read:
   prepare: Prepare
   order: orders.Order
   draws: draws.Draws
+  batch_size: int
 
   def __call__(self, number: int) -> examples.Row:
     return examples.read_or_substitute(
-        self.source, self.prepare, self.order(number), self.draws(number)
+        self.source, self.prepare, self.order(number), self.draws(number),
+        self._companion(number),
+    )
+
+  def _companion(self, number: int) -> int | None:
+    """The example that the rows of this batch share, if a look asks for it."""
+    if not getattr(self.prepare, "needs_companion", False):
+      return None
+    return examples.companion(
+        self.draws.seed, number // self.batch_size, len(self.source)
     )
 
 
@@ -272,6 +294,7 @@ def once(
     shard: tuple[int, int] = (0, 1),
     limit: int | None = None,
     threads: int = 8,
+    patience: stalls.Patience = stalls.PATIENCE,
 ) -> Pass:
   """One pass over a source, in order and without augmentation.
 
@@ -291,6 +314,7 @@ def once(
       `batch_size`.
     limit: the number of examples to use; None means all.
     threads: threads that read; 0 reads each batch when it is requested.
+    patience: as in `stream`.
 
   Returns:
     An iterator over (dict of arrays with b = batch_size / processes rows, mask
@@ -316,16 +340,19 @@ def once(
   count = len(source) if limit is None else min(limit, len(source))
   steps = -(-count // batch_size)
 
+  watched = stalls.Watched(source)
+
   def read(index: int) -> examples.Row:
     if index >= count:
       return examples.Row(index, None)
-    return examples.read(source, prepare, index, None)
+    return examples.read(watched, prepare, index, None)
 
   spare = functools.cache(functools.partial(examples.filler, read, count))
-  return Pass(_passed(
+  made = _passed(
       read, batches.Rows(0, batch_size, shard),
       functools.partial(batches.Masked, spare=spare), threads, steps,
-  ))
+  )
+  return Pass(stalls.Patient(made, watched, patience) if threads else made)
 
 
 def _passed(read, rows, collect, count: int, steps: int) -> threads.Threads:

@@ -67,7 +67,8 @@ class Answer:
   Attributes:
     step: of the request.
     text: fields of text, which have no fixed width.
-    failures: the reads that failed before a row was read.
+    failures: the reads that failed before a row was read, with rows counted in
+      the whole batch.
     error: what ended the reading; None if all rows are there.
     trace: the traceback of the error.
   """
@@ -163,7 +164,7 @@ def _serve(channel: connection.Connection) -> None:
   pool = threads.pool(share.threads)
   while True:
     request: Request = channel.recv()
-    begun.put((request.step, *_begin(
+    begun.put((request.step, share.places.start, *_begin(
         pool, share, request, _receive_memory(channel)
     )))
 
@@ -182,13 +183,15 @@ def _begin(pool, share: Share, request: Request, memory: int) -> tuple[Any, Sequ
 def _answer(channel: connection.Connection, begun: queue.SimpleQueue) -> None:
   """Answers the requests one after another, when their rows are there."""
   while True:
-    step, block, parts = begun.get()
+    step, first, block, parts = begun.get()
     try:
       for part in parts:
         part.result()
       arrays, failures = block.finish()
       text = {n: array for n, array in arrays.items() if array.dtype.kind in "US"}
-      answer = Answer(step, text, failures)
+      answer = Answer(step, text, tuple(
+          failure._replace(row=failure.row + first) for failure in failures
+      ))
     except BaseException as error:  # A foreign tokenizer's panic is no Exception.
       answer = Answer(step, error=_sendable(error), trace=traceback.format_exc())
     try:

@@ -173,14 +173,19 @@ class Stored:
     return getattr(self.source, "classes", ())
 
   @property
+  def fingerprint(self) -> str | None:
+    """That of the source, which a resumed run compares; None if it has none."""
+    return getattr(self.source, "fingerprint", None)
+
+  @property
   def order(self) -> Any:
-    """The order of the source; AttributeError where it has none of its own."""
-    return self.source.order  # An optional part of the contract.
+    """The source's own order of its examples, if it has one."""
+    return getattr(self.source, "order", None)
 
   @property
   def shards(self) -> Any:
-    """Where the source's files begin; AttributeError where it does not say."""
-    return self.source.shards
+    """The first index of each file of the source, where it says so."""
+    return getattr(self.source, "shards", None)
 
   def __len__(self) -> int:
     return len(self.source)

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from basic import paths, types
+from basic import cli, paths, types
 from basic.engine import checksums
 
 _log = logging.getLogger(__name__)
@@ -80,6 +80,8 @@ class Checkpoints:
     return self
 
   def __exit__(self, *exception: Any) -> None:
+    if jax.process_count() > 1 and isinstance(exception[1], cli.Stalled):
+      return  # The other processes are elsewhere: to wait for them has no end.
     if exception and exception[0] is not None:
       # The error that ended the run must not be hidden by one that follows.
       with contextlib.suppress(RuntimeError):

@@ -292,10 +292,14 @@ def _stage(
       vocabulary=(
           None if tokenizer is None else input_pipeline.fingerprint(workdir)
       ),
-      store=functools.partial(_store, files, source, to_arrays, stage_program),
+      store=functools.partial(
+          _store, files, source, to_arrays, stage_program,
+          input_pipeline.patience(config),
+      ),
       stream=functools.partial(
           input_pipeline.stream, train_source, train_arrays,
           config["batch_size"], config["seed"], config["loader"],
+          input_pipeline.patience(config),
       ),
       evals=tuple(
           evaluation.evaluation(
@@ -306,7 +310,7 @@ def _stage(
   )
 
 
-def _store(files, source, to_arrays, program, params):
+def _store(files, source, to_arrays, program, patience, params):
   """Stores the embeddings of the source by locked towers, unless they exist."""
   devices = program.layout.mesh.size
   rows = -(-_STORE_ROWS // devices) * devices
@@ -316,7 +320,9 @@ def _store(files, source, to_arrays, program, params):
     def embed(batch, field=field, tower=tower):
       return tower.encode(params, batch).views[field].pooled
 
-    with pipeline.once(source, prepare=to_arrays, batch_size=rows) as batches:
+    with pipeline.once(
+        source, prepare=to_arrays, batch_size=rows, patience=patience
+    ) as batches:
       stored_embeddings.write(path, len(source), batches, embed)
 
 

@@ -1,5 +1,6 @@
 """Evaluations of a stage: an evaluator, its dataset, and samples for the report."""
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ _REHEARSED = (32, 1024)
 # Batches of small datasets may still have this many rows, since class prompts
 # are encoded in batches of the same size.
 _ROWS = 1024
+_log = logging.getLogger(__name__)
 
 
 class Shown(NamedTuple):
@@ -138,23 +140,23 @@ def evaluation(
   to_arrays = input_pipeline.to_arrays(
       source, tokenizer, stage, config["label_captions"]
   )
+  patience = input_pipeline.patience(stage)
 
   def batches(limit):
     # Every process reads the whole dataset, so results need no collective.
     return pipeline.once(
-        source, prepare=to_arrays, batch_size=size, limit=limit
+        source, prepare=to_arrays, batch_size=size, limit=limit, patience=patience
     )
 
   def run(params):
     with batches(config["limit"]) as dataset:
       metrics = evaluate(lambda batch: towers.encode(params, batch), dataset)
-    unreadable = {f"/unreadable/{k}": n for k, n in dataset.unreadable.items()}
-    return {name: float(x) for name, x in {**metrics, **unreadable}.items()}
+    found = {**metrics, **_unreadable(label, config, source, dataset, stage)}
+    return {name: float(x) for name, x in found.items()}
 
   def rehearse(params):
-    available = min(config["limit"] or len(source), len(source))
-    counts = sorted({min(count, available) for count in _REHEARSED})
-    for count in counts:
+    limit = min(config["limit"] or len(source), len(source))
+    for count in (counts := sorted({min(each, limit) for each in _REHEARSED})):
       try:
         with batches(count) as dataset:
           evaluate(_zeros(towers, params, size), dataset)
@@ -178,6 +180,21 @@ def evaluation(
   return Evaluation(
       f"{config['name']}/{label}", config["every"], run, rehearse, samples
   )
+
+
+def _unreadable(label, config, source, dataset, stage):
+  """Counts by reason; warns if more is unreadable than training allows."""
+  unreadable = dataset.unreadable
+  count, examples = sum(unreadable.values()), len(source)
+  examples = min(config["limit"] or examples, examples)
+  if count / examples > stage["unreadable"]["most"]:
+    listed = ", ".join(f"{n} x {reason}" for reason, n in unreadable.items())
+    _log.warning(
+        "evals.%s: %d of its %d examples could not be read (%s), so its results "
+        "are those of the others and not comparable.",
+        label, count, examples, listed,
+    )
+  return {f"/unreadable/{reason}": n for reason, n in unreadable.items()}
 
 
 def _rows(config, examples, devices):
@@ -216,6 +233,7 @@ def _samples(source, dataset, encode, caption, size):
 
 
 def _first(example, caption):
-  """The first caption of an example."""
+  """The first caption of an example that is not blank, as it is embedded."""
   text = example["text"] if caption is None else caption(example, None)
-  return text if isinstance(text, str) else text[0]
+  texts = (text,) if isinstance(text, str) else text
+  return next(text for text in texts if text and text.strip())

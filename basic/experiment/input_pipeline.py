@@ -15,6 +15,7 @@ from basic.data import (
     examples,
     images,
     pipeline,
+    stalls,
     tokenizer,
     vocabulary,
 )
@@ -218,18 +219,26 @@ def stream(
     batch_size: int,
     seed: int,
     loader: Settings,
+    patience: stalls.Patience,
     position: int,
 ) -> pipeline.Stream:
   """This process's rows of the batches, starting at a position in the data."""
   return pipeline.stream(
       source, prepare=prepare, batch_size=batch_size, seed=seed, start=position,
-      shard=(jax.process_index(), jax.process_count()), **loader,
+      shard=(jax.process_index(), jax.process_count()), patience=patience,
+      **loader,
   )
 
 
 def order(config: Settings) -> dict[str, Any]:
   """The settings of a stage that decide in which order examples are read."""
   return {name: config["loader"][name] for name in ("shuffle", "window")}
+
+
+def patience(config: Settings) -> stalls.Patience:
+  """How long a stage waits while no example is read."""
+  group = config["unreadable"]
+  return stalls.Patience(group["warn_after"], group["stop_after"])
 
 
 def shapes(

@@ -35,6 +35,7 @@ def experiment(
     tokenizer: Settings | None = None,
     checkpoint: Settings | None = None,
     record: Settings | None = None,
+    unreadable: Settings | None = None,
     evals: Settings | None = None,
     weights: Settings | None = None,
     stages: tuple[Settings, ...] = (),
@@ -69,6 +70,7 @@ def experiment(
     tokenizer: origin of the vocabulary (`vocabulary` below).
     checkpoint: `every` and `keep` (engine/checkpoint.py).
     record: which metrics are recorded, and how often (`recording` below).
+    unreadable: what happens if examples cannot be read (`unreadable` below).
     evals: by label: `name` of an evaluator, its settings, and those of
       `evaluation` below.
     weights: pretrained weights to begin from: `name` of a format in weights/,
@@ -155,6 +157,28 @@ def recording(
     every: steps between two lines of metrics.jsonl.
     tensorboard: whether to write TensorBoard event files too.
     wandb: arguments of `wandb.init`; None leaves Weights & Biases out.
+  """
+
+
+def unreadable(
+    *,
+    most: float = 0.1,
+    window: int = 10_000,
+    listed: int = 10_000,
+    warn_after: float = 60.0,
+    stop_after: float | None = 600.0,
+) -> None:
+  """What happens if examples cannot be read: they are replaced, counted, listed.
+
+  A run that has begun may change these.
+
+  Args:
+    most: the fraction of unreadable examples, 0 to 1, above which the run stops
+      (data/damage.py); 1: it never does.
+    window: number of latest examples that the fraction is of.
+    listed: number of examples that quarantine.jsonl lists at most.
+    warn_after: seconds without any example until a warning.
+    stop_after: seconds without any example until the run stops; None: it waits.
   """
 
 

@@ -1,5 +1,6 @@
 """Restores a run's state from its folder, to resume training or to evaluate."""
 
+import logging
 import os
 import pathlib
 from typing import Any
@@ -12,6 +13,7 @@ from basic.experiment import build, input_pipeline, pretrained, settings
 from basic.recording import manifest
 
 FOLDER = "checkpoints"
+_log = logging.getLogger(__name__)
 
 
 class NoCheckpoint(FileNotFoundError):
@@ -34,6 +36,11 @@ def resume(
     ValueError: if no checkpoint is intact, or the data or the vocabulary have
       changed.
   """
+  for name in _without_fingerprint(stages):
+    _log.warning(
+        "the source %s has no `fingerprint`: if its examples change while their "
+        "number stays the same, a resumed run will not notice.", name,
+    )
   if checkpoints.latest() is None:
     return pretrained.begin(stages[0].program.fresh(), stages[0].config), {}
   state, position = read(stages, checkpoints)
@@ -43,6 +50,14 @@ def resume(
       **input_pipeline.order(stage.config),
   )
   return state, position
+
+
+def _without_fingerprint(stages) -> list[str]:
+  """The names of the stages' sources that have no fingerprint, each once."""
+  return list(dict.fromkeys(
+      str(stage.config["source"]["name"]) for stage in stages
+      if getattr(stage.source, "fingerprint", None) is None
+  ))
 
 
 def read(

@@ -17,7 +17,8 @@ Settings = manual.Settings
 _FUNCTIONS = {
     "": manual.experiment, "projection": model.model, "augment": images.augment,
     "mesh": layout.mesh, "loader": manual.loader, "tokenizer": manual.vocabulary,
-    "record": manual.recording, "checkpoint": checkpoint.Checkpoints,
+    "record": manual.recording, "unreadable": manual.unreadable,
+    "checkpoint": checkpoint.Checkpoints,
     "weights": manual.initial, "captions": captions.captions,
     "label_captions": captions.captions, "evaluation": manual.evaluation,
 }
@@ -41,7 +42,9 @@ _SUPPLIED_UNLESS_SET = {
     "optimizer": ("steps",), "evaluation": ("tokenize", "classes", "batch_size"),
 }
 # Settings that all stages of a run share.
-OF_RUN = ("mesh", "tokenizer", "checkpoint", "record", "weights", "stages")
+OF_RUN = (
+    "mesh", "tokenizer", "checkpoint", "record", "unreadable", "weights", "stages",
+)
 
 
 def complete(config: Settings) -> dict[str, Any]:
@@ -63,7 +66,7 @@ def complete(config: Settings) -> dict[str, Any]:
   full["checkpoint"] = {"every": 1_000, **(full["checkpoint"] or {})}
   full["gradient"] = full["gradient"] or {"name": "direct"}
   for key in (
-      "projection", "augment", "loader", "mesh", "tokenizer", "record",
+      "projection", "augment", "loader", "mesh", "tokenizer", "record", "unreadable",
       "checkpoint",
   ):
     full[key] = _group(key, key, full[key] or {})
@@ -82,6 +85,7 @@ def complete(config: Settings) -> dict[str, Any]:
       raise ValueError(
           f"loader.{name} is {full['loader'][name]}; it takes 0 or more."
       )
+  _check_unreadable(full["unreadable"])
   full["evals"] = {
       label: _evaluation(f"evals.{label}", settings)
       for label, settings in sorted((full["evals"] or {}).items())
@@ -235,6 +239,25 @@ def _positive(where, settings, *names):
     if settings[name] is None or settings[name] < 1:
       raise ValueError(
           f"{where}.{name} is {settings[name]}; it takes a number of at least 1."
+      )
+
+
+def _check_unreadable(group):
+  """Rejects a fraction beyond 0 to 1, and times that are not positive."""
+  _positive("unreadable", group, "window")
+  if not 0 <= group["most"] <= 1:
+    raise ValueError(
+        f"unreadable.most is {group['most']}; it takes a fraction of the examples, "
+        "0 to 1."
+    )
+  if group["listed"] < 0:
+    raise ValueError(
+        f"unreadable.listed is {group['listed']}; it takes a number of examples."
+    )
+  for name in ("warn_after", "stop_after"):
+    if group[name] is not None and not group[name] > 0:
+      raise ValueError(
+          f"unreadable.{name} is {group[name]}; it takes seconds, more than 0."
       )
 
 

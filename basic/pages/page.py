@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from basic.pages import gallery, summary
+from basic.pages import gallery, summary, unreadable
 
 Samples = gallery.Samples
 
@@ -87,6 +87,10 @@ table { border-collapse: collapse; }
   border-bottom: 1px solid var(--line); white-space: nowrap; }
 .results th[scope=row] { text-align: left; font-weight: 400; padding-left: 0; }
 .results thead th { color: var(--muted); font-weight: 500; }
+.results.texts th, .results.texts td { text-align: left; padding: .35rem 1.25rem
+  .35rem 0; vertical-align: top; }
+.results.texts td:nth-child(n + 2) { white-space: normal; overflow-wrap: anywhere; }
+.results.texts td:nth-child(2) { min-width: 5.5rem; }
 .pair { display: grid; gap: 1rem; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); }
 .heat td, .heat th { padding: 0; font-weight: 400; }
@@ -131,6 +135,7 @@ summary { cursor: pointer; font-weight: 600; margin: 1rem 0 .6rem; }
   .figure { padding: .75rem; }
   .results th, .results td { padding-left: .75rem; }
   .results small { display: block; }
+  .results.texts th, .results.texts td { padding-right: .75rem; }
   .results th[scope=row] { white-space: normal; }
   .figure strong { font-size: 1.6rem; }
   .card:not(.query) img { width: 5rem; height: 5rem; }
@@ -146,6 +151,7 @@ def page(
     meta: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
     samples: Samples | None,
+    quarantine: Sequence[Mapping[str, Any]] = (),
 ) -> str:
   """Builds the report page of a run.
 
@@ -156,6 +162,7 @@ def page(
     meta: the content of `run.json`; missing entries are left out.
     rows: the lines of `metrics.jsonl`, oldest first.
     samples: held-out examples to show; None leaves the galleries out.
+    quarantine: the lines of `quarantine.jsonl`.
 
   Returns:
     An HTML document with styles, plots and images inline. Its only links are to
@@ -169,6 +176,7 @@ def page(
   sections = (
       ("Results", summary.cards(rows) + summary.table(rows)),
       ("Curves", summary.curves(rows)),
+      ("Data", unreadable.section(rows, quarantine)),
       ("Similarities", _similarities(samples)),
       ("Gallery", _gallery(samples)),
       ("The run", _run(command, config, meta)),

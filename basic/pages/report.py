@@ -11,7 +11,7 @@ from basic import files, types
 from basic.experiment import build
 from basic.ops import normalize
 from basic.pages import page
-from basic.recording import journal, manifest
+from basic.recording import journal, manifest, quarantine
 
 
 def write(
@@ -50,6 +50,7 @@ def write(
       meta=meta,
       rows=journal.read(folder),
       samples=samples,
+      quarantine=quarantine.read(folder),
   )
   files.replace(target, text.encode())
   return target

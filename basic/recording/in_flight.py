@@ -5,15 +5,15 @@ device for some steps and are then transferred, checked and recorded together.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from basic import types
-from basic.data import pipeline
-from basic.recording import recorder
+from basic import cli, types
+from basic.data import damage, pipeline
+from basic.recording import quarantine, recorder
 
 # Most steps whose metrics wait to be read.
 AHEAD = 20
@@ -30,8 +30,10 @@ class Pending:
     stream: the stream that their batches come from.
     record: writes their metrics.
     last_saved: returns the step of the newest checkpoint, or None.
-    unreadable: number of examples that could not be read before this stream was
-      opened, by reason.
+    tally: of the examples that could not be read before this stream was opened.
+    limit: how many may be.
+    listed: where they are listed.
+    exchange: gives all processes what each has, in their order.
   """
 
   def __init__(
@@ -44,13 +46,19 @@ class Pending:
       stream: pipeline.Stream,
       record: recorder.Recorder,
       last_saved: Callable[[], int | None],
-      unreadable: Mapping[str, int],
+      tally: damage.Tally,
+      limit: damage.Limit,
+      listed: quarantine.Quarantine,
+      exchange: Callable[[Any], list[Any]],
   ):
     self._end, self._every, self._batch_size = end, every, batch_size
     self._rate, self._stream, self._recorder = rate, stream, record
     self._last_saved = last_saved
-    self._before, self._recorded = unreadable, dict(unreadable)
+    self.tally, self._limit = tally, limit
+    self._listed, self._exchange = listed, exchange
+    self._recorded = self._data(stream.position)
     self._steps: list[tuple[int, int, Any]] = []
+    self._failures: list[tuple[int, damage.Failure]] = []
 
   def add(self, n: int, metrics: types.Metrics) -> None:
     """Adds step n, which was dispatched with the newest batch of the stream.
@@ -62,6 +70,11 @@ class Pending:
     if self._steps:
       jax.block_until_ready(self._steps[-1][2])
     self._steps.append((n, self._stream.position, metrics))
+    rows = self._batch_size // jax.process_count()
+    first = (
+        self._stream.position - self._batch_size + jax.process_index() * rows
+    )
+    self._failures += [(first + f.row, f) for f in self._stream.failures]
 
   def full(self) -> bool:
     """Whether enough steps are pending for `flush` to be called."""
@@ -70,9 +83,13 @@ class Pending:
   def flush(self) -> None:
     """Waits for all pending steps, checks and records their metrics.
 
+    All processes of a run call it after the same step.
+
     Raises:
       FloatingPointError: if a loss or a gradient is not finite. That step and
         those before it are recorded; those after it are not.
+      cli.DamagedData: if too many examples could not be read, on all processes
+        alike. All pending steps are recorded.
     """
     steps, self._steps = jax.device_get(self._steps), []
     for n, seen, metrics in steps:
@@ -87,7 +104,10 @@ class Pending:
             **metrics, "learning_rate": self._rate(n), "examples_seen": seen,
         })
     if steps:
-      self._record_data(steps[-1][0])
+      excess = self._account(steps[-1][1])
+      self._record_data(*steps[-1][:2])
+      if excess is not None:
+        raise self._damaged(excess)
 
   def check(self, n: int, params: types.Params) -> None:
     """Waits for the newest step, n, and checks the parameters after it.
@@ -99,24 +119,65 @@ class Pending:
     if not _finite(params):
       raise self._error(n, self._stream.position, "its update is not finite")
 
-  def unreadable(self) -> dict[str, int]:
-    """Number of unreadable examples since the run began, by reason."""
-    now = self._stream.unreadable
+  def _account(self, position):
+    """Counts and lists what no process could read; a sentence if it is too much."""
+    source = getattr(self._stream.source, "fingerprint", None)
+    own, self._failures = self._failures, []
+    messages = {failure.example: failure.message for _, failure in own}
+    listed = {k for k in messages if not self._listed.new(source, k)}
+    parts = self._exchange([
+        (at, *(f._replace(message="") if f.example in listed else f))
+        for at, f in own
+    ])
+    failures = [
+        (at, damage.Failure(*rest)) for part in parts for at, *rest in part
+    ]
+    failures = [
+        (at, f._replace(message=f.message or messages.get(f.example, f.reason)))
+        for at, f in sorted(failures, key=lambda each: (each[0], each[1].attempt))
+    ]
+    self._listed.add(source, (failure for _, failure in failures))
+    self.tally, excess = damage.add(
+        self.tally, failures, position, self._limit
+    )
+    return excess
+
+  def _data(self, position):
+    """The metrics of the examples that could not be read."""
+    if not self.tally.reads:
+      return {}
     return {
-        reason: self._before.get(reason, 0) + now.get(reason, 0)
-        for reason in sorted({*self._before, *now})
+        **{f"data/unreadable/{k}": n for k, n in self.tally.reads.items()},
+        "data/substituted": self.tally.substituted,
+        "data/unreadable_fraction": self.tally.fraction(
+            position, self._limit.window
+        ),
     }
 
-  def _record_data(self, n):
+  def _record_data(self, n, position):
     """Records the throughput since the last call, and unreadable examples."""
-    row, unreadable = {}, self.unreadable()
+    row, data = {}, self._data(position)
     if rate := self._recorder.rate():
       row["throughput/examples_per_second"] = rate
-    if unreadable != self._recorded:
-      row |= {f"data/unreadable/{k}": x for k, x in unreadable.items()}
-      self._recorded = unreadable
+    if data != self._recorded:
+      row |= data
+      self._recorded = data
     if row:
       self._recorder.write(n, row)
+
+  def _damaged(self, excess):
+    """An error that says what was found, and what to do."""
+    saved = self._last_saved()
+    since = (
+        "there is no checkpoint yet" if saved is None
+        else f"the newest checkpoint is that of step {saved}"
+    )
+    return cli.DamagedData(
+        f"{excess}\nAll are in {self._listed.path}. Training stopped; {since}. "
+        "Restore the files as they were when the run began and start the same "
+        "command again; or, if so much of the data is really lost, raise "
+        "unreadable.most, which a run that has begun may change."
+    )
 
   def _error(self, n, seen, fault):
     """An error that names the step and its examples, and says what to do."""

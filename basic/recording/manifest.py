@@ -22,10 +22,12 @@ LIBRARIES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy",
 )
 # A stage that would lose parameters of the stage before says so with `fresh`,
-# also in a run that began before this was asked for.
-_STARTS_ANEW = re.compile(r"stages/\d+/fresh")
-# What these settings say changes nothing of what is computed.
-_FREE = re.compile(r"(stages/\d+/)?loader/(threads|workers|prefetch)")
+# also in a run that began before this was asked for. What happens if examples
+# cannot be read, and how many threads read them, changes no number of a run.
+_MAY_CHANGE = re.compile(
+    r"stages/\d+/fresh|unreadable(/.*)?"
+    r"|(stages/\d+/)?loader/(threads|workers|prefetch)"
+)
 _LISTED = 20  # most differing settings listed in an error message
 
 
@@ -154,7 +156,7 @@ def _refuse_other(folder: pathlib.Path, before: Any, now: Any) -> None:
   lines = [
       f"  {path or 'all'}: {old} -> {new}"
       for path, old, new in _differences("", before, now)
-      if not _STARTS_ANEW.fullmatch(path) and not _FREE.fullmatch(path)
+      if not _MAY_CHANGE.fullmatch(path)
   ]
   if not lines:
     return

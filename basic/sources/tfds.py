@@ -5,19 +5,26 @@ TensorFlow; reading it never does, and nothing here downloads a dataset or runs
 its code.
 """
 
+import logging
 import os
 import re
 from collections.abc import Mapping
+from concurrent import futures
 from typing import Any, SupportsIndex
 
 import numpy as np
 import tensorflow_datasets
+from array_record.python import array_record_data_source
 from tensorflow_datasets.core import read_only_builder
 
 from basic import types
 from basic.sources import _looks, _records, _stable, _storage
 
 _NAME = re.compile(r"[a-z]\w*(/[\w.-]+)?(:[\w.*]+)?")  # name/config:version
+
+_log = logging.getLogger(__name__)
+# A compiled module, of which type checkers see nothing.
+_RECORDS: Any = array_record_data_source.array_record_module
 
 
 def tfds(
@@ -55,20 +62,24 @@ def tfds(
     [most_labels] without duplicates, padded with -1. `classes` has the names of
     the labels, with spaces for underscores; () if they have none. Reading
     raises `types.Unreadable` for a damaged record, for one without an image,
-    and for captions that are missing or not text.
+    and for captions that are missing or not text. A file that is damaged as a
+    whole is warned of here.
 
   Raises:
     FileNotFoundError: if the dataset, or a file of the split, does not exist.
-    ValueError: if it is not stored as array_record, if the split or a feature
+    ValueError: if it is not stored as array_record, if no file of the split is
+      intact, if the split or a feature
       does not exist, if neither text nor named labels are given, or if
       `most_labels` does not fit the feature.
   """
   _records.check_channels(channels)
-  return _Tfds(
+  source = _Tfds(
       dataset=dataset, split=split, data_dir=data_dir, image=image, text=text,
       label=label, most_labels=most_labels, channels=channels,
       max_pixels=max_pixels,
   )
+  source.check_files()
+  return source
 
 
 class _Tfds:
@@ -82,8 +93,8 @@ class _Tfds:
     builder = _open(settings["dataset"], settings["data_dir"])
     self._name = builder.info.full_name
     self.classes = self._check(builder.info.features)
-    self._shards, files = _shards(builder, settings["split"])
-    self._content = _storage.fingerprint(files)
+    self._shards, self._files = _shards(builder, settings["split"])
+    self._content = _storage.fingerprint(self._files)
     self._records = builder.as_data_source(
         split=settings["split"],
         decoders=_nested(
@@ -131,6 +142,25 @@ class _Tfds:
         self._settings["channels"], self._settings["max_pixels"],
     )
     return example
+
+  def check_files(self) -> None:
+    """Warns of files that do not hold the records they should; none may be left."""
+    with futures.ThreadPoolExecutor(16) as pool:  # Remote storage has latency.
+      found = list(pool.map(_count, self._files))
+    damaged = [
+        (path, shard[3]) for path, shard, count in
+        zip(self._files, self._shards, found, strict=True) if count != shard[3]
+    ]
+    if not damaged:
+      return
+    sentence = (
+        f"{len(damaged)} of {len(self._files)} files of {self._name} are damaged "
+        f"(truncated?), the first of them {damaged[0][0]}; they should hold "
+        f"{sum(count for _, count in damaged)} records. Copy them again."
+    )
+    if len(damaged) == len(self._files):
+      raise ValueError(sentence)
+    _log.warning("%s Until then, their examples are unreadable.", sentence)
 
   def _labels(self, feature: Any) -> np.int32 | np.ndarray:
     most = self._settings["most_labels"]
@@ -259,6 +289,16 @@ def _shards(
       for p in parts
   )
   return rows, [os.fspath(p.filename) for p in parts]
+
+
+def _count(path: str) -> int:
+  """The records of a file by its footer; 0 if that cannot be read."""
+  reader = _RECORDS.ArrayRecordReader(path)
+  try:
+    return reader.num_records() if reader.ok() else 0
+  finally:
+    if reader.ok():  # Closing a damaged one raises.
+      reader.close()
 
 
 def _feature(features: Any, path: str, name: str) -> Any:

@@ -151,3 +151,13 @@ def test_an_embedding_needs_no_parameters():
   views = stored_embeddings.encode(inner, ("image",)).views
   z = jax.jit(views["image"].apply)({}, jnp.ones((3, 2)), None)
   np.testing.assert_array_equal(z.pooled, np.ones((3, 2)))
+
+
+def test_a_run_on_stored_embeddings_resumes(tmp_path):
+  config = tiny.config(**LOCKED, stored=("image",))
+  with pytest.MonkeyPatch.context() as patch:
+    tiny.kill(patch, "step", 3)
+    with pytest.raises(tiny.Killed):
+      train.train(config, tmp_path / "run")
+  train.train(config, tmp_path / "run")
+  assert [step for step, _ in tiny.losses(tmp_path / "run")] == [1, 2, 3, 4]

@@ -248,3 +248,51 @@ def test_two_metrics_of_the_same_predictions_share_one_card():
            "retrieval/scenes/image_to_text@1", "zeroshot/single@1")
   found = summary.cards([{"step": 1, **dict.fromkeys(names, .5)}])
   assert found.count('class="figure"') == 3 and "per class" not in found
+
+
+def entry(index, message="truncated image: shard-0003.tar, key 00031"):
+  reason = message.partition(":")[0]
+  return {"index": index, "reason": reason, "message": message, "source": None}
+
+
+def test_a_run_whose_data_could_be_read_says_so():
+  found = Reader(build())
+  assert "Every example that this run asked for could be read." in found.text
+  assert "Data" in found.text
+
+
+def test_what_could_not_be_read_is_counted_and_named():
+  damaged = [
+      {"step": 1, "data/unreadable/truncated image": 900, "data/substituted": 880,
+       "data/unreadable_fraction": 0.5},
+      {"step": 2, "data/unreadable/truncated image": 1234,
+       "data/unreadable/no caption": 7, "data/substituted": 1200,
+       "data/unreadable_fraction": 0.0625,
+       "retrieval/test/unreadable/no caption": 3},
+  ]
+  found = Reader(build(
+      rows=rows() + damaged, quarantine=[entry(n) for n in range(1000, 1031)]
+  ))
+  text = found.text[found.text.index("In training, 1,200 examples"):]
+  assert "Of the latest examples these are 6.25%" in text
+  for row in ("trainingno caption7", "trainingtruncated image1,234",
+              "retrieval/testno caption3"):
+    assert row in text
+  assert "first 20 of 31." in text
+  assert "1,019truncated imageshard-0003.tar, key 00031" in text
+  assert "1,020t" not in text
+  assert "quarantine.jsonl" in found.links
+
+
+def test_only_an_evaluation_may_have_been_unreadable():
+  damaged = [{"step": 2, "zeroshot/x/unreadable/no caption": 3}]
+  text = Reader(build(rows=rows() + damaged)).text
+  assert "In training, every example could be read." in text
+  assert "zeroshot/xno caption3" in text
+
+
+def test_names_of_files_are_text_and_not_markup():
+  text = build(quarantine=[entry(1, f"torn: {HOSTILE}\ud800\0")])
+  assert "<script>alert" not in text
+  text.encode()
+  assert HOSTILE in Reader(text).text

@@ -1,5 +1,6 @@
 """Prepared data sets are read as they were written, or refused in words."""
 
+import errno
 import io
 import pathlib
 import pickle
@@ -12,10 +13,11 @@ import pytest
 import tensorflow_datasets
 from PIL import Image
 from tensorflow_datasets.core import file_adapters
+from tensorflow_datasets.core.utils import shard_utils
 
 from basic import types
-from basic.data import captions
-from basic.sources import tfds
+from basic.data import captions, damage, examples, pipeline
+from basic.sources import _storage, tfds
 
 ROWS = 12
 FEATURES = tensorflow_datasets.features
@@ -27,7 +29,7 @@ def png(value):
   return data.getvalue()
 
 
-def row(number):
+def row(number, value=0):
   """What record `number` holds; some of them are bad on purpose."""
   captions = [f"caption {number}", f"  another {number} "]
   if number == 9:
@@ -37,7 +39,9 @@ def row(number):
   if number == 11:
     captions = ["", "  "]
   return {
-      "image": io.BytesIO(png(number)[:-30] if number == 8 else png(number)),
+      "image": io.BytesIO(
+          png(number)[:-30] if number == 8 else png(number + value)
+      ),
       "captions": {"text": captions, "score": [1.0] * len(captions)},
       "title": f"title {number}",
       "kind": number % 3,
@@ -46,7 +50,7 @@ def row(number):
   }
 
 
-def prepare(folder, file_format="array_record"):
+def prepare(folder, file_format="array_record", value=0):
   """Writes the data set with images as bytes, which needs no TensorFlow."""
 
   class Tiny(
@@ -76,7 +80,7 @@ def prepare(folder, file_format="array_record"):
 
     def _generate_examples(self):
       for number in range(ROWS):
-        yield number, row(number)
+        yield number, row(number, value)
 
   builder = Tiny(data_dir=str(folder), file_format=file_format)
   builder.download_and_prepare()
@@ -323,3 +327,106 @@ def test_most_labels_must_say_what_the_feature_holds(folder):
     opened(folder, label="kinds")
   with pytest.raises(ValueError, match=r"one 'kind' .* most_labels, which is 2"):
     opened(folder, label="kind", most_labels=2)
+
+
+# --- Storage that fails -------------------------------------------------------
+
+
+def prepared_shards(folder, monkeypatch):
+  """Writes the data set into several files."""
+  monkeypatch.setattr(
+      shard_utils.ShardConfig, "get_number_shards",
+      lambda self, total_size, num_examples, *rest: min(4, num_examples),
+  )
+  made = prepare(folder)
+  files = sorted(made.glob("tiny-train.array_record*"))
+  assert len(files) == 4
+  return made, files
+
+
+def test_a_read_that_fails_once_is_tried_again(folder, monkeypatch):
+  monkeypatch.setattr(_storage, "WAIT_SECONDS", 0.0)
+  source, index = opened(folder, text="title"), place(folder, 3)
+  records, failures = source._records, [OSError(errno.EIO, "I/O error")]
+
+  class Flaky:
+    def __len__(self):
+      return len(records)
+
+    def __getitem__(self, index):
+      if failures:
+        raise failures.pop()
+      return records[index]
+
+  source._records = Flaky()
+  assert source[index]["text"] == ("title 3",)
+  assert failures == []
+  failures.extend(OSError(errno.EIO, "I/O error") for _ in range(9))
+  with pytest.raises(types.Unreadable, match=r"damaged record: .*I/O error"):
+    source[index]
+  assert len(failures) == 9 - _storage.ATTEMPTS
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.95])
+def test_a_truncated_file_is_found_when_opening(
+    tmp_path, monkeypatch, caplog, share
+):
+  folder, files = prepared_shards(tmp_path, monkeypatch)
+  opened(folder, text="title")
+  assert "damaged" not in caplog.text
+  content = files[0].read_bytes()
+  files[0].write_bytes(content[: int(share * len(content))])
+  source = opened(folder, text="title")
+  assert "1 of 4 files of tiny/1.0.0 are damaged" in caplog.text
+  assert files[0].name in caplog.text
+  with pytest.raises(types.Unreadable, match="damaged record"):
+    source[0]
+  assert source[ROWS - 1]["text"]
+  for path in files[1:]:
+    path.write_bytes(b"")
+  with pytest.raises(ValueError, match=r"4 of 4 files .* should hold 12 records"):
+    opened(folder, text="title")
+
+
+def test_a_truncated_file_of_four_ends_a_run(tmp_path, monkeypatch):
+  folder, files = prepared_shards(tmp_path, monkeypatch)
+  files[0].write_bytes(files[0].read_bytes()[:-1000])
+  source = opened(folder, text="title")
+  bound = damage.limit(source, most=0.1, window=10_000)
+  with pipeline.stream(
+      source, prepare=examples.prepare(tokenize=None, augment=lambda image, rng: 0),
+      batch_size=4, seed=0, threads=0,
+  ) as batches:
+    tally, sentence = damage.Tally(), None
+    while sentence is None:
+      assert batches.position < 12
+      next(batches)
+      first = batches.position - 4
+      tally, sentence = damage.add(
+          tally, [(first + f.row, f) for f in batches.failures],
+          batches.position, bound,
+      )
+  assert sentence.startswith("2 of the first ")  # 1 of 12 is allowed, not 2.
+  assert " examples of an epoch of 12 could not be read (2 x damaged" in sentence
+  assert "of tiny/1.0.0: " in sentence
+
+
+def test_other_pictures_under_the_same_names_and_counts_are_refused(tmp_path):
+  folder = prepare(tmp_path)
+  shard = next(folder.glob("tiny-train.array_record*"))
+  prepared = examples.prepare(
+      tokenize=None, augment=lambda image, rng: np.zeros(1)
+  )
+  with pipeline.stream(
+      opened(folder, text="title"), prepare=prepared, batch_size=4, seed=0,
+      threads=0,
+  ) as batches:
+    next(batches)
+    record = pipeline.position_record(batches)
+  assert pipeline.check_position(record, opened(folder, text="title"), 0) == 4
+  other = prepare(tmp_path / "other", value=100)
+  replaced = next(other.glob("tiny-train.array_record*"))
+  assert replaced.name == shard.name
+  shard.write_bytes(replaced.read_bytes())
+  with pytest.raises(ValueError, match=r"the saved fingerprint is .*, this run has"):
+    pipeline.check_position(record, opened(folder, text="title"), 0)
