@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -142,7 +142,8 @@ def prepare(
   return _Prepare(tokenize, augment, caption)
 
 
-class Row(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Row:
   """One example on its way into a batch.
 
   Attributes:
