@@ -89,7 +89,7 @@ class Stream(_Batches):
 
   def __init__(
       self,
-      made: threads.Threads | workers.Workers,
+      made: threads.Threads | workers.Workers | stalls.Patient,
       rows: batches.Rows,
       source: types.Source,
       seed: int,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from basic import types
+from basic.data import batches as batch_blocks
 from basic.data import examples, images, pipeline, tokenizer
 from basic.preparation import _local
 
@@ -153,18 +154,19 @@ class _Stages:
   failed: int = 0
   used: set[str] = dataclasses.field(default_factory=lambda: {"read", "stack"})
 
-  def seconds(self, batches: int, batch_size: int) -> dict[str, float]:
+  def seconds(self, count: int, batch_size: int) -> dict[str, float]:
     """Seconds that each stage takes for that many batches."""
     taken: dict[str, float] = dict.fromkeys(STAGES, 0.0)
-    for _ in range(batches):
-      rows = []
-      while len(rows) < batch_size:
+    for _ in range(count):
+      block, rows = batch_blocks.Block(batch_size), 0
+      while rows < batch_size:
         row = self._row(taken)
         if row is not None:
-          rows.append(examples.Row(len(rows), row))
-      before = time.perf_counter()
-      examples.collate(rows)
-      taken["stack"] += time.perf_counter() - before
+          before = time.perf_counter()
+          block.put(rows, examples.Row(rows, row))
+          taken["stack"] += time.perf_counter() - before
+          rows += 1
+      block.finish()
     return taken
 
   def _row(self, taken: dict[str, float]) -> examples.Arrays | None:

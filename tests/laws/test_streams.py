@@ -102,7 +102,7 @@ def test_a_thousand_batches_with_kills_on_1_2_and_4_processes_and_workers(case):
     processes, workers = layouts[0]
     layouts.rotate(1)
     # As a kill does, it loses what was read ahead of the position saved last.
-    steps = min(int(random.integers(1, 200)), 1_000 - at // BATCH)
+    steps = min(int(random.integers(1, 400)), 1_000 - at // BATCH)
     found = read(source, at, steps, processes, workers=workers)
     for name, rows in found.items():
       np.testing.assert_array_equal(rows, whole[name][at : at + len(rows)])
