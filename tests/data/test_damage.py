@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from basic.data import damage, examples
+from basic.data import batches, damage, examples
 
 REASONS = ("truncated image", "no caption")
 
@@ -165,5 +165,8 @@ def test_a_batch_says_which_reads_of_which_rows_failed():
       examples.Row(4, {"x": np.zeros(1)}),
       examples.Row(7, {"x": np.zeros(1)}, (failure(5), failure(6, REASONS[1]))),
   ]
-  _, failures = examples.collate(rows)
+  block = batches.Block(2)
+  for place, row in enumerate(rows):
+    block.put(place, row)
+  _, failures = block.finish()
   assert [(f.row, f.attempt, f.example) for f in failures] == [(1, 0, 5), (1, 1, 6)]

@@ -100,7 +100,7 @@ def faulty(fault):
 ])
 def test_what_ends_a_worker_ends_the_stream_with_a_sentence(fault, kind, sentence):
   batches = stream(faulty(fault), 2)
-  pids = [w.process.pid for w in batches._batches._workers]
+  pids = [w.process.pid for w in batches._batches._batches._workers]
   with pytest.raises(kind, match=sentence) as caught:
     next(batches)
   if fault in ("error", "strange"):
@@ -136,13 +136,13 @@ def test_closing_leaves_no_process_and_no_open_file():
   before = files()
   batches = stream(planted.Planted(20), 2)
   next(batches)
-  pids = [w.process.pid for w in batches._batches._workers]
+  pids = [w.process.pid for w in batches._batches._batches._workers]
   batches.close()
   batches.close()
   assert gone(pids) and files() == before
   unclosed = stream(planted.Planted(20), 1)
   next(unclosed)
-  pids = [w.process.pid for w in unclosed._batches._workers]
+  pids = [w.process.pid for w in unclosed._batches._batches._workers]
   del unclosed
   gc.collect()
   assert gone(pids) and files() == before
@@ -156,7 +156,7 @@ if __name__ == "__main__":
   batches = pipeline.stream(
       planted.Planted(20, {{5: "slow"}} if {slow} else {{}}),
       prepare=examples.prepare(tokenize=None), batch_size=20, seed=0, workers=2)
-  pids = [w.process.pid for w in batches._batches._workers]
+  pids = [w.process.pid for w in batches._batches._batches._workers]
   print(*pids, flush=True)
   if not {slow}:
     next(batches)

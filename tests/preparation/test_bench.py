@@ -3,6 +3,7 @@
 import dataclasses
 import time
 
+import cv2
 import numpy as np
 import pytest
 
@@ -32,17 +33,17 @@ class Slow:
 
 
 class Image(decoding.Encoded):
-  """Pixels that are decoded slowly, or not."""
+  """A file that is decoded slowly, or not."""
 
   def __init__(self, pixels, stage):
-    super().__init__(b"")
-    object.__setattr__(self, "pixels", pixels)
+    data = cv2.imencode(".png", pixels)[1].tobytes()
+    super().__init__(data)
     object.__setattr__(self, "stage", stage)
 
-  def decode(self):
+  def decode(self, reduce=1):
     if self.stage == "decode":
       time.sleep(0.02)
-    return self.pixels
+    return super().decode(reduce)
 
 
 def run(source, **settings):
