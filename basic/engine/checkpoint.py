@@ -211,12 +211,9 @@ class Checkpoints:
     try:
       self.wait()
     finally:
-      try:
+      # It may raise the error of a failed save once more, in place of ours.
+      with contextlib.suppress(*([Exception] if self._failures else [])):
         self._manager.close()
-      except Exception:
-        # It may raise the error of a failed save once more, in place of ours.
-        if not self._failures:
-          raise
       if self._failures:  # Threads of Orbax may have written more until now.
         self._remove_unfinished(logged=False)
 
