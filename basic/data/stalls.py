@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -89,11 +90,12 @@ class Patient(Iterator):
     self._requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
     self._results: queue.SimpleQueue[tuple[Any, BaseException | None]]
     self._results = queue.SimpleQueue()
-    self._closed = False
     self._thread: threading.Thread | None = None
+    # Also where nobody calls `close`: the thread does not refer to this object.
+    self._finalizer = weakref.finalize(self, _end, batches, self._requests)
 
   def __next__(self) -> Any:
-    if self._closed:
+    if not self._finalizer.alive:
       raise ValueError("this iterator is closed; open another one.")
     if self._thread is None:
       # A daemon, since a read that hangs must not keep the program from ending.
@@ -139,13 +141,15 @@ class Patient(Iterator):
 
   def close(self) -> None:
     """Ends the threads, except those whose read hangs."""
-    if self._closed:
-      return
-    self._closed = True
-    self._requests.put(False)
-    self._batches.close()
-    if self._thread is not None:
-      self._thread.join(timeout=0.1)
+    if self._finalizer.alive:
+      self._finalizer()
+      if self._thread is not None:
+        self._thread.join(timeout=0.1)
+
+
+def _end(batches, requests) -> None:
+  requests.put(False)
+  batches.close()
 
 
 def _serve(batches, requests, results) -> None:
