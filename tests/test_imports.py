@@ -100,7 +100,7 @@ DOORS = (
     ),
     Door(
         ("PIL", "cv2"),
-        ("data", "sources", "augmentations"),
+        ("data", "sources", "augmentations", "preparation/_emoji_pictures"),
         "images are decoded and changed before the model sees them",
     ),
     Door(
