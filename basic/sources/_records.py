@@ -1,12 +1,13 @@
 """Captions, labels and images of a record, whatever kind of file it is from."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from basic import types
 from basic.data import decoding
+from basic.sources import _storage
 
 # Longer captions are bad records: web pages and base64, not descriptions.
 LONGEST_CAPTION = 100_000
@@ -18,6 +19,21 @@ def check_channels(channels: int) -> None:
     raise ValueError(
         f"channels is {channels}; it takes 3 for RGB or 1 for luminance."
     )
+
+
+def class_names(classes: str | Sequence[str]) -> tuple[str, ...]:
+  """The names of classes: as given, or the lines of a text file, by its path.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: if it is not UTF-8.
+  """
+  if not isinstance(classes, str):
+    return tuple(classes)
+  try:
+    return tuple(_storage.read(classes).decode("utf-8").splitlines())
+  except UnicodeDecodeError as error:
+    raise ValueError(f"classes is {classes!r}, which is not UTF-8: {error}") from error
 
 
 def image(data: Any, channels: int, max_pixels: int) -> decoding.Encoded:

@@ -100,7 +100,11 @@ def _find(name: str) -> list[str]:
   else:
     found = sorted(glob.glob(os.path.expanduser(name), recursive=True))
   if not found:
-    raise FileNotFoundError(f"no file matches {name!r}.")
+    raise FileNotFoundError(
+        f"no file matches {name!r}. If the data has not been prepared yet, the head "
+        "of a configuration names the command, and `python -m basic.prepare` lists "
+        "all of them."
+    )
   return found
 
 

@@ -39,7 +39,7 @@ def tar(
     image: str | tuple[str, ...] = IMAGES,
     text: str | tuple[str, ...] | Mapping[str, int | float] | None = "txt",
     label: str | None = None,
-    classes: tuple[str, ...] = (),
+    classes: str | tuple[str, ...] = (),
     channels: int = 3,
     max_pixels: int = 40_000_000,
     index: str | None = None,
@@ -63,7 +63,8 @@ def tar(
       a sample lacks drop out. None: the names of the labels.
     label: where the label is, an integer from 0: "cls", "json/label"; None: no
       labels.
-    classes: the names of the labels, in their order; () if they have none.
+    classes: the names of the labels, in their order, or the path of a text file
+      with one a line; () if they have none.
     channels: 3 for RGB, 1 for luminance.
     max_pixels: an image with more is unreadable.
     index: folder of the indexes of the shards; None: beside each shard, where
@@ -85,8 +86,8 @@ def tar(
     captions, labels and images.
 
   Raises:
-    FileNotFoundError: if a shard does not exist, or has no index and
-      `missing_index` is "refuse".
+    FileNotFoundError: if a shard, or the file of `classes`, does not exist, or a
+      shard has no index and `missing_index` is "refuse".
     ValueError: if a shard is compressed or a folder, an index is damaged or of another
       file, no sample is usable, or a setting is out of its range.
     OSError: if a shard cannot be read, or an index cannot be written.
@@ -99,7 +100,8 @@ def tar(
         f"image is {image!r}, text {text!r} and label {label!r}: name an "
         'extension of images, and where captions or labels are ("txt", "cls").'
     )
-  settings = _Settings(images, weights, label, classes, channels, max_pixels)
+  names = _records.class_names(classes)
+  settings = _Settings(images, weights, label, names, channels, max_pixels)
   return _Tar(settings, _tar_shards.opened(_paths(shards), index, missing_index))
 
 
@@ -126,7 +128,8 @@ def _weights(text: Any) -> dict[str, float]:
         '{"txt": 0.75, "json/alt_text": 0.25}.'
     )
   # Configurations do not keep the order of a mapping.
-  return dict(sorted(text.items(), key=lambda item: (-item[1], item[0])))
+  ordered = sorted(text.items(), key=lambda item: (-item[1], item[0]))
+  return {place: float(weight) for place, weight in ordered}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -81,3 +81,15 @@ def test_an_image_is_decoded_when_it_is_needed():
   assert np.asarray(_records.image(data.getvalue(), 1, 20)).shape == (4, 5, 1)
   too_large = _records.image(data.getvalue(), 3, 19)
   assert reason(too_large.decode) == "image too large"
+
+
+def test_names_of_classes_are_given_or_the_lines_of_a_file(tmp_path):
+  path = tmp_path / "classes.txt"
+  path.write_text("Bär\ncat face\n", encoding="utf-8")
+  assert _records.class_names(str(path)) == ("Bär", "cat face")
+  assert _records.class_names(["Bär"]) == ("Bär",)
+  path.write_bytes(b"B\xe4r\n")
+  with pytest.raises(ValueError, match="not UTF-8"):
+    _records.class_names(str(path))
+  with pytest.raises(FileNotFoundError, match=r"absent\.txt"):
+    _records.class_names(str(tmp_path / "absent.txt"))
