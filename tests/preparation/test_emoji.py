@@ -7,6 +7,7 @@ import sys
 import tarfile
 
 import cv2
+import experiments
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from basic.preparation import (
     _emoji_words,
     emoji,
 )
+from basic.sources import tar
 
 COUNT = 48
 COLOURS = ("ff0000", "00ff00", "0000ff", "ffff00", "ff00ff")
@@ -28,12 +30,12 @@ GERMAN = "-auf-deutsch"
 def archive(files, folder="package"):
   """A package as npm packs it, of contents by path."""
   data = io.BytesIO()
-  with tarfile.open(fileobj=data, mode="w:gz") as tar:
+  with tarfile.open(fileobj=data, mode="w:gz") as members:
     for path, content in files.items():
       member = tarfile.TarInfo(f"{folder}/{path}")
       content = content if isinstance(content, bytes) else json.dumps(content).encode()
       member.size = len(content)
-      tar.addfile(member, io.BytesIO(content))
+      members.addfile(member, io.BytesIO(content))
   return data.getvalue()
 
 
@@ -56,6 +58,7 @@ def entry(n, word, group):
 
 
 def words():
+  """The words of all drawn concepts, and entries that are no concepts."""
   files = {"LICENSE": b"MIT License", "meta/unicode-names.json": {
       code_of(n): f"OLD NAME {n}" for n in range(COUNT)}}
   for language, word in (("en", "thing"), ("de", f"Ding{GERMAN}"), ("nl", "dinge")):
@@ -134,10 +137,10 @@ def read(folder, split):
   """The examples of a split: {extension: content} by key."""
   found = {}
   for path in sorted(folder.glob(f"{split}-*.tar")):
-    with tarfile.open(path) as tar:
-      for member in tar:
+    with tarfile.open(path) as members:
+      for member in members:
         key, extension = member.name.split(".")
-        content = tar.extractfile(member).read()
+        content = members.extractfile(member).read()
         found.setdefault(key, {})[extension] = (
             json.loads(content) if extension == "json" else content)
   return found
@@ -181,6 +184,43 @@ def test_the_counts_are_those_of_the_drawn_packages(made):
   assert counts["train"] + counts["concepts"] == drawn
   assert counts["both"] == held
   assert counts["style"] == bases - held - 1  # one flag
+
+
+def at(folder, settings):
+  """Settings of a source of the configuration, over the data that was made."""
+  own = {k: v for k, v in settings.items() if k != "name"}
+  own["index"] = str(folder.parent / "indexes")
+  for key in ("shards", "classes"):
+    if isinstance(own[key], str):
+      own[key] = own[key].replace("data/emoji", str(folder))
+  return tar.tar(**own)
+
+
+def test_the_configuration_reads_what_was_made(made):
+  folder, counts = made
+  config = experiments.read("emoji")
+  source = at(folder, config["source"])
+  assert len(source) == counts["train"] and not source.damage
+  both = next(e for e in map(source.__getitem__, range(99)) if len(e["text"]) == 4)
+  weights = dict(zip(both["text"], both["text_weights"], strict=True))
+  english = sum(w for text, w in weights.items() if GERMAN not in text)
+  assert english / sum(weights.values()) == 20 / 24
+  shared = {label: how["source"] for label, how in config["evals"].items()}
+  assert len({json.dumps(each) for each in shared.values()}) == 7
+  for settings in shared.values():
+    judged = at(folder, settings)
+    split = settings["shards"].split("/")[-1].split("-")[0]
+    assert len(judged) == counts[split] and len(set(judged.classes)) > 3
+    names = {judged.classes[judged[i]["label"]] for i in range(3)}
+    german = ".de." in settings["classes"]
+    assert all((GERMAN in name) == german for name in names)
+
+
+def test_data_that_is_not_there_is_asked_for(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  settings = experiments.read("emoji")["source"]
+  with pytest.raises(FileNotFoundError, match=r"(?s)data/emoji.*basic\.prepare"):
+    tar.tar(**{k: v for k, v in settings.items() if k != "name"})
 
 
 def family(example):
@@ -368,7 +408,7 @@ def test_the_archive_with_the_pinned_bytes_is_taken(tmp_path):
 
 def hostile(kind):
   data = io.BytesIO()
-  with tarfile.open(fileobj=data, mode="w:gz") as tar:
+  with tarfile.open(fileobj=data, mode="w:gz") as members:
     member = tarfile.TarInfo("package/a.json")
     if kind == "link":
       member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
@@ -376,7 +416,7 @@ def hostile(kind):
       member.name = "package/../../a.json"
     elif kind == "absolute":
       member.name = "/package/a.json"
-    tar.addfile(member, io.BytesIO())
+    members.addfile(member, io.BytesIO())
   return data.getvalue()
 
 
