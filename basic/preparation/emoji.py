@@ -52,8 +52,7 @@ def emoji(
     out: the new folder. One that this command completed with the same settings
       is left as it is.
     size: height and width of the pictures, in pixels.
-    languages: of the training captions, separated by commas; English first, since
-      KEY.txt has the name in the first one.
+    languages: of the training captions, separated by commas, English first.
     withheld: the one of them in which one concept in six has no trained words.
     unseen: a language that has class names and no training caption.
     npm: the program: its name, or its path.
@@ -88,9 +87,10 @@ def _words(
     languages: str, withheld: str | None, unseen: str | None
 ) -> _emoji_shards.Words:
   trained = tuple(each.strip() for each in languages.split(",") if each.strip())
-  if not trained or len(set(trained)) < len(trained):
+  if trained[:1] != ("en",) or len(set(trained)) < len(trained):
     raise ValueError(
-        f"languages is {languages!r}; expected names such as 'en,de', each once."
+        f"languages is {languages!r}; expected names such as 'en,de', each once "
+        "and English first: pictures are known by English names."
     )
   if withheld is not None and withheld not in trained[1:]:
     raise ValueError(

@@ -347,7 +347,8 @@ def test_one_code_is_written_in_one_way(text):
 
 @pytest.mark.parametrize(("changed", "sentence"), [
     (dict(languages="en,xx"), "language 'xx'.*'de', 'en', 'nl'"),
-    (dict(languages="en,en"), "each once"), (dict(languages=" "), "each once"),
+    (dict(languages="en,en"), "each once"), (dict(languages=" "), "English first"),
+    (dict(languages="de,en"), "English first"),
     (dict(withheld="en"), "after the first"), (dict(unseen="de"), "among languages"),
     (dict(size=4), "8 to 512"),
 ])
