@@ -38,8 +38,8 @@ def test_the_life_of_one_batch_has_twelve_lines_that_name_functions():
 def test_every_folder_of_plugins_has_a_row():
   rows = re.findall(r"\| `basic/(\w+)/foo\.py` \|", TEXT)
   assert sorted(rows) == [
-      "encoders", "evals", "gradient", "objectives", "optim", "preparation",
-      "sources", "weights",
+      "augmentations", "encoders", "evals", "gradient", "objectives", "optim",
+      "preparation", "sources", "weights",
   ]
 
 
