@@ -24,7 +24,7 @@ DATA = "data/emoji"
 
 def get_config() -> ConfigDict:
   return ConfigDict(dict(
-      seed=0, steps=800, batch_size=256,
+      seed=0, steps=1_600, batch_size=128,
       source=dict(
           name="tar", shards=f"{DATA}/train-*.tar", label="cls", text=_words()),
       image=dict(
@@ -34,10 +34,10 @@ def get_config() -> ConfigDict:
           name="text_transformer", vocab=4_096, length=20, width=96, depth=2,
           heads=4, dtype="float32"),
       projection=dict(width=96),
-      augment=dict(size=48, crop="random", scale=(.5, 1.)),
+      augment=dict(size=48, crop="random", scale=(.6, 1.)),
       objective=dict(name="softmax", scale=20., distinct="label"),
       gradient=dict(name="direct"),
-      optimizer=dict(name="adamw", peak=3e-3, warmup=80, decay=1e-1, b2=.98),
+      optimizer=dict(name="adamw", peak=2e-3, warmup=160, decay=1e-1, b2=.98),
       mesh=dict(data=-1, fsdp=1, model=1),
       evals=dict(
           concepts=_zeroshot("concepts", "concepts.en"),
@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
           new_german=_zeroshot("words", "classes.de"),
           new_english=_zeroshot("words", "classes.en"),
       ),
-      checkpoint=dict(every=400, keep=1),
+      checkpoint=dict(every=800, keep=1),
       record=dict(every=5),
   ))
 
