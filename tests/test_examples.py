@@ -170,5 +170,6 @@ def test_odd_shape_names_the_example():
 
 def test_odd_leaves_name_the_example():
   one = np.int32(1) + np.zeros((), np.int32)
-  with pytest.raises(ValueError, match=r"example 1 has the fields \['b'\], but example 0"):
+  sentence = r"example 1 has the fields \['b'\], but example 0"
+  with pytest.raises(ValueError, match=sentence):
     collate(rows({"a": np.asarray(one)}, {"b": np.asarray(one)}))

@@ -9,7 +9,8 @@ for any batch size, any number of processes, and after any resume:
 
 The window of p are the last w = `window` positions, up to p. A data set of
 fewer examples is judged epoch by epoch: w is its number of examples, and the
-window begins with the epoch, in which every example occurs once. Positions that
+window begins with the epoch, in which every example occurs once. A source with an
+order of its own, as a mixture, has no epochs: w is at most its length. Positions that
 are not reached yet count as good, so chance never stops a run early.
 """
 
@@ -76,8 +77,9 @@ def limit(source: types.Source, *, most: float, window: int) -> Limit:
     most: as in `Limit`.
     window: as in `Limit`.
   """
-  has_epochs = getattr(source, "order", None) is None
-  return Limit(most, window, len(source) if has_epochs else None)
+  if getattr(source, "order", None) is None:
+    return Limit(most, window, len(source))
+  return Limit(most, min(window, len(source)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,10 +102,10 @@ class Tally:
     """The tally of a stage that begins at a position: its window is empty."""
     return dataclasses.replace(self, begin=position, recent=())
 
-  def fraction(self, position: int, window: int) -> float:
-    """The fraction of bad positions among the last `window` before `position`."""
-    seen = min(window, position - self.begin)
-    return len(self.recent) / seen if seen else 0.0
+  def fraction(self, position: int, limit: Limit) -> float:
+    """The fraction that the limit bounds, of the window before `position`."""
+    start = max(self.begin, limit.start(position - 1))
+    return sum(at >= start for at, _ in self.recent) / limit.span
 
   def record(self) -> dict[str, Any]:
     """The tally as JSON data; `restored` reads it."""

@@ -12,7 +12,7 @@ Where storage is slow, examples of the same file are read near each other:
     window  =  the examples of its files, permuted
 """
 
-import functools
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -29,6 +29,7 @@ _ROUNDS = 4  # of the cipher; as `grain.MapDataset.shuffle`
 # The cipher works on 16 bits or more, again until the number is below the length:
 # 3 us where that is large, 12 us for 2,000, 185 us for 100.
 _TABLE = 2**16
+_TABLES = 4  # kept by an order: of the epochs or windows that are being read
 
 
 def order(
@@ -76,7 +77,7 @@ def order(
   if shuffle is None:
     return _InOrder(len(source))
   if shuffle == "examples":
-    return _Permuted(len(source), derived(seed, 1))
+    return _Permuted(len(source), derived(seed, 1), _Permutations())
   shards = getattr(source, "shards", None)
   if shards is None:
     raise ValueError(
@@ -91,25 +92,48 @@ def derived(*numbers: int) -> int:
   return int(np.random.SeedSequence(numbers).generate_state(1, np.uint32)[0])
 
 
-def _shuffled(position: int, length: int, seed: int) -> int:
-  """Where a permutation of the numbers below `length` takes one of them."""
-  if length <= _TABLE:
-    return int(_table(length, seed % 2**32)[position])
-  return _ciphered(position, length, seed % 2**32)
-
-
 def _ciphered(position: int, length: int, seed: int) -> int:
+  """Where a permutation of the numbers below `length` takes one of them."""
   return experimental.index_shuffle(
       position, max_index=length - 1, seed=seed, rounds=_ROUNDS
   )
 
 
-@functools.lru_cache(maxsize=16)
-def _table(length: int, seed: int) -> Int64[np.ndarray, "length"]:
-  """A short permutation, in full: 0.02 to 0.2 s."""
-  return np.array(
-      [_ciphered(position, length, seed) for position in range(length)], np.int64
-  )
+class _Permutations:
+  """Permutations by their length and seed; the newest short ones are tables.
+
+  A table takes 0.02 to 0.2 s to make. Each order has tables of its own, since a
+  mixture asks the orders of all its sources in turn; they are made once, however
+  many threads ask at the same time.
+  """
+
+  def __init__(self):
+    self._tables: dict[tuple[int, int], np.ndarray] = {}
+    self._lock = threading.Lock()
+
+  def __call__(self, position: int, length: int, seed: int) -> int:
+    seed %= 2**32
+    if length > _TABLE:
+      return _ciphered(position, length, seed)
+    table = self._tables.get((length, seed))
+    if table is None:
+      table = self._made(length, seed)
+    return int(table[position])
+
+  def _made(self, length: int, seed: int) -> Int64[np.ndarray, "length"]:
+    with self._lock:
+      table = self._tables.get((length, seed))
+      if table is None:
+        if len(self._tables) == _TABLES:
+          del self._tables[next(iter(self._tables))]  # the oldest
+        table = self._tables[length, seed] = np.array(
+            [_ciphered(position, length, seed) for position in range(length)],
+            np.int64,
+        )
+    return table
+
+  def __reduce__(self):
+    return _Permutations, ()  # A copy makes its own.
 
 
 class _InOrder(NamedTuple):
@@ -126,10 +150,11 @@ class _Permuted(NamedTuple):
 
   length: int
   seed: int
+  permuted: _Permutations
 
   def __call__(self, position: int) -> int:
     epoch, offset = divmod(position, self.length)
-    return _shuffled(offset, self.length, self.seed + epoch)
+    return self.permuted(offset, self.length, self.seed + epoch)
 
 
 class _Epoch(NamedTuple):
@@ -153,6 +178,7 @@ class _InWindows:
     self._shards, self._length = shards, length
     self._seed, self._window = seed, window
     self._newest: tuple[int, _Epoch] | None = None
+    self._permutation = _Permutations()
 
   def __call__(self, position: int) -> int:
     number, offset = divmod(position, self._length)
@@ -161,7 +187,7 @@ class _InWindows:
     first -= first % self._window
     last = min(first + self._window, len(epoch.ends)) - 1
     start = _before(epoch.ends, first)
-    drawn = start + _shuffled(
+    drawn = start + self._permutation(
         offset - start, int(epoch.ends[last]) - start, epoch.seed + first
     )
     shard = int(np.searchsorted(epoch.ends, drawn, "right"))
@@ -178,7 +204,7 @@ class _InWindows:
     seed = derived(self._seed, 4, number)
     count = len(self._shards)
     shards = np.array(
-        [_shuffled(shard, count, seed) for shard in range(count)], np.int64
+        [_ciphered(shard, count, seed) for shard in range(count)], np.int64
     )
     sizes = np.diff(self._shards, append=self._length)
     return _Epoch(

@@ -197,8 +197,10 @@ def stream(
   order = orders.order(source, seed=seed, shuffle=shuffle, window=window)
   rows = batches.Rows(start, batch_size, shard)
   watched = stalls.Watched(source)
-  read = _Read(watched, prepare, order, draws.Draws(seed), batch_size)
-  made = _made(read, rows, threads, workers, prefetch)
+  read = _Read(
+      watched, prepare, order, draws.Draws(seed), batch_size, start % batch_size
+  )
+  made = _made(read, rows, watched, threads, workers, prefetch)
   if threads:
     made = stalls.Patient(made, watched, patience)
   return Stream(made, rows, source, seed, order)
@@ -213,10 +215,11 @@ class _Read:
   order: orders.Order
   draws: draws.Draws
   batch_size: int
+  offset: int  # of the first example of each batch
 
   def __call__(self, number: int) -> examples.Row:
     return examples.read_or_substitute(
-        self.source, self.prepare, self.order(number), self.draws(number),
+        self.source, self.prepare, int(self.order(number)), self.draws(number),
         self._companion(number),
     )
 
@@ -224,18 +227,22 @@ class _Read:
     """The example that the rows of this batch share, if a look asks for it."""
     if not getattr(self.prepare, "needs_companion", False):
       return None
-    return examples.companion(
-        self.draws.seed, number // self.batch_size, len(self.source)
-    )
+    batch = (number - self.offset) // self.batch_size
+    return examples.companion(self.draws.seed, batch, len(self.source))
 
 
 def _made(
-    read: threads.Read, rows: batches.Rows, count: int, processes: int, prefetch: int
+    read: threads.Read,
+    rows: batches.Rows,
+    watched: stalls.Watched,
+    count: int,
+    processes: int,
+    prefetch: int,
 ) -> threads.Threads | workers.Workers:
   """Batches read by threads here, or by those of worker processes."""
   if processes:
     return workers.Workers(
-        read, rows, workers=processes, threads=count, prefetch=prefetch
+        read, rows, watched, workers=processes, threads=count, prefetch=prefetch
     )
   return threads.Threads(
       read, rows, batches.Block, threads=count, prefetch=prefetch

@@ -8,6 +8,7 @@ import queue
 import signal
 import socket
 import threading
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing import connection, reduction
@@ -16,8 +17,10 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from basic.data import batches, examples, threads
+from basic.data import batches, examples, stalls, threads
 
+_HEARTBEAT = 1.0  # seconds between two messages about what is read
+_SHOWN = 4  # reads in such a message
 _ALIGNED = 64  # bytes; JAX can use such arrays without a copy
 
 
@@ -78,6 +81,18 @@ class Answer:
   failures: examples.Failures = ()
   error: Exception | None = None
   trace: str = ""
+
+
+class Alive(NamedTuple):
+  """What a worker reads at the moment; sent once a second.
+
+  Attributes:
+    last_read: when a read ended last.
+    reads: (example, since when) of the longest reads that go on.
+  """
+
+  last_read: float
+  reads: tuple[tuple[int, float], ...]
 
 
 class Remote(Exception):
@@ -160,7 +175,15 @@ def _serve(channel: connection.Connection) -> None:
     channel.send(Answer(0, error=sentence, trace=traceback.format_exc()))
     raise EOFError from error
   begun: queue.SimpleQueue[Any] = queue.SimpleQueue()
-  threading.Thread(target=_answer, args=(channel, begun), daemon=True).start()
+  lock = threading.Lock()  # One message after another.
+  threading.Thread(
+      target=_answer, args=(channel, lock, begun), daemon=True
+  ).start()
+  watched = getattr(share.read, "source", None)
+  if isinstance(watched, stalls.Watched):
+    threading.Thread(
+        target=_live, args=(channel, lock, watched), daemon=True
+    ).start()
   pool = threads.pool(share.threads)
   while True:
     request: Request = channel.recv()
@@ -180,7 +203,28 @@ def _begin(pool, share: Share, request: Request, memory: int) -> tuple[Any, Sequ
   return block, threads.begin(pool, share.threads, share.read, numbers, block)
 
 
-def _answer(channel: connection.Connection, begun: queue.SimpleQueue) -> None:
+def _live(
+    channel: connection.Connection, lock: Any, watched: stalls.Watched
+) -> None:
+  """Says once a second what is read, while something is."""
+  while True:
+    time.sleep(_HEARTBEAT)
+    reads = tuple((index, since) for index, since, _ in watched.reads()[:_SHOWN])
+    if reads:
+      _send(channel, lock, Alive(watched.last_read, reads))
+
+
+def _send(channel: connection.Connection, lock: Any, message: Any) -> None:
+  with lock:
+    try:
+      channel.send(message)
+    except OSError:
+      os._exit(0)  # Nobody is there to read it.
+
+
+def _answer(
+    channel: connection.Connection, lock: Any, begun: queue.SimpleQueue
+) -> None:
   """Answers the requests one after another, when their rows are there."""
   while True:
     step, first, block, parts = begun.get()
@@ -194,10 +238,7 @@ def _answer(channel: connection.Connection, begun: queue.SimpleQueue) -> None:
       ))
     except BaseException as error:  # A foreign tokenizer's panic is no Exception.
       answer = Answer(step, error=_sendable(error), trace=traceback.format_exc())
-    try:
-      channel.send(answer)
-    except OSError:
-      os._exit(0)  # Nobody is there to read it.
+    _send(channel, lock, answer)
 
 
 def _sendable(error: BaseException) -> Exception:

@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from basic import cli, types
@@ -49,6 +49,7 @@ class Watched:
     self.source = source
     self.last_read = 0.0
     self._reads: dict[int, tuple[int, float]] = {}
+    self._elsewhere: dict[int, Sequence[tuple[int, float]]] = {}
 
   def __getstate__(self) -> types.Source:
     return self.source  # Another process has threads of its own.
@@ -68,9 +69,29 @@ class Watched:
       del self._reads[thread]
       self.last_read = time.monotonic()
 
-  def reads(self) -> Mapping[int, tuple[int, float]]:
-    """Thread -> (example that it reads, since when), the longest first."""
-    return dict(sorted(self._reads.copy().items(), key=lambda read: read[1][1]))
+  def reads(self) -> list[tuple[int, float, int | None]]:
+    """(example that is read, since when, by which thread), the longest first.
+
+    The thread is None where another process reads.
+    """
+    here = [(*read, thread) for thread, read in self._reads.copy().items()]
+    elsewhere = [
+        (*read, None) for reads in self._elsewhere.values() for read in reads
+    ]
+    return sorted([*here, *elsewhere], key=lambda read: read[1])
+
+  def hear(
+      self, process: int, last_read: float, reads: Sequence[tuple[int, float]]
+  ) -> None:
+    """Takes note of what another process on this machine reads.
+
+    Args:
+      process: its number.
+      last_read: when a read ended there last, by the clock that all share.
+      reads: (example, since when) of those that it reads now.
+    """
+    self.last_read = max(self.last_read, last_read)
+    self._elsewhere[process] = reads
 
 
 class Patient(Iterator):
@@ -91,10 +112,13 @@ class Patient(Iterator):
     self._results: queue.SimpleQueue[tuple[Any, BaseException | None]]
     self._results = queue.SimpleQueue()
     self._thread: threading.Thread | None = None
+    self._ended = False
     # Also where nobody calls `close`: the thread does not refer to this object.
     self._finalizer = weakref.finalize(self, _end, batches, self._requests)
 
   def __next__(self) -> Any:
+    if self._ended:
+      raise StopIteration
     if not self._finalizer.alive:
       raise ValueError("this iterator is closed; open another one.")
     if self._thread is None:
@@ -107,6 +131,7 @@ class Patient(Iterator):
     self._requests.put(True)
     result, error = self._wait()
     if error is not None:
+      self._ended = isinstance(error, StopIteration)
       self.close()
       raise error
     return result
@@ -166,7 +191,7 @@ def _describe(watched: Watched, idle: float) -> str:
   now = time.monotonic()
   reads = [
       f"example {index} for {now - since:.0f} s"
-      for index, since in watched.reads().values()
+      for index, since, _ in watched.reads()
   ]
   listed = ", ".join(reads[:_SHOWN]) + (", ..." if len(reads) > _SHOWN else "")
   doing = f"being read are {listed}." if reads else "no example is being read."
@@ -179,6 +204,6 @@ def _stacks(watched: Watched) -> str:
   return "".join(
       f"\nThe thread that reads example {index}:\n"
       + "".join(traceback.format_stack(frames[thread])[-_FRAMES:])
-      for thread, (index, _) in list(watched.reads().items())[:_SHOWN]
+      for index, _, thread in watched.reads()[:_SHOWN]
       if thread in frames
   )

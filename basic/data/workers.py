@@ -12,12 +12,14 @@ A worker imports neither the main script nor a device: it is a fresh interpreter
 that opens a pickled copy of the source, and ends when this process does.
 """
 
+import contextlib
 import mmap
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -26,7 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from basic.data import batches, reader, threads
+from basic.data import batches, reader, stalls, threads
 
 _PATIENCE = 5  # seconds that a worker has to end
 _PROGRAM = "from basic.data import reader; reader.serve({})"
@@ -44,6 +46,7 @@ class Workers(Iterator):
   Args:
     read: number -> row; it is pickled.
     rows: which numbers are in which batch.
+    watched: is told what the workers read.
     workers: number of processes.
     threads: that read, in each process.
     prefetch: batches begun before they are requested.
@@ -53,12 +56,14 @@ class Workers(Iterator):
       self,
       read: threads.Read,
       rows: batches.Rows,
+      watched: stalls.Watched,
       *,
       workers: int,
       threads: int,
       prefetch: int,
   ):
     self._read, self._rows, self._ahead = read, rows, prefetch
+    self._watched = watched
     self._like: tuple[int, Mapping[str, batches.Kind]] | None = None
     self._begun = self._taken = 0
     self._pending: deque[batches.Arrays] = deque()
@@ -97,7 +102,7 @@ class Workers(Iterator):
     """Makes the memory of a batch, and has the workers write into it."""
     assert self._like is not None
     spans, size = reader.spans(self._like[1], self._rows.local)
-    memory = os.memfd_create("batch")
+    memory = _memory()
     try:
       os.ftruncate(memory, size)
       fields = reader.views(mmap.mmap(memory, size), spans)
@@ -129,6 +134,9 @@ class Workers(Iterator):
         answer = worker.channel.recv()
       except (EOFError, ConnectionResetError):
         raise self._ended(w) from None
+      if isinstance(answer, reader.Alive):
+        self._watched.hear(w, *answer)
+        continue
       if answer.error is not None:
         raise answer.error from reader.Remote(answer.trace)
       worker.answers[answer.step] = answer
@@ -157,6 +165,14 @@ class Workers(Iterator):
     self._pending.clear()
 
 
+def _memory() -> int:
+  """A file descriptor of memory without a name."""
+  if hasattr(os, "memfd_create"):
+    return os.memfd_create("batch")
+  with tempfile.TemporaryFile() as file:  # macOS
+    return os.dup(file.fileno())
+
+
 def _start() -> _Worker:
   """A fresh interpreter that serves one end of a socket."""
   ours, theirs = socket.socketpair()
@@ -177,6 +193,10 @@ def _start() -> _Worker:
 def _stop(workers: list[_Worker]) -> None:
   """A worker ends when its channel is closed; one that does not is killed."""
   for worker in workers:
+    # A thread may be waiting for an answer, which would keep the socket open.
+    with contextlib.suppress(OSError):
+      with socket.socket(fileno=os.dup(worker.channel.fileno())) as link:
+        link.shutdown(socket.SHUT_RDWR)
     worker.channel.close()
   for worker in workers:
     try:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from basic import types
+from basic import cli, types
 from basic.data import pipeline
 from basic.experiment import input_pipeline, schema, settings
 from basic.sharding import layout
@@ -162,7 +162,7 @@ def evaluation(
           evaluate(_zeros(towers, params, size), dataset)
         return
       except Exception as error:
-        if count != counts[-1]:
+        if count != counts[-1] and not isinstance(error, cli.Stalled):
           continue
         error.add_note(
             f"evals.{label} was tried on its first {count} examples before the "

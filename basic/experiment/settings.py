@@ -210,6 +210,12 @@ def _check_looks(full):
         "tower would see an image. Name the looks in views, such as "
         f"views={{{sorted(full['looks'])[0]!r}: 'image'}}, or name a look 'image'."
     )
+  size = full["augment"]["size"]
+  if full["evals"] and size is None:
+    raise ValueError(
+        "augment.size is not set, so evaluations would see images of another size "
+        "than the looks: set it to the size of the looks."
+    )
   if full["stored"]:
     raise ValueError(
         f"stored={full['stored']} replaces images by embeddings that are "
@@ -308,11 +314,19 @@ def upgraded(stored: Any) -> Any:
 
 
 def changed(base: Settings, changes: Settings) -> dict[str, Any]:
-  """Merges `changes` into `base`; a group with another `name` is replaced."""
+  """Merges `changes` into `base`.
+
+  A group with another `name` is replaced, and so are mappings among the settings
+  of a source.
+  """
   merged = dict(base)
   for key, value in changes.items():
     old = base.get(key)
-    if (
+    if key == "source" and isinstance(old, Mapping) and isinstance(value, Mapping):
+      # Its settings are values: the sources of a mixture are not merged.
+      same = value.get("name", old.get("name")) == old.get("name")
+      merged[key] = {**old, **value} if same else value
+    elif (
         isinstance(value, Mapping) and isinstance(old, Mapping)
         and value.get("name", old.get("name")) == old.get("name")
     ):

@@ -149,9 +149,7 @@ class Pending:
     return {
         **{f"data/unreadable/{k}": n for k, n in self.tally.reads.items()},
         "data/substituted": self.tally.substituted,
-        "data/unreadable_fraction": self.tally.fraction(
-            position, self._limit.window
-        ),
+        "data/unreadable_fraction": self.tally.fraction(position, self._limit),
     }
 
   def _record_data(self, n, position):

@@ -28,6 +28,7 @@ _MAY_CHANGE = re.compile(
     r"stages/\d+/fresh|unreadable(/.*)?"
     r"|(stages/\d+/)?loader/(threads|workers|prefetch)"
 )
+_ABSENT = object()  # in place of a setting that one side does not have
 _LISTED = 20  # most differing settings listed in an error message
 
 
@@ -177,19 +178,23 @@ def _differences(
   """Yields (path, stored value, given value) for every differing setting."""
   if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
     old, new = dict(enumerate(old)), dict(enumerate(new))
+  # A group that one side leaves out differs by its settings.
+  if isinstance(new, dict) and old is _ABSENT:
+    old = {}
+  if isinstance(old, dict) and new is _ABSENT:
+    new = {}
   if not isinstance(old, dict) or not isinstance(new, dict):
     # In Python 1 == 1.0 == True; as settings they differ.
-    if json.dumps(old, sort_keys=True) != json.dumps(new, sort_keys=True):
-      yield path, json.dumps(old), json.dumps(new)
+    if (before := _shown(old)) != (now := _shown(new)):
+      yield path, before, now
     return
   for key in sorted(old.keys() | new.keys()):
     below = f"{path}/{key}" if path else str(key)
-    if key not in new:
-      yield below, json.dumps(old[key]), "(absent)"
-    elif key not in old:
-      yield below, "(absent)", json.dumps(new[key])
-    else:
-      yield from _differences(below, old[key], new[key])
+    yield from _differences(below, old.get(key, _ABSENT), new.get(key, _ABSENT))
+
+
+def _shown(value: Any) -> str:
+  return "(absent)" if value is _ABSENT else json.dumps(value, sort_keys=True)
 
 
 def _started(

@@ -67,6 +67,7 @@ def _attributes(source, length: int) -> Iterator[str]:
     yield f"source.classes: found {classes!r:.80}; expected a tuple of str."
   elif len(set(classes)) < len(classes):
     yield "source.classes: two classes have the same name; names are unique."
+  yield from _order(source, length)
   shards = np.asarray(getattr(source, "shards", (0,)))
   if not (
       shards.ndim == 1 and len(shards) and shards[0] == 0
@@ -76,6 +77,27 @@ def _attributes(source, length: int) -> Iterator[str]:
         "source.shards: expected the first index of each file, ascending from 0 "
         f"and below {length}."
     )
+
+
+def _order(source, length: int) -> Iterator[str]:
+  """Faults of a source's own order."""
+  order = getattr(source, "order", None)
+  if order is None:
+    return
+  try:
+    found = [order(0)(position) for position in (0, 1, length)]
+  except Exception as error:
+    yield (
+        f"source.order(0): {_said(error)}; expected a function from a position, "
+        "from 0 without end, to an index."
+    )
+    return
+  for index in found:
+    if not isinstance(index, int | np.integer) or not 0 <= index < length:
+      yield (
+          f"source.order(0): gave {index!r:.40}; expected integers from 0 to "
+          f"{length - 1}."
+      )
 
 
 def _read(source, index: int, read: dict) -> Iterator[str]:

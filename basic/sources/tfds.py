@@ -110,11 +110,17 @@ class _Tfds:
 
   @property
   def fingerprint(self) -> str:
+    return self._hash(self._content)
+
+  @property
+  def former_fingerprint(self) -> str:
+    """The fingerprint in runs that began when it left out the content."""
+    return self._hash()
+
+  def _hash(self, *content: str) -> str:
     paths = {"dataset", "data_dir"}  # the same data may be in another folder
     rest = sorted((k, v) for k, v in self._settings.items() if k not in paths)
-    return _stable.fingerprint(
-        "tfds", self._name, rest, self._shards, self._content
-    )
+    return _stable.fingerprint("tfds", self._name, rest, self._shards, *content)
 
   def __len__(self) -> int:
     return len(self._records)

@@ -29,6 +29,8 @@ class Planted:
       raise Strange(1, 2)
     if fault == "killed":
       os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "slowly":
+      time.sleep(0.9)
     if fault == "slow":
       time.sleep(60)
     return {

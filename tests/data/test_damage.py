@@ -124,20 +124,20 @@ def test_substitutes_are_counted_as_reads_and_not_as_positions():
   assert sentence is None
   assert tally.reads == {REASONS[0]: 2, REASONS[1]: 1}
   assert tally.substituted == 2
-  assert tally.fraction(8, 8) == 2 / 8
+  assert tally.fraction(8, damage.Limit(0.5, 8)) == 2 / 8
   assert tally.recent == ((3, REASONS[0]), (5, REASONS[0]))
 
 
-def test_the_fraction_is_of_the_positions_so_far_and_of_the_window_at_most():
+def test_the_fraction_is_of_the_window_whatever_has_been_seen():
   tally = damage.Tally().of_stage(100)
   bound = damage.Limit(1.0, 50)
-  assert tally.fraction(100, 50) == 0
+  assert tally.fraction(100, bound) == 0
   tally, _ = damage.add(tally, [(105, failure(0))], 110, bound)
-  assert tally.fraction(110, 50) == 1 / 10
+  assert tally.fraction(110, bound) == 1 / 50
   tally, _ = damage.add(tally, [], 155, bound)
-  assert tally.fraction(155, 50) == 1 / 50
+  assert tally.fraction(155, bound) == 1 / 50
   tally, _ = damage.add(tally, [], 156, bound)
-  assert tally.fraction(156, 50) == 0
+  assert tally.fraction(156, bound) == 0
 
 
 def test_a_stage_begins_with_an_empty_window_and_keeps_the_counts():
@@ -146,7 +146,7 @@ def test_a_stage_begins_with_an_empty_window_and_keeps_the_counts():
   tally = tally.of_stage(4)
   tally, sentence = damage.add(tally, [(4, failure(0))], 6, bound)
   assert sentence is None
-  assert (tally.substituted, tally.fraction(6, 4)) == (3, 1 / 2)
+  assert (tally.substituted, tally.fraction(6, bound)) == (3, 1 / 4)
 
 
 def test_the_sentence_has_reasons_the_newest_examples_and_the_limit():
@@ -170,3 +170,31 @@ def test_a_batch_says_which_reads_of_which_rows_failed():
     block.put(place, row)
   _, failures = block.finish()
   assert [(f.row, f.attempt, f.example) for f in failures] == [(1, 0, 5), (1, 1, 6)]
+
+
+class Ordered(list):
+  """A source with an order of its own."""
+
+  def order(self, seed):
+    return lambda position: position % len(self)
+
+
+def test_a_source_with_its_own_order_is_judged_over_as_many_as_it_has():
+  small = damage.limit(Ordered([{}] * 50), most=0.1, window=10_000)
+  assert small.span == 50
+  bad = [(p, failure(p)) for p in (3, 8, 13, 18, 23)]
+  tally, sentence = damage.add(damage.Tally(), bad, 24, small)
+  assert sentence is None and tally.fraction(24, small) == 5 / 50
+  _, sentence = damage.add(tally, [(28, failure(28))], 29, small)
+  assert sentence is not None
+  _, sentence = damage.add(tally, [(60, failure(10))], 61, small)
+  assert sentence is None  # position 3 and 8 have left the window
+
+
+def test_the_fraction_that_is_shown_is_the_one_that_is_judged():
+  bound = damage.Limit(0.1, 10_000, 50)
+  tally, _ = damage.add(
+      damage.Tally(), [(p, failure(p)) for p in range(5)], 40, bound
+  )
+  assert tally.fraction(40, bound) == 0.1
+  assert tally.fraction(60, bound) == 0.0  # the next epoch has none yet

@@ -3,6 +3,7 @@
 import itertools
 import pickle
 import time
+from concurrent import futures
 
 import grain
 import numpy as np
@@ -152,3 +153,35 @@ def test_a_source_may_have_an_order_of_its_own():
 def test_wrong_settings_get_a_sentence(change, sentence):
   with pytest.raises(ValueError, match=sentence):
     orders.order(range(4), seed=0, **change)
+
+
+@pytest.fixture
+def ciphered(monkeypatch):
+  """The calls of the cipher, which is what a table costs."""
+  calls, real = [], orders._ciphered
+  monkeypatch.setattr(
+      orders, "_ciphered", lambda *numbers: calls.append(1) or real(*numbers)
+  )
+  return calls
+
+
+def test_tables_are_made_once_however_many_orders_take_turns(ciphered):
+  visits = [orders.order(range(50), seed=seed) for seed in range(40)]
+  for position in range(50):
+    for visit in visits:
+      visit(position)
+  assert len(ciphered) == 40 * 50
+
+
+def test_tables_are_made_once_however_many_threads_ask(ciphered):
+  visit = orders.order(range(2_000), seed=0)
+  with futures.ThreadPoolExecutor(8) as pool:
+    found = list(pool.map(visit, range(2_000)))
+  assert sorted(found) == list(range(2_000)) and len(ciphered) == 2_000
+
+
+def test_few_tables_are_kept(ciphered):
+  visit = orders.order(range(10), seed=0)
+  for position in range(0, 100, 10):
+    visit(position)
+  assert len(visit.permuted._tables) == 4

@@ -100,7 +100,16 @@ def test_a_source_that_is_watched_is_the_source(source):
   watched = stalls.Watched([{"label": 4}])
   copy = pickle.loads(pickle.dumps(watched))
   assert len(copy) == 1 and copy[0] == {"label": 4}
-  assert copy.last_read > 0 and copy.reads() == {}
+  assert copy.last_read > 0 and copy.reads() == []
   with pytest.raises(IndexError):
     copy[1]
-  assert copy.reads() == {}
+  assert copy.reads() == []
+
+
+def test_a_pass_that_has_ended_has_no_more():
+  source = [{"label": k} for k in range(3)]
+  with pipeline.once(
+      source, prepare=examples.prepare(tokenize=None), batch_size=2
+  ) as batches:
+    assert len(list(batches)) == 2
+    assert list(batches) == []

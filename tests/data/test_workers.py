@@ -14,6 +14,7 @@ import numpy as np
 import planted
 import pytest
 
+from basic import cli
 from basic.data import examples, pipeline
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -189,3 +190,19 @@ def test_workers_end_with_the_process_that_started_them(tmp_path, number, slow):
 def test_a_worker_initialises_no_device():
   found, _, _ = take(planted.Devices(8), 1, 1)
   assert not found[0]["initialised"].any()
+
+
+def test_slow_reads_of_workers_are_no_stall():
+  patience = pipeline.stalls.Patience(warn_after=5.0, stop_after=2.5)
+  source = planted.Planted(4, {k: "slowly" for k in range(4)})
+  with stream(source, 1, batch_size=4, threads=1, patience=patience) as batches:
+    assert len(next(batches)["id"]) == 4  # in more than three seconds
+
+
+def test_a_read_that_hangs_in_a_worker_is_named():
+  patience = pipeline.stalls.Patience(warn_after=60.0, stop_after=3.0)
+  batches = stream(faulty("slow"), 1, threads=1, patience=patience)
+  pids = [w.process.pid for w in batches._batches._batches._workers]
+  with pytest.raises(cli.Stalled, match=r"being read are example \d+ for \d s"):
+    next(batches)
+  assert gone(pids)

@@ -212,3 +212,26 @@ def test_changes_on_the_device_are_checked_before_a_device_is_used():
   ):
     with pytest.raises(ValueError, match=re.escape(said)):
       settings.complete(changed(photometric=dict(image=given)))
+
+
+def test_looks_need_the_size_that_evaluations_see():
+  look = dict(image=dict(name="crop", size=8))
+  evals = dict(x=dict(name="zeroshot", source=dict(name="digits")))
+  with pytest.raises(ValueError, match=r"augment\.size is not set"):
+    settings.complete(changed(looks=look, evals=evals))
+  settings.complete(changed(looks=look, evals=evals, augment=dict(size=8)))
+
+
+def test_a_stage_replaces_the_sources_of_a_mixture_and_keeps_the_rest():
+  one, two = dict(name="digits"), dict(name="shapes")
+  base = dict(source=dict(
+      name="mixture", sources=dict(a=one, b=two), weights=dict(a=3, b=1),
+      window=4))
+  found = settings.changed(base, dict(source=dict(
+      sources=dict(b=two), weights=dict(b=1))))
+  assert found["source"] == dict(
+      name="mixture", sources=dict(b=two), weights=dict(b=1), window=4)
+  found = settings.changed(
+      dict(evals=dict(x=dict(name="knn", source=dict(name="tar", text=dict(a=1))))),
+      dict(evals=dict(x=dict(source=dict(text=dict(b=1))))))
+  assert found["evals"]["x"]["source"] == dict(name="tar", text=dict(b=1))

@@ -182,3 +182,19 @@ def test_fresh_may_be_added_to_the_stages_of_a_run_that_began_without(tmp_path):
   stages[1]["steps"] = 4
   with pytest.raises(ValueError, match="other settings"):
     manifest.check(tmp_path, {"stages": stages})
+
+
+def test_how_many_threads_read_may_change_in_a_run_and_in_its_stages():
+  before = {"loader": {"threads": 8, "shuffle": None}, "stages": [{}, {"steps": 2}]}
+  for now, refused in (
+      ({"loader": {"threads": 2, "shuffle": None}, "stages": before["stages"]}, 0),
+      ({**before, "stages": [{}, {"steps": 2, "loader": {"workers": 2}}]}, 0),
+      ({**before, "stages": [{"loader": {"window": 2}}, {"steps": 2}]}, 1),
+      ({**before, "loader": {"threads": 8, "shuffle": "shards"}}, 1),
+      ({**before, "unreadable": {"most": 0.5}}, 0),
+  ):
+    found = [
+        path for path, *_ in manifest._differences("", before, now)
+        if not manifest._MAY_CHANGE.fullmatch(path)
+    ]
+    assert len(found) == refused, found

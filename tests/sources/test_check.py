@@ -152,3 +152,31 @@ def test_an_unreadable_example_is_no_fault():
 
 def test_another_error_of_a_length_is_said():
   assert "len(source): raised TypeError" in sources.check(7)[0]
+
+
+class Wrongly(Good):
+  """Its order gives what no index is."""
+
+  def __init__(self, gives):
+    self.gives = gives
+
+  def order(self, seed):
+    return Constant(self.gives)
+
+
+class Constant:
+
+  def __init__(self, gives):
+    self.gives = gives
+
+  def __call__(self, position):
+    return self.gives
+
+
+@pytest.mark.parametrize("gives", [4, -1, 1.0, "1", None])
+def test_an_order_that_gives_no_index_is_said(gives):
+  assert any("source.order(0)" in fault for fault in sources.check(Wrongly(gives)))
+
+
+def test_an_order_of_integers_of_any_kind_is_fine():
+  assert sources.check(Wrongly(3)) == sources.check(Wrongly(np.int64(3))) == []

@@ -16,7 +16,7 @@ from tensorflow_datasets.core import file_adapters
 from tensorflow_datasets.core.utils import shard_utils
 
 from basic import types
-from basic.data import captions, damage, examples, pipeline
+from basic.data import captions, damage, examples, pipeline, position
 from basic.sources import _storage, tfds
 
 ROWS = 12
@@ -422,11 +422,16 @@ def test_other_pictures_under_the_same_names_and_counts_are_refused(tmp_path):
       threads=0,
   ) as batches:
     next(batches)
-    record = pipeline.position_record(batches)
-  assert pipeline.check_position(record, opened(folder, text="title"), 0) == 4
+    record = position.record(batches)
+  assert position.check(record, opened(folder, text="title"), 0) == 4
+  # A run that began when the content was no part of the fingerprint.
+  source = opened(folder, text="title")
+  assert source.former_fingerprint != source.fingerprint
+  former = {**record, "fingerprint": source.former_fingerprint}
+  assert position.check(former, source, 0) == 4
   other = prepare(tmp_path / "other", value=100)
   replaced = next(other.glob("tiny-train.array_record*"))
   assert replaced.name == shard.name
   shard.write_bytes(replaced.read_bytes())
   with pytest.raises(ValueError, match=r"the saved fingerprint is .*, this run has"):
-    pipeline.check_position(record, opened(folder, text="title"), 0)
+    position.check(record, opened(folder, text="title"), 0)
