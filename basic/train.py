@@ -189,7 +189,8 @@ def _stage(run, stage, state, position):
       # For `interpolate`.
       position = _save(run, pending, 0, state, stream, stage.vocabulary)
     for n in range(first, stage.end + 1):
-      state, metrics = program.update(state, program.layout.shard(next(stream)))
+      batch = program.layout.shard(_next(stream, pending))
+      state, metrics = program.update(state, batch)
       pending.add(n, metrics)
       run.record.progress(n)
       stop = bool(run.signals) and n < run.end
@@ -207,6 +208,16 @@ def _stage(run, stage, state, position):
             "it; the same command goes on from there."
         )
   return state, position
+
+
+def _next(stream, pending):
+  """The next batch; if data is too damaged for one, what was read is recorded."""
+  try:
+    return next(stream)
+  except cli.DamagedData:
+    if jax.process_count() == 1:  # Others may not have come so far.
+      pending.flush()
+    raise
 
 
 def _save(run, pending, n, state, stream, vocabulary):
