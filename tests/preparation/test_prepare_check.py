@@ -54,7 +54,7 @@ def test_it_reads_at_least_one_example(examples):
 
 def test_captions_that_cannot_be_read_give_their_reasons():
   found = captions.spread(Torn(50), 10, caption=None, seed=0)
-  with pytest.raises(ValueError, match="10 of 10 examples .*10 x truncated image"):
+  with pytest.raises(ValueError, match=r"10 of 10 examples .*10 x truncated image"):
     list(found)
   found = captions.spread(Torn(49), 10, caption=None, seed=0)
   assert list(found) == ["a 49"]
