@@ -79,6 +79,8 @@ def parquet(
   _records.check_image(channels, max_pixels)
   if memory < 1:
     raise ValueError(f"memory is {memory}; it takes MiB, at least 1.")
+  if folder is not None:
+    _storage.checked("folder", folder)
   return _Parquet(
       files=files, image=image, text=text, weights=weights, label=label,
       classes=classes, folder=folder, memory=memory, channels=channels,

@@ -94,6 +94,7 @@ def test_of_folder(settings, sentence):
 @pytest.mark.parametrize(("settings", "sentence"), [
     (dict(files="."), r"\. is a folder; name its files: '\./\*\.parquet'"),
     (dict(files="~/a.parquet"), "files is '~/a.parquet', whose ~"),
+    (dict(folder="~/pictures"), "folder is '~/pictures', whose ~"),
     (dict(max_pixels=0), "max_pixels is 0"),
     (dict(classes=("a", "a")), "expected names that differ"),
 ])
