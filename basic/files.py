@@ -83,6 +83,40 @@ def checked(name: str, path: str | os.PathLike) -> pathlib.Path:
   return pathlib.Path(path)
 
 
+def folder(name: str, path: str | os.PathLike) -> pathlib.Path:
+  """Checks a folder that a command is about to write, and makes nothing.
+
+  Args:
+    name: name of the setting, for messages: "--out".
+    path: of a folder, which need not exist.
+
+  Returns:
+    The path.
+
+  Raises:
+    ValueError: as `checked`; if it, or what is above it, is a file; or if
+      nothing may be written there.
+
+  Example:
+    >>> folder("--out", "runs/one").name
+    'one'
+  """
+  found = checked(name, path)
+  whole = found.absolute()
+  there = next(each for each in (whole, *whole.parents) if each.exists())
+  if not there.is_dir():
+    raise ValueError(
+        f"{name} is {os.fspath(path)!r}, and {there} is a file; it takes a folder, "
+        "which is made if it does not exist."
+    )
+  if not os.access(there, os.W_OK | os.X_OK):
+    raise ValueError(
+        f"{name} is {os.fspath(path)!r}, and this user may not write in {there}; "
+        "give another folder, or have that one opened."
+    )
+  return found
+
+
 def is_for_a_shell(text: str) -> bool:
   """Whether a shell would expand something in this path.
 

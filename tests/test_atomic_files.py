@@ -24,6 +24,17 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
   assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+  (tmp_path / "file").write_text("")
+  for path in (tmp_path / "file", tmp_path / "file" / "below"):
+    with pytest.raises(ValueError, match="file is a file; it takes a folder"):
+      files.folder("--out", path)
+  monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+  with pytest.raises(ValueError, match=r"--out is '.*/a/b', and this user may not"):
+    files.folder("--out", tmp_path / "a" / "b")
+  assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
 def test_file_and_folder_are_synced_in_this_order(tmp_path, monkeypatch):
   done, fsync, replace = [], os.fsync, os.replace
 

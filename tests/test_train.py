@@ -315,6 +315,10 @@ def mistakes():
           tiny.config(source=dict(name="faulty", wordless=1)),
           "no caption has a visible character",
       ),
+      "torn": (
+          tiny.config(source=dict(name="faulty", torn=1)),
+          "50 of 50 examples cannot be read (50 x ",
+      ),
   }
 
 

@@ -3,6 +3,7 @@
 A labeled source then trains a text tower as image-text pairs do.
 """
 
+import collections
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
@@ -133,18 +134,38 @@ def spread(
     seed: of the generators.
 
   Raises:
-    ValueError: if the source is empty, or as `caption` does.
+    ValueError: if the source is empty, as `caption` does, or, at the end, if no
+      caption was yielded in which there is a word and examples are unreadable.
   """
   if len(source) == 0:
     raise ValueError("the source has no examples; check its name and split.")
-  for index in np.linspace(0, len(source) - 1, min(count, len(source))):
+  reasons: collections.Counter[str] = collections.Counter()
+  first, said = "", False
+  chosen = np.linspace(0, len(source) - 1, min(count, len(source)))
+  for index in chosen.astype(int).tolist():
     try:
-      example = source[int(index)]
-      if caption is not None:
-        yield caption(example, np.random.default_rng((seed, int(index))))
-        continue
-    except types.Unreadable:
-      continue  # Training counts and reports it.
-    text = example.get("text", ())
-    texts = text if isinstance(text, (tuple, list)) else (text,)
-    yield from (text for text in texts if isinstance(text, str))
+      texts = _texts(source[index], caption, (seed, index))
+    except types.Unreadable as error:  # Training counts and reports it.
+      reasons[error.reason] += 1
+      first = first or f"example {index}: {error}"
+      continue
+    said = said or any(text.strip() for text in texts)
+    yield from texts
+  if reasons and not said:
+    listed = ", ".join(f"{n} x {reason}" for reason, n in reasons.most_common())
+    raise ValueError(
+        f"no caption was found: {reasons.total()} of {len(chosen)} examples cannot "
+        f"be read ({listed}); the first is {first}. `python -m basic.prepare check` "
+        "reads a source and says what is wrong with it."
+    )
+
+
+def _texts(
+    example: types.Example, caption: Caption | None, seed: tuple[int, int]
+) -> tuple[str, ...]:
+  """The captions of an example, or the one made from its labels."""
+  if caption is not None:
+    return (caption(example, np.random.default_rng(seed)),)
+  text = example.get("text", ())
+  texts = text if isinstance(text, (tuple, list)) else (text,)
+  return tuple(text for text in texts if isinstance(text, str))

@@ -43,7 +43,8 @@ def run_tokenizer(
     A tokenizer; None without a text tower.
 
   Raises:
-    FileNotFoundError: if the run has begun and its vocabulary is missing.
+    FileNotFoundError: if the run has begun and its vocabulary is missing, or
+      there is no file `tokenizer.model`.
     ValueError: if the vocabulary has more tokens than the text tower's
       embedding table, or another end or padding token than the tower expects;
       if the text tower is pretrained, its weights come without a vocabulary,
@@ -124,7 +125,7 @@ def _stored(folder: pathlib.Path, length: int) -> Tokenizer:
 
 def _from_file(path: pathlib.Path, length: int) -> Tokenizer:
   """A vocabulary of this library, or one in another library's format."""
-  content, beside = path.read_bytes(), vocabulary.settings(path.parent)
+  content, beside = _content(path), vocabulary.settings(path.parent)
   if content.lstrip()[:1] != b"{":
     try:
       return tokenizer.Tokenizer(content, length, beside.get("clean"))
@@ -140,6 +141,22 @@ def _from_file(path: pathlib.Path, length: int) -> Tokenizer:
     return vocabulary.read(path, length)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from error
+
+
+def _content(path: pathlib.Path) -> bytes:
+  """The content of the file that `tokenizer.model` names."""
+  advice = (
+      "Give the file of a vocabulary, which `python -m basic.prepare vocabulary "
+      "--out=FILE` trains, or leave it out: the run then trains its own."
+  )
+  if path.is_dir():
+    raise ValueError(f"tokenizer.model is {str(path)!r}, which is a folder. {advice}")
+  try:
+    return path.read_bytes()
+  except FileNotFoundError as error:
+    raise FileNotFoundError(
+        f"tokenizer.model is {str(path)!r}, and there is no such file. {advice}"
+    ) from error
 
 
 def _trained(config: Settings) -> tokenizer.Tokenizer:

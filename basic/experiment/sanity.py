@@ -107,10 +107,18 @@ def _check_sizes(config):
       )
     # Others are no sizes: bytes, arguments of Weights & Biases, seeds.
     is_size = group not in ("gradient", "record") and not path.endswith("seed")
-    if is_size and value >= 2**31:
+    if is_size and value >= 2**31 and not _is_weight(path.split("/")):
       raise ValueError(
           f"{path.replace('/', '.')} is {value}; it takes less than 2**31."
       )
+
+
+def _is_weight(keys: list[str]) -> bool:
+  """Whether the path of a setting is that of a proportion in a source."""
+  return (
+      "source" in keys[:-2] and keys[-2] in ("weights", "text")
+      and keys[-3] != "sources"  # There it is a label.
+  )
 
 
 def _check_learning(where, config):

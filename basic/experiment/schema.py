@@ -63,9 +63,14 @@ def plugin(folder: str, name: str) -> Callable[..., Any]:
 def _foreign(name: str) -> Callable[..., Any]:
   """The function that "package.module:function" names."""
   module_name, _, function_name = name.partition(":")
+  if not all(part.isidentifier() for part in module_name.split(".")):
+    raise ValueError(
+        f"{name!r} names the module {module_name!r}, which cannot be imported: a "
+        "module is named as by `import`, such as their_package.birds:birds."
+    )
   try:
     module = importlib.import_module(module_name)
-  except (ImportError, ValueError) as error:
+  except ImportError as error:
     raise ValueError(
         f"{name!r} names the module {module_name!r}, which cannot be imported: "
         f"{error}. It must be installed, or lie in the folder from which the "
@@ -180,7 +185,9 @@ def complete(
   full = {}
   for name, argument in accepted.items():
     if name in settings:
-      full[name] = _checked(f"{where}.{name}", settings[name], types_of[name])
+      full[name] = _checked(
+          f"{where}.{name}", settings[name], types_of.get(name, Any)
+      )
     elif name in given:
       continue
     elif argument.default is inspect.Parameter.empty:
@@ -193,10 +200,21 @@ def complete(
 
 
 def hints(function: Callable[..., Any]) -> dict[str, Any]:
-  """The types of a function's arguments, by name."""
-  return typing.get_type_hints(
-      function.__init__ if inspect.isclass(function) else function
-  )
+  """The types of a function's arguments, by name, of those that are annotated.
+
+  Raises:
+    ValueError: if an annotation names something that does not exist.
+  """
+  try:
+    return typing.get_type_hints(
+        function.__init__ if inspect.isclass(function) else function
+    )
+  except (NameError, AttributeError, SyntaxError, TypeError) as error:
+    raise ValueError(
+        f"{function.__module__}:{function.__name__} has an annotation that cannot "
+        f"be resolved ({error}); its settings are checked against their types, so "
+        "import at the top of that file what they name."
+    ) from error
 
 
 def takes(function: Callable[..., Any], name: str) -> bool:
@@ -263,7 +281,10 @@ def _fits(value: Any, hint: Any) -> bool:
     inner = arguments[0] if arguments else Any
     return isinstance(value, tuple) and all(_fits(v, inner) for v in value)
   if origin in (dict, collections.abc.Mapping):
-    return isinstance(value, Mapping)
+    if not isinstance(value, Mapping):
+      return False
+    key, each = arguments or (Any, Any)
+    return all(_fits(k, key) and _fits(_tuples(v), each) for k, v in value.items())
   if hint is float:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
   if hint is int:

@@ -1,6 +1,13 @@
 """Reads examples of a source and says what keeps a run from using it."""
 
+import collections
+import logging
+from typing import Any
+
 from basic import sources, types
+
+_MOST = 0.1  # the default of `unreadable.most`
+_log = logging.getLogger(__name__)
 
 
 def check(*, source: types.Source, examples: int = 64) -> types.Counts:
@@ -11,23 +18,54 @@ def check(*, source: types.Source, examples: int = 64) -> types.Counts:
     examples: number of examples to read, at equal distances.
 
   Returns:
-    The number of examples, of those read, and of unreadable ones by reason.
+    The number of examples, of those read, and of unreadable ones by reason. If
+    more than a tenth is unreadable, "verdict" says that a run would stop.
 
   Raises:
-    ValueError: if something is missing; one line for each fault.
+    ValueError: if something is missing, one line for each fault; if none of the
+      examples can be read; or if `examples` is not positive.
   """
+  if examples < 1:
+    raise ValueError(f"examples is {examples}; it takes a number of at least 1.")
   faults = sources.check(source, examples)
   if faults:
     raise ValueError("\n".join(["the source cannot be used as it is:", *faults]))
-  counts = {"examples": len(source), "read": 0}
-  for position in range(min(examples, len(source))):
-    index = position * len(source) // min(examples, len(source))
+  asked = min(examples, len(source))
+  reasons: collections.Counter[str] = collections.Counter()
+  first = ""
+  for position in range(asked):
+    index = position * len(source) // asked
     try:
-      example = source[index]
-      if hasattr(example.get("image"), "decode"):
-        example["image"].decode()
-      counts["read"] += 1
+      _read(source, index)
     except types.Unreadable as error:
-      name = f"unreadable/{error.reason}"
-      counts[name] = counts.get(name, 0) + 1
+      reasons[error.reason] += 1
+      first = first or f"example {index}: {error}"
+  bad = reasons.total()
+  if bad == asked:
+    raise ValueError(
+        f"none of {asked} examples that were read can be used ({_listed(reasons)}); "
+        f"the first is {first}. Mend the data or the settings of the source."
+    )
+  counts: dict[str, Any] = {
+      "examples": len(source), "read": asked - bad,
+      **{f"unreadable/{reason}": count for reason, count in reasons.items()},
+  }
+  if bad:
+    _log.warning("%d of %d cannot be read; the first is %s", bad, asked, first)
+  if bad > _MOST * asked:
+    counts["verdict"] = (
+        f"{bad / asked:.0%} is unreadable, and a run stops above {_MOST:.0%} "
+        "(unreadable.most): mend the data, or leave these examples out."
+    )
   return counts
+
+
+def _read(source: types.Source, index: int) -> None:
+  """Reads and decodes an example, or raises `types.Unreadable`."""
+  image: Any = source[index].get("image")
+  if hasattr(image, "decode"):
+    image.decode()
+
+
+def _listed(reasons: collections.Counter[str]) -> str:
+  return ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())

@@ -17,6 +17,11 @@ from basic.data import array_records
 from basic.recording import lock
 
 _PLAN = "converting.json"  # what is done, beside the shards
+_ONCE = (
+    "The source draws its examples in an order of its own, as a mixture does by its "
+    "weights; each example is written once, and the weights are lost. To keep them, "
+    "convert its parts, and mix what was written."
+)
 _AHEAD = 64  # examples read ahead
 _log = logging.getLogger(__name__)
 
@@ -54,11 +59,12 @@ def convert(
   Returns:
     The number of examples, of written ones, of unreadable ones by reason, of
     files and bytes, and of examples whose text_weights were left out: TFDS has
-    no place for them.
+    no place for them. Of a mixture, "order" says that each example is written
+    once, whatever its weight.
 
   Raises:
-    ValueError: if `out` holds another data set, or is being written; if no
-      example can be read, or two have other fields.
+    ValueError: if `out` holds another data set, is being written, or is no folder
+      that can be written; if no example can be read, or two have other fields.
     OSError: if a file cannot be written.
   """
   if "://" in out:
@@ -71,7 +77,7 @@ def convert(
         f"shard is {shard}, threads is {threads} and split is {split!r}; expected "
         "numbers of at least 1, and a split of letters and digits."
     )
-  folder = files.checked("--out", out)
+  folder = files.folder("--out", out)
   try:
     with lock.hold(folder):
       return _convert(source, folder, split, shard << 20, threads)
@@ -98,6 +104,8 @@ def _convert(source, folder: pathlib.Path, split, limit, threads) -> types.Count
   }
   done = _resume(folder, job)
   how = _layout(source)
+  if hasattr(source, "order"):
+    _log.warning("%s", _ONCE)
   if not (folder / array_records.METADATA).exists():
     start = done[-1].stop if done else 0
     if start:
@@ -252,6 +260,7 @@ def _counts(source, done: list[_Done]) -> types.Counts:
       "examples": len(source), "written": sum(each.records for each in done),
       **{f"unreadable/{reason}": n for reason, n in sorted(reasons.items())},
       **({"text_weights left out": weighted} if weighted else {}),
+      **({"order": _ONCE} if hasattr(source, "order") else {}),
       "files": sum(each.records > 0 for each in done),
       "bytes": sum(each.size for each in done),
   }

@@ -78,7 +78,8 @@ def filter(
     "caption/...", those dropped; "image/no caption left"; "kept", "kept captions".
 
   Raises:
-    ValueError: if a limit is out of its range, or `out` holds work on other data.
+    ValueError: if a limit is out of its range, `out` holds work on other data or
+      is no folder that can be written, or the source is a mixture.
     ImportError: if there are flags for Beam, and it is not installed.
 
   References:
@@ -90,7 +91,7 @@ def filter(
       most_words, common_tokens, distance,
   )
   _check(rules, part, workers, source)
-  out = str(files.checked("--out", out)) if "://" not in out else out.rstrip("/")
+  out = str(files.folder("--out", out)) if "://" not in out else out.rstrip("/")
   run = _runner(runner, workers)
   parts = _parts.Parts(source, f"{out}/features", part)
   _parts.begin(parts, "source")
@@ -138,9 +139,14 @@ def _runner(flags: tuple[str, ...], workers: int | None) -> _parts.Runner:
 def _check(
     rules: _rules.Rules, part: int, workers: int | None, source: types.Source
 ) -> None:
-  """Raises ValueError for a limit that is out of its range."""
+  """Raises ValueError for a source without a filter, or a limit out of range."""
   if not len(source):
     raise ValueError("the source has no examples; check its name and split.")
+  if hasattr(source, "order"):
+    raise ValueError(
+        "the source draws its examples in an order of its own, as a mixture does, "
+        "which the source subset cannot keep; filter its parts, and mix the subsets."
+    )
   least = {
       "shorter_side": 0, "aspect_ratio": 1, "image_texts": 1, "text_images": 1,
       "fewest_words": 0, "most_words": 1, "common_tokens": 1, "distance": 0,

@@ -13,6 +13,7 @@ from basic.data import vocabulary as data_vocabulary
 
 # Captions that the report is of, and the most ids that it counts of one.
 _JUDGED, _LONGEST = 10_000, 4096
+_SUFFIXES = (".model", ".spm")  # of other vocabularies
 _PERCENTILES = (50, 90, 95, 99, 100)
 
 _log = logging.getLogger(__name__)
@@ -57,10 +58,11 @@ def vocabulary(
 
   Raises:
     ValueError: if the source has no caption that is text, `size` cannot hold
-      its characters, `length` is not positive, or there is no such cleaning.
+      its characters, `length` is not positive, there is no such cleaning, or
+      `out` is a folder, or in one with a vocabulary of another cleaning.
     OSError: if the file cannot be written; an old one is then kept.
   """
-  path = files.checked("--out", out)
+  path = _file(out, clean)
   if length < 1:
     raise ValueError(f"length is {length}; a row has at least 1 id")
   make, caption = cleaning.cleaner(clean), None
@@ -81,6 +83,32 @@ def vocabulary(
       "pieces": words.vocab, "captions learned from": len(texts),
       **_coverage(words, read(_JUDGED), length),
   }
+
+
+def _file(out: str, clean: str | None) -> pathlib.Path:
+  """The file to write, if nothing that is there is spoiled by it."""
+  path = files.checked("--out", out)
+  if path.is_dir():
+    raise ValueError(
+        f"--out is {out!r}, which is a folder; name the file in it, such as "
+        f"{path / tokenizer.FILE}."
+    )
+  files.folder("the folder of --out", path.parent)
+  if not path.parent.is_dir():
+    return path
+  now = data_vocabulary.settings(path.parent).get("clean")
+  others = sorted(
+      each.name for each in path.parent.iterdir()
+      if each.name != path.name
+      and (each.suffix in _SUFFIXES or each.name == data_vocabulary.FILE)
+  )
+  if others and now != clean:
+    raise ValueError(
+        f"--out is {out!r}, and {data_vocabulary.SETTINGS} there says that captions "
+        f"are cleaned by {now!r}, also for {others[0]}; with clean={clean!r} that "
+        "vocabulary would change. Write to a folder of its own, or clean alike."
+    )
+  return path
 
 
 def _tell(folder: pathlib.Path, clean: str | None) -> None:

@@ -75,6 +75,9 @@ def opened(settings: Settings) -> Rows:
     FileNotFoundError: if the folder or table does not exist.
     ValueError: if no layout applies, or settings do not fit it.
   """
+  _storage.checked("path", settings.path)
+  if settings.table is not None:
+    _storage.checked("table", settings.table)
   if not _storage.exists(settings.path):
     raise FileNotFoundError(
         f"{settings.path} does not exist; `path` takes the folder of the pictures."
@@ -103,6 +106,11 @@ def _find_table(settings: Settings) -> str | None:
   if table is not None:
     inside = table if os.path.isabs(table) else f"{path.rstrip('/')}/{table}"
     for choice in (inside, table):
+      if _storage.is_folder(choice):
+        raise ValueError(
+            f"table is {table!r}, which is a folder; it takes the file with the "
+            "captions, or leave it out if that is found by its name."
+        )
       if _storage.exists(choice):
         return choice
     raise FileNotFoundError(f"there is no table {table}, nor {inside}.")

@@ -21,19 +21,52 @@ def check_channels(channels: int) -> None:
     )
 
 
+def check_image(channels: int, max_pixels: int) -> None:
+  """Raises ValueError unless images of these channels and pixels can be read."""
+  check_channels(channels)
+  if max_pixels < 1:
+    raise ValueError(
+        f"max_pixels is {max_pixels}, so that every image would be unreadable; it "
+        "takes a number of pixels, such as 40_000_000."
+    )
+
+
 def class_names(classes: str | Sequence[str]) -> tuple[str, ...]:
   """The names of classes: as given, or the lines of a text file, by its path.
 
   Raises:
     FileNotFoundError: if there is no such file.
-    ValueError: if it is not UTF-8.
+    ValueError: if it cannot be read or is not UTF-8, or names are blank or
+      equal.
   """
-  if not isinstance(classes, str):
-    return tuple(classes)
+  names = _lines(classes) if isinstance(classes, str) else tuple(classes)
+  twice = next((name for name in names if names.count(name) > 1), None)
+  if twice is not None or not all(name.strip() for name in names):
+    found = "a blank name" if twice is None else f"{twice!r} twice"
+    raise ValueError(
+        f"classes has {found} among {len(names)} names; a class is known by its "
+        "name, so give each another one, in the order of the labels."
+    )
+  return names
+
+
+def _lines(path: str) -> tuple[str, ...]:
+  """The lines of a file of names of classes."""
+  _storage.checked("classes", path)
   try:
-    return tuple(_storage.read(classes).decode("utf-8").splitlines())
+    return tuple(_storage.read(path).decode("utf-8").splitlines())
+  except FileNotFoundError as error:
+    raise FileNotFoundError(
+        f"classes is {path!r}, and there is no such file; give the path of a text "
+        "file with a name on each line, or the names themselves: ('cat', 'dog')."
+    ) from error
   except UnicodeDecodeError as error:
-    raise ValueError(f"classes is {classes!r}, which is not UTF-8: {error}") from error
+    raise ValueError(f"classes is {path!r}, which is not UTF-8: {error}") from error
+  except OSError as error:
+    raise ValueError(
+        f"classes is {path!r}, which cannot be read ({error}); it takes a text file "
+        "with a name on each line."
+    ) from error
 
 
 def image(data: Any, channels: int, max_pixels: int) -> decoding.Encoded:

@@ -17,6 +17,8 @@ from typing import IO, Any, TypeVar
 
 import fsspec
 
+from basic import files
+
 T = TypeVar("T")
 
 ATTEMPTS = 4
@@ -36,23 +38,30 @@ def is_remote(path: str) -> bool:
   return "://" in path
 
 
-def expand(patterns: str | Sequence[str]) -> tuple[str, ...]:
+def expand(
+    patterns: str | Sequence[str], setting: str = "files", ending: str = ""
+) -> tuple[str, ...]:
   """The files that patterns name, in order.
 
   Args:
     patterns: paths or URLs, with braces ("{0000..0127}.tar", "{a,b}.tar"), which
       name files that must exist, or wildcards ("*.tar"), which find them.
+    setting: that has the patterns, for messages.
+    ending: of such files, for messages: ".tar".
 
   Returns:
     Paths: in the order of the patterns, those of one wildcard sorted.
 
   Raises:
     FileNotFoundError: if a pattern finds no file, or a named file is missing.
-    ValueError: if there are no patterns, or a file is named twice.
+    ValueError: if there are no patterns, one is empty or has a "~" or "$NAME"
+      that no shell has expanded, a path is a folder, or a file is named twice.
   """
   patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
   if not patterns:
     raise ValueError("found no paths of files; give one or more.")
+  for pattern in patterns:
+    checked(setting, pattern)
   named = [path for pattern in patterns for path in _braces(pattern)]
   found = [path for name in named for path in _find(name)]
   missing = [path for path in found if not exists(path)]
@@ -61,6 +70,12 @@ def expand(patterns: str | Sequence[str]) -> tuple[str, ...]:
         f"{len(missing)} of {len(found)} files do not exist, the first of them "
         f"is {missing[0]}; restore them, or leave them out of the pattern."
     )
+  folder = next((path for path in found if is_folder(path)), None)
+  if folder is not None:
+    raise ValueError(
+        f"{folder} is a folder; name its {setting}: "
+        f"'{folder.rstrip('/')}/*{ending}'."
+    )
   if len(set(found)) < len(found):
     twice = next(path for path in found if found.count(path) > 1)
     raise ValueError(
@@ -68,6 +83,18 @@ def expand(patterns: str | Sequence[str]) -> tuple[str, ...]:
         "weight data sets, use the source mixture."
     )
   return tuple(found)
+
+
+def checked(setting: str, path: str) -> str:
+  """A path that a setting names, or ValueError if no shell has expanded it."""
+  if not is_remote(path):
+    files.checked(setting, path)
+  return path
+
+
+def is_folder(path: str) -> bool:
+  """Whether a local path is that of a folder; of other storage, False."""
+  return not is_remote(path) and os.path.isdir(path)
 
 
 def _braces(pattern: str) -> list[str]:
@@ -98,7 +125,7 @@ def _find(name: str) -> list[str]:
     system, path = _system(name)
     found = sorted(system.unstrip_protocol(each) for each in system.glob(path))
   else:
-    found = sorted(glob.glob(os.path.expanduser(name), recursive=True))
+    found = sorted(glob.glob(name, recursive=True))
   if not found:
     raise FileNotFoundError(
         f"no file matches {name!r}. If the data has not been prepared yet, the head "

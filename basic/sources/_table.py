@@ -59,9 +59,11 @@ class Table:
       names: of the columns, for a file without a header; None: its first row.
 
     Raises:
-      ValueError: if it is no table, is empty, or its header cannot be read.
+      ValueError: if it is no table, is empty, or its header cannot be read; or if
+        the separator is no single character.
       OSError: if it cannot be read.
     """
+    _check_separator(path, separator)
     self._path = path
     self._json = os.path.splitext(path)[1].lower() in LINES
     self._content = _storage.read(path) if _storage.is_remote(path) else None
@@ -168,6 +170,22 @@ class Table:
         if not content[starts[n] : starts[n] + lengths[n]].strip(b"\r\n")
     ]
     return np.append(np.delete(starts, blank), len(content))
+
+
+def _check_separator(path: str, separator: str | None) -> None:
+  """Refuses what cannot separate fields."""
+  if separator is None:
+    return
+  if len(separator) != 1 or separator in '"\r\n':
+    raise ValueError(
+        f"separator is {separator!r}; it takes one character, such as ',' or "
+        "'\\t', or leave it out, and it is found in the header."
+    )
+  if os.path.splitext(path)[1].lower() in LINES:
+    raise ValueError(
+        f"separator is {separator!r}, and the fields of {path} have none, since "
+        "its lines are JSON; leave it out."
+    )
 
 
 def _check(path: str, content) -> None:

@@ -119,11 +119,9 @@ def build(path: str, file: str) -> Shard:
     file: of the index; an older one is replaced when the new one is complete.
 
   Raises:
-    ValueError: if the shard is compressed or a folder, or its names make no samples.
+    ValueError: if the shard is compressed, or its names make no samples.
     OSError: if the shard cannot be read, or the index cannot be written.
   """
-  if os.path.isdir(path):
-    raise ValueError(f"{path} is a folder; name its shards: '{path}/*.tar'.")
   size = _storage.size(path)
   read = _Window(path, size)
   _refuse_compressed(path, read(0, min(size, 8)))
@@ -190,7 +188,14 @@ def write(
   }
   line = json.dumps(said).encode()
   line += b" " * (-(len(line) + 1) % 64) + b"\n"
-  files.replace(file, line + data)
+  try:
+    files.replace(file, line + data)
+  except OSError as error:
+    error.add_note(
+        f"The index {file} could not be written: set `index` to a folder that can "
+        "be written, or free space there."
+    )
+    raise
   return _shard(path, file, said, len(line))
 
 

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from basic import types
-from basic.sources import _tar_index
+from basic import files, types
+from basic.sources import _storage, _tar_index
 
 T = TypeVar("T")
 
@@ -35,13 +35,14 @@ def opened(
 
   Raises:
     FileNotFoundError: if an index is missing and `missing` is "refuse".
-    ValueError: if an index is damaged or not of its shard, which is found by
-      the size of each shard and the content of 64 of them; or as
-      `_tar_index.build`.
+    ValueError: if `folder` is no folder, an index is damaged or not of its shard,
+      which is found by the size of each shard and the content of 64 of them; or
+      as `_tar_index.build`.
     OSError: if a shard cannot be read, or an index cannot be written.
   """
-  files = {path: _file(path, folder) for path in paths}
-  absent = {path: None for path, (_, there) in files.items() if not there}
+  _check(folder)
+  places = {path: _file(path, folder) for path in paths}
+  absent = {path: None for path, (_, there) in places.items() if not there}
   if absent and missing == "refuse":
     raise FileNotFoundError(
         f"{len(absent)} of {len(paths)} shards have no index, the first of them "
@@ -52,12 +53,12 @@ def opened(
     _log.warning(
         "building the indexes of %d of %d shards in %s; `python -m basic.prepare "
         "index` does it once for all, on all cores", len(absent), len(paths),
-        os.path.dirname(files[next(iter(absent))][0]),
+        os.path.dirname(places[next(iter(absent))][0]),
     )
   compared = set(paths[:: -(-len(paths) // _CHECKED)])
 
   def one(path: str) -> _tar_index.Shard:
-    file, _ = files[path]
+    file, _ = places[path]
     if path in absent:
       return _tar_index.build(path, file)
     try:
@@ -69,6 +70,19 @@ def opened(
 
   with futures.ThreadPoolExecutor(_THREADS) as pool:
     return tuple(pool.map(one, paths))
+
+
+def _check(folder: str | None) -> None:
+  """Refuses what cannot be a folder of indexes."""
+  if folder is None:
+    return
+  files.checked("index", folder)
+  if _storage.is_remote(folder) or os.path.isfile(folder):
+    kind = "a URL" if _storage.is_remote(folder) else "a file"
+    raise ValueError(
+        f"index is {folder!r}, which is {kind}; it takes a local folder for the "
+        "indexes of all shards."
+    )
 
 
 def _file(path: str, folder: str | None) -> tuple[str, bool]:
@@ -101,8 +115,10 @@ def prepared(
     The shards, and the number of indexes built now.
 
   Raises:
-    ValueError: if some shards cannot be indexed; the others are by then.
+    ValueError: if some shards cannot be indexed; the others are by then. Before
+      that, if `folder` is no folder.
   """
+  _check(folder)
   one = functools.partial(_prepared, folder)
   workers = min(workers, len(paths))
   if workers > 1:
@@ -146,7 +162,8 @@ def _prepared(
   try:
     return _tar_index.build(path, file), True, ""
   except (ValueError, OSError) as error:
-    return None, False, str(error)
+    notes = getattr(error, "__notes__", ())
+    return None, False, " ".join([str(error), *notes])
 
 
 def repeated_keys(shards: Sequence[_tar_index.Shard]) -> int:

@@ -82,7 +82,7 @@ def folder(
     ValueError: if nothing of the above is found, a column does not exist, or
       none of the examples looked at can be read.
   """
-  _records.check_channels(channels)
+  _records.check_image(channels, max_pixels)
   rows = _layouts.opened(_layouts.Settings(
       path=path, table=table, layout=layout, image=image, text=text,
       weights=weights, label=label, classes=classes, columns=columns,

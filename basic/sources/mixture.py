@@ -87,6 +87,11 @@ def mixture(
         f"the source {labels[lengths.index(0)]!r} has no examples; check its "
         "settings, or leave it out"
     )
+  if fields is not None and not {*fields} - {"id"}:
+    raise ValueError(
+        f"fields is {fields}, which leaves nothing of an example; name what to "
+        "keep, as fields=('image', 'text'), or leave it out to keep all"
+    )
   shares = _shares(dict(zip(labels, lengths, strict=True)), weights, temperature)
   kept = _fields(dict(zip(labels, parts, strict=True)), fields)
   classes = _classes(dict(zip(labels, parts, strict=True)), "label" in kept)
@@ -141,10 +146,13 @@ class _Mixture:
     visits = []
     for number, part in enumerate(self._parts):
       own = getattr(part, "order", None)
-      visits.append(orders.order(
-          part, seed=orders.derived(seed, 6, number), window=self._window,
-          shuffle=self._shuffle if own is None else "examples",
-      ))
+      try:
+        visits.append(orders.order(
+            part, seed=orders.derived(seed, 6, number), window=self._window,
+            shuffle=self._shuffle if own is None else "examples",
+        ))
+      except ValueError as error:
+        raise ValueError(f"the source {self._labels[number]!r}: {error}") from error
     return _Mixed(_halves(self._shares), tuple(visits), tuple(self._starts))
 
 

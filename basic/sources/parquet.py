@@ -76,9 +76,11 @@ def parquet(
     ValueError: if a file is no whole Parquet file, if there are no rows, if a
       column does not exist in one of the files, or is of another kind there.
   """
-  _records.check_channels(channels)
+  _records.check_image(channels, max_pixels)
   if memory < 1:
     raise ValueError(f"memory is {memory}; it takes MiB, at least 1.")
+  if folder is not None:
+    _storage.checked("folder", folder)
   return _Parquet(
       files=files, image=image, text=text, weights=weights, label=label,
       classes=classes, folder=folder, memory=memory, channels=channels,
@@ -91,7 +93,7 @@ class _Parquet:
 
   def __init__(self, **settings: Any):
     self._settings = settings
-    self._files = _storage.expand(settings["files"])
+    self._files = _storage.expand(settings["files"], "files", ".parquet")
     found = _row_groups.footers(self._files)
     self._places = _row_groups.places(found)
     if not len(self):

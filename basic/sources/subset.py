@@ -7,7 +7,6 @@ reads only those, so that filtered data are trained on without a copy of them.
 import hashlib
 import io
 import json
-import os
 from collections.abc import Mapping
 from typing import Any, SupportsIndex
 
@@ -39,7 +38,7 @@ def subset(*, source: types.Source, kept: str) -> types.Source:
     ValueError: if the source is not the one that was filtered, if it draws its
       examples in an order of its own, or if a file of the folder is damaged.
   """
-  return _Subset(source, kept)
+  return _Subset(source, _storage.checked("kept", kept))
 
 
 def digest(examples: bytes, captions: bytes | None) -> str:
@@ -120,7 +119,7 @@ def _report(kept: str) -> Mapping[str, Any]:
   path = _file(kept, REPORT)
   try:
     report = json.loads(_storage.read(path))
-  except FileNotFoundError as error:
+  except (FileNotFoundError, NotADirectoryError) as error:
     raise FileNotFoundError(
         f"{path} does not exist; kept is the folder that `python -m basic.prepare "
         "filter --out=FOLDER` wrote, which has one when it is finished."
@@ -162,4 +161,4 @@ def _array(folder: str, name: str) -> np.ndarray:
   path = _file(folder, name)
   if _storage.is_remote(path):
     return np.load(io.BytesIO(_storage.read(path)), allow_pickle=False)
-  return np.load(os.path.expanduser(path), mmap_mode="r", allow_pickle=False)
+  return np.load(path, mmap_mode="r", allow_pickle=False)

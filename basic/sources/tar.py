@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, SupportsIndex
 
 import numpy as np
@@ -89,10 +89,11 @@ def tar(
     FileNotFoundError: if a shard, or the file of `classes`, does not exist, or a
       shard has no index and `missing_index` is "refuse".
     ValueError: if a shard is compressed or a folder, an index is damaged or of another
-      file, no sample is usable, or a setting is out of its range.
+      file, `index` is no local folder, no sample is usable, or a setting is out of its
+      range.
     OSError: if a shard cannot be read, or an index cannot be written.
   """
-  _records.check_channels(channels)
+  _records.check_image(channels, max_pixels)
   images = tuple(e.lower() for e in ((image,) if isinstance(image, str) else image))
   weights = _weights(text)
   if not images or not (weights or label):
@@ -100,6 +101,9 @@ def tar(
         f"image is {image!r}, text {text!r} and label {label!r}: name an "
         'extension of images, and where captions or labels are ("txt", "cls").'
     )
+  _check_places("image", images)
+  _check_places("text", weights)
+  _check_places("label", () if label is None else (label,))
   names = _records.class_names(classes)
   settings = _Settings(images, weights, label, names, channels, max_pixels)
   return _Tar(settings, _tar_shards.opened(_paths(shards), index, missing_index))
@@ -107,8 +111,19 @@ def tar(
 
 def _paths(shards: str | tuple[str, ...]) -> tuple[str, ...]:
   """The shards that patterns name, without indexes that lie beside them."""
-  found = _storage.expand(shards)
+  found = _storage.expand(shards, "shards", ".tar")
   return tuple(p for p in found if not p.endswith(f".tar{_tar_index.SUFFIX}"))
+
+
+def _check_places(setting: str, places: Iterable[str]) -> None:
+  """Refuses what is no extension, or the path of a field of JSON."""
+  for place in places:
+    if not place.strip() or place.startswith("."):
+      raise ValueError(
+          f"{setting} names {place!r}; expected an extension without its dot, such "
+          f"as {place.strip('. ') or 'txt'!r}, or a field of JSON, such as "
+          "'json/caption'."
+      )
 
 
 def _weights(text: Any) -> dict[str, float]:
@@ -311,8 +326,8 @@ def build_indexes(
 
   Raises:
     FileNotFoundError: if a shard does not exist.
-    ValueError: if a path is a folder, or some shards cannot be indexed, when
-      the others are.
+    ValueError: if a path is a folder, `index` is no local folder, or some shards
+      cannot be indexed, when the others are.
   """
   paths = _paths(shards)
   opened, now = _tar_shards.prepared(paths, index, workers)

@@ -70,7 +70,7 @@ def tfrecord(
       not exist in the first of them.
     ImportError: if the `google_crc32c` library is not installed.
   """
-  _records.check_channels(channels)
+  _records.check_image(channels, max_pixels)
   return _TfRecord(
       files=files, image=image, text=text, weights=weights, label=label,
       classes=classes, channels=channels, max_pixels=max_pixels,
@@ -83,7 +83,7 @@ class _TfRecord:
   def __init__(self, **settings: Any):
     self._settings = settings
     self._crc = _masked_crc()
-    self._files = _storage.expand(settings["files"])
+    self._files = _storage.expand(settings["files"], "files", ".tfrecord*")
     with futures.ThreadPoolExecutor(16) as pool:
       self._starts = list(pool.map(self._scan, self._files))
     counts = [len(starts) - 1 for starts in self._starts]

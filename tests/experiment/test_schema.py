@@ -69,6 +69,8 @@ def test_the_name_is_no_setting():
         (dict(sizes=(1, "a")), r"part.sizes is \(1, 'a'\)"),
         (dict(sizes=4), r"part.sizes is 4 \(int\)"),
         (dict(chunks="two"), r"part.chunks is 'two'"),
+        (dict(chunks={3: 1}), r"part.chunks is \{3: 1\} \(dict\)"),
+        (dict(chunks={"a": "b"}), r"part.chunks is \{'a': 'b'\}"),
         (dict(flag=1), r"part.flag is 1 \(int\); it takes bool"),
         (dict(scale=None), r"part.scale is None"),
     ],
@@ -148,6 +150,10 @@ def package(tmp_path, monkeypatch):
       "def positional(length):\n"
       "  return [{}] * length\n"
       "names = 3\n"
+      "def free(*, folder, times=1):\n"
+      "  return [{'folder': folder}] * times\n"
+      "def lost(*, n: 'Nowhere' = 3):\n"
+      "  return [n]\n"
   )
   (tmp_path / "theirs" / "broken.py").write_text("import no_such_module\n")
   monkeypatch.syspath_prepend(tmp_path)
@@ -174,10 +180,29 @@ def test_a_function_of_another_package_is_a_plugin():
     ("theirs.data:positional", r"takes \['length'\] by position"),
     (":birds", "cannot be imported"),
     ("theirs.data:", "no function ''"),
+    (".data:birds", "'.data', which cannot be imported: a module is named as"),
+    ("theirs..data:birds", "a module is named as"),
+    (":", "a module is named as"),
 ])
 def test_a_function_that_cannot_be_used_says_why(name, sentence):
   with pytest.raises(ValueError, match=sentence):
     schema.plugin("sources", name)
+
+
+@pytest.mark.usefixtures("package")
+def test_an_argument_without_an_annotation_takes_anything():
+  settings = {"name": "theirs.data:free", "folder": {"a": 1}}
+  function = schema.plugin("sources", settings["name"])
+  full = {"name": settings["name"], **schema.complete("source", function, settings)}
+  assert full == {**settings, "times": 1}
+  assert schema.make("sources", full) == [{"folder": {"a": 1}}]
+
+
+@pytest.mark.usefixtures("package")
+def test_an_annotation_that_does_not_resolve_is_said():
+  function = schema.plugin("sources", "theirs.data:lost")
+  with pytest.raises(ValueError, match=r"theirs.data:lost .*'Nowhere' is not def"):
+    schema.complete("source", function, {"n": 3})
 
 
 def joined(

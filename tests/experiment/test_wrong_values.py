@@ -89,3 +89,17 @@ def test_what_used_to_be_a_traceback_is_a_sentence(path, value, sentence):
 def test_a_stage_that_is_no_mapping_is_refused(stages):
   with pytest.raises(ValueError, match=r"config\.stages is"):
     settings.complete({**full(), "stages": stages})
+
+
+@pytest.mark.parametrize("label", ["weights", "text"])
+def test_proportions_of_sources_may_be_large_and_sizes_may_not(label):
+  def check(**changes):
+    inner = dict(name="digits", canvas=24, **changes)
+    source = dict(
+        name="mixture", sources={label: inner}, weights={label: 3_000_000_000})
+    config = {**full(), "source": source}
+    sanity.check(config, settings.complete(config))
+
+  check()
+  with pytest.raises(ValueError, match=rf"{label}\.length is 2147483648; it takes"):
+    check(length=2**31)

@@ -17,7 +17,7 @@ from basic import prepare, types
 from basic.data import array_records, decoding
 from basic.preparation import convert as module
 from basic.sources import folder as folders
-from basic.sources import shapes, tfds
+from basic.sources import mixture, shapes, tfds
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ROWS = 11
@@ -311,3 +311,22 @@ def test_two_processes_do_not_write_into_one_folder(tmp_path):
       return super().__getitem__(index)
 
   assert converted(Second([example(0)]), tmp_path / "a")["written"] == 1
+
+
+def test_a_mixture_is_written_once_and_its_weights_are_said_to_be_lost(
+    tmp_path, caplog
+):
+  parts = {name: Listed([example(n) for n in range(2)]) for name in ("a", "b")}
+  mixed = mixture.mixture(sources=parts, weights={"a": 3, "b": 1})
+  counts = converted(mixed, tmp_path / "out")
+  assert counts["written"] == 4
+  assert "the weights are lost" in counts["order"]
+  assert "the weights are lost" in caplog.text
+  assert "order" not in converted(parts["a"], tmp_path / "a")
+
+
+def test_a_file_is_no_place_to_convert_to(tmp_path):
+  (tmp_path / "file").write_text("")
+  for out in (tmp_path / "file", tmp_path / "file" / "below"):
+    with pytest.raises(ValueError, match="file is a file; it takes a folder"):
+      converted(Listed([example(0)]), out)

@@ -19,7 +19,7 @@ from basic import preparation, types
 from basic.data import decoding
 from basic.preparation import _features, _hashing, _rules
 from basic.preparation import filter as command
-from basic.sources import subset
+from basic.sources import mixture, subset
 
 WORDS = "a red blue green cat dog fish on in the".split()
 
@@ -439,3 +439,15 @@ def test_what_cannot_be_is_refused(tmp_path, settings, sentence):
   whole = {"source": crawl(0), "out": str(tmp_path), "workers": 1} | settings
   with pytest.raises(ValueError, match=sentence):
     command.filter(**whole)
+
+
+def test_a_source_with_an_order_of_its_own_is_refused_before_it_is_read(tmp_path):
+  source = crawl(0)
+  mixed = mixture.mixture(sources={"a": source})
+  source.read.clear()
+  with pytest.raises(ValueError, match="filter its parts, and mix the subsets"):
+    command.filter(source=mixed, out=str(tmp_path / "out"))
+  assert not source.read and not list(tmp_path.iterdir())
+  (tmp_path / "file").write_text("")
+  with pytest.raises(ValueError, match="file is a file; it takes a folder"):
+    command.filter(source=source, out=str(tmp_path / "file"))

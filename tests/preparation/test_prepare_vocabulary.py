@@ -68,6 +68,34 @@ def test_captions_may_be_made_of_labels(tmp_path):
   assert found["captions learned from"] == 20
 
 
+def test_the_cleaning_of_another_vocabulary_in_the_folder_is_not_changed(tmp_path):
+  run(tmp_path / "lower.model", "--clean=lower")
+  before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+  for arguments in ((), ("--clean=whitespace",)):
+    with pytest.raises(ValueError, match=r"by 'lower', also for lower\.model"):
+      run(tmp_path / "other.model", *arguments)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+  run(tmp_path / "other.model", "--clean=lower")
+  assert vocabulary.settings(tmp_path) == {"clean": "lower"}
+
+
+def test_a_path_that_cannot_be_written_is_refused_before_any_work(tmp_path):
+  (tmp_path / "file").write_text("")
+  for out, sentence in (
+      (tmp_path, r"which is a folder; name the file in it, .*tokenizer\.model"),
+      (tmp_path / "file" / "t.model", r"file is a file; it takes a folder"),
+  ):
+    with pytest.raises(ValueError, match=sentence):
+      run(out, "--source.length=1_000_000_000")
+
+
+def test_a_vocabulary_that_is_not_there_is_said(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"nope\.model', and there is no such"):
+    input_pipeline._from_file(tmp_path / "nope.model", 8)
+  with pytest.raises(ValueError, match=r"which is a folder\. Give the file"):
+    input_pipeline._from_file(tmp_path, 8)
+
+
 @pytest.mark.parametrize(("arguments", "sentence"), [
     (["--length=0"], "length is 0"), (["--clean=soap"], "no cleaning of captions"),
     (["--size=5"], "cannot hold every character"), (["--out="], "--out is empty"),

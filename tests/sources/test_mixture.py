@@ -171,11 +171,13 @@ def test_a_stream_follows_the_order_of_a_mixture():
 
 
 def test_the_fingerprint_tells_parts_weights_and_shuffle_but_not_their_order():
-  parts = {"a": Part("a", 4, shards=[0, 2]), "b": Part("b", 4, shards=[0, 2])}
+  parts = {
+      name: Part(name, 4, extra=("n",), shards=[0, 2]) for name in ("a", "b")}
   swapped = dict(reversed(parts.items()))
   kinds = [
       dict(sources=parts), dict(sources=parts, weights={"a": 2, "b": 1}),
-      dict(sources={**parts, "b": Part("c", 4)}), dict(sources=parts, fields=()),
+      dict(sources={**parts, "b": Part("c", 4, extra=("n",))}),
+      dict(sources=parts, fields=("text",)),
       dict(sources=parts, shuffle="shards"),
       dict(sources=parts, shuffle="shards", window=2),
   ]
