@@ -72,7 +72,7 @@ def tfds(
       does not exist, if neither text nor named labels are given, or if
       `most_labels` does not fit the feature.
   """
-  _records.check_channels(channels)
+  _records.check_image(channels, max_pixels)
   source = _Tfds(
       dataset=dataset, split=split, data_dir=data_dir, image=image, text=text,
       label=label, most_labels=most_labels, channels=channels,
