@@ -177,7 +177,7 @@ class _InWindows:
   def __init__(self, shards: Any, length: int, seed: int, window: int):
     self._shards, self._length = shards, length
     self._seed, self._window = seed, window
-    self._newest: tuple[int, _Epoch] | None = None
+    self._epochs: dict[int, _Epoch] = {}
     self._permutation = _Permutations()
 
   def __call__(self, position: int) -> int:
@@ -194,17 +194,18 @@ class _InWindows:
     return int(epoch.firsts[shard]) + drawn - _before(epoch.ends, shard)
 
   def _epoch(self, number: int) -> _Epoch:
-    """Kept for the newest epoch: it costs 2 us for each shard."""
-    newest = self._newest  # Other threads may replace it at any time.
-    if newest is None or newest[0] != number:
-      newest = self._newest = (number, self._permuted(number))
-    return newest[1]
+    """Kept for two epochs: it costs 2 us for each shard."""
+    epochs = self._epochs  # Other threads may replace it at any time.
+    if number not in epochs:
+      newest = dict(list(epochs.items())[-1:])
+      epochs = self._epochs = {**newest, number: self._permuted(number)}
+    return epochs[number]
 
   def _permuted(self, number: int) -> _Epoch:
     seed = derived(self._seed, 4, number)
     count = len(self._shards)
     shards = np.array(
-        [_ciphered(shard, count, seed) for shard in range(count)], np.int64
+        [self._permutation(shard, count, seed) for shard in range(count)], np.int64
     )
     sizes = np.diff(self._shards, append=self._length)
     return _Epoch(

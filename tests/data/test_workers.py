@@ -150,8 +150,9 @@ def test_closing_leaves_no_process_and_no_open_file():
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
 import planted
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may ignore it
 from basic.data import examples, pipeline
 if __name__ == "__main__":
   batches = pipeline.stream(

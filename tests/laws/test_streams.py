@@ -61,11 +61,12 @@ restarts = st.lists(
 )
 
 
-def test_restarts_on_other_processes_change_nothing(case):
+@pytest.mark.parametrize("tried", [2, pytest.param(12, marks=pytest.mark.slow)])
+def test_restarts_on_other_processes_change_nothing(case, tried):
   _, _, source = case
   whole = read(source, 0, 30, threads=0)
 
-  @settings(max_examples=6, deadline=None)
+  @settings(max_examples=tried, deadline=None)
   @given(restarts)
   def restarted(runs):
     at = 0
