@@ -37,7 +37,7 @@ def test_a_killed_run_goes_on_with_other_workers_bit_for_bit(tmp_path, toys):
 
 
 @pytest.mark.slow
-def test_a_run_of_workers_survives_sigkill(tmp_path):
+def test_a_run_of_workers_survives_sigkill(tmp_path, toys):
   programs = []
   for name, workers in (("one", 1), ("two", 2)):
     path = tmp_path / f"{name}_config.py"
