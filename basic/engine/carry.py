@@ -42,8 +42,7 @@ def carry(
   fresh = tuple(fresh)
   check(old, new, fresh=fresh)
   starts_anew = paths.any_of(fresh)
-  parameters, learned = paths.flatten(new.params), paths.flatten(old.params)
-  reset: list[str] = []  # Optimizer state of parameters that go on without it.
+  parameters = paths.flatten(new.params)
 
   def keep(before, after):
     known = _by_path(before)
@@ -51,51 +50,60 @@ def carry(
     def kept(path, leaf):
       path = paths.of_keys(path)
       found = known.get(path)
-      # The path of a moment ends in the path of its parameter.
-      owner = next((end for end in _endings(path) if end in parameters), path)
+      owner = _owner(path, parameters)
       if path == f"average/{owner}":
         # The EMA of a new parameter is the parameter: it begins at zeros only
         # before the first update, where its decay is corrected for. A copy,
         # since a step donates the buffers of both.
         leaf = jnp.copy(parameters[owner])
-      if starts_anew(owner):
-        return leaf
-      if found is None:
-        # A factored second moment has other paths than a full one.
-        if _goes_on(owner, learned, parameters) and path != owner:
-          reset.append(path)
+      if found is None or starts_anew(owner):
         return leaf
       if found.shape == leaf.shape:
         return found
       if learned_positions.fits(path, found.shape, leaf.shape):
         resize = functools.partial(learned_positions.resize, path)
         return jax.jit(resize, out_shardings=leaf.sharding)(found, leaf)
-      if _goes_on(owner, learned, parameters):
-        reset.append(path)
       return leaf
 
     return jax.tree_util.tree_map_with_path(kept, after)
 
   same_memory = _shapes(old.memory) == _shapes(new.memory)
   anew = any(starts_anew(path) for path in _memory_paths(new))
-  params = keep(old.params, new.params)
-  opt_state = keep(old.opt_state, new.opt_state) if optimizer else new.opt_state
-  if reset:
+  if optimizer and (reset := _reset(old, new, starts_anew)):
     _log.warning(
         "this stage's optimizer state for these parameters has another shape "
         "and starts anew: %s", ", ".join(reset),
     )
   return types.TrainState(
       old.step,
-      params,
-      opt_state,
+      keep(old.params, new.params),
+      keep(old.opt_state, new.opt_state) if optimizer else new.opt_state,
       old.memory if same_memory and not anew else new.memory,
       old.rng,
   )
 
 
+def _reset(old, new, starts_anew):
+  """Paths of the optimizer state that parameters which go on lose.
+
+  A factored second moment has other paths than a full one.
+  """
+  learned, parameters = paths.flatten(old.params), paths.flatten(new.params)
+  before, after = _by_path(old.opt_state), _by_path(new.opt_state)
+  return [
+      path for path in after
+      if _goes_on(owner := _owner(path, parameters), learned, parameters)
+      and not starts_anew(owner) and not _goes_on(path, before, after)
+  ]
+
+
+def _owner(path, parameters):
+  """The parameter of a moment, whose path ends in that of the parameter."""
+  return next((end for end in _endings(path) if end in parameters), path)
+
+
 def _goes_on(path, before, after):
-  """Whether a parameter continues, as it is or resized."""
+  """Whether an array continues, as it is or resized."""
   return path in before and path in after and (
       before[path].shape == after[path].shape
       or learned_positions.fits(path, before[path].shape, after[path].shape)
