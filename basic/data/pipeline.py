@@ -1,8 +1,8 @@
 """Examples to batches: an endless, resumable stream, or one ordered pass.
 
-The state of a stream is a single number, the
-examples seen, which means the same for any batch size and any number of
-processes: with B the batch size, P processes and b = B / P,
+The state of a stream is a single number, the examples seen, which means the same
+for any batch size and any number of processes: with B the batch size, P
+processes and b = B / P,
 
     row j of process p in step s  =  example number  start + s B + p b + j,
 

@@ -167,6 +167,23 @@ class Labels:
           "names that differ, none of them blank."
       )
     self._numbers = {name: number for number, name in enumerate(names)}
+    self._where = where
+
+  def check_captions(
+      self, text: Sequence[str], kind: str, names: Sequence[str]
+  ) -> None:
+    """Raises ValueError if there are neither captions nor names of labels.
+
+    Args:
+      text: names of what holds captions.
+      kind: what these are: "columns".
+      names: all there are, for the message.
+    """
+    if not text and not self.names:
+      raise ValueError(
+          f"{self._where} has no captions, and its labels have no names; set "
+          f"`text` or `classes`. It has the {kind} {list(names)}."
+      )
 
   def number(self, value: Any) -> np.int32:
     """The class that a value names, or whose number it is.

@@ -177,11 +177,7 @@ class TableRows:
       names = self._names(self._columns.label)
     self._labels = _columns.Labels(self.where, names or ())
     self.classes = self._labels.names
-    if not self._columns.text and not self.classes:
-      raise ValueError(
-          f"{self.where} has no captions, and its labels have no names; set "
-          f"`text` or `classes`. It has the columns {list(self._table.names)}."
-      )
+    self._labels.check_captions(self._columns.text, "columns", list(self._table.names))
     self.settings = dataclasses.replace(
         settings, separator=self._table.separator or None, base=self.base,
         classes=tuple(names or ()), layout="table",

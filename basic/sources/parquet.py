@@ -102,11 +102,7 @@ class _Parquet:
     _check_schemas(self._files, found, self._columns)
     self._labels = _columns.Labels(self._files[0], names)
     self.classes = self._labels.names
-    if not self._columns.text and not self.classes:
-      raise ValueError(
-          f"{self._files[0]} has no captions, and its labels have no names; set "
-          f"`text` or `classes`. It has the columns {found[0].schema.names}."
-      )
+    self._labels.check_captions(self._columns.text, "columns", found[0].schema.names)
     self._groups = _row_groups.RowGroups(
         self._files, self._columns.names, settings["memory"] << 20
     )

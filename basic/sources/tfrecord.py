@@ -97,11 +97,7 @@ class _TfRecord:
     )
     self._labels = _columns.Labels(self._files[0], self._names())
     self.classes = self._labels.names
-    if not self._columns.text and not self.classes:
-      raise ValueError(
-          f"{self._files[0]} has no captions, and its labels have no names; set "
-          f"`text` or `classes`. It has the features {self._features()}."
-      )
+    self._labels.check_captions(self._columns.text, "features", self._features())
     self._content = _storage.fingerprint(self._files)
 
   def __getstate__(self) -> Mapping[str, Any]:
