@@ -1,6 +1,6 @@
 """python -m basic.train --config configs/emoji.py --workdir runs/emoji
 
-Real RGB pictures and real words, on two CPU cores in about ten minutes. Before:
+Real RGB pictures and real words, on CPU cores: 11 minutes of processor time. Before:
 
     pip install resvg-py
     python -m basic.prepare emoji --out data/emoji
