@@ -67,9 +67,7 @@ def top_k(
     raise ValueError("there are no queries; expected one or more rows of x.")
   if block is not None and block < 1:
     raise ValueError(f"block is {block}; expected 1 or more.")
-  block = block or distributed.TILE_BY_BACKEND.get(
-      jax.default_backend(), distributed.TILE_ON_ACCELERATORS
-  )
+  block = block or distributed.tile_rows()
   return _top_k(x, y, k=k, block=block)
 
 
@@ -101,35 +99,27 @@ def _merge(a, b):
 
 def _of_share(x, y, first, count, k, block):
   """(keys, indices) [n k] among the items first, first + 1, ..."""
-  n, dtype = x.shape[0], precision.accumulator(x.dtype)
-  size = min(block, n)
+  n = x.shape[0]
+  size, rows = queries.blocks(n, block)
 
-  def rows(a, found):
-    # The last block ends with the last row and computes some rows again:
-    # padding would copy all vectors.
-    start = jnp.minimum(a * size, n - size)
-    best = _of_rows(
-        jax.lax.dynamic_slice_in_dim(x, start, size), y, first, count, k, block
-    )
-    return jax.tree.map(
-        lambda whole, part: jax.lax.dynamic_update_slice_in_dim(
-            whole, part, start, 0
-        ), found, best,
-    )
+  def of_rows(number, found):
+    part = queries.span(number, size, n)
+    best = _of_rows(part.cut(x), y, first, count, k, block)
+    return jax.tree.map(part.put, found, best)
 
-  return jax.lax.fori_loop(0, -(-n // size), rows, _nothing(n, k, dtype))
+  nothing = _nothing(n, k, precision.accumulator(x.dtype))
+  return jax.lax.fori_loop(0, rows, of_rows, nothing)
 
 
 def _of_rows(x, y, first, count, k, block):
   """(keys, indices) of one block of queries among all items of a share."""
-  m, width = y.shape[0], min(block, y.shape[0])
+  width, columns = queries.blocks(y.shape[0], block)
 
-  def columns(b, best):
-    start = jnp.minimum(b * width, m - width)
-    keys = _keys(x, jax.lax.dynamic_slice_in_dim(y, start, width))
-    place = start + jnp.arange(width, dtype=jnp.int32)
-    index = jnp.where(place >= b * width, first + place, count)
-    keys = jnp.where(index[None, :] < count, keys, -jnp.inf)
+  def add(number, best):
+    part = queries.span(number, width, y.shape[0])
+    index = first + part.numbers
+    real = part.new & (index < count)
+    keys = jnp.where(real[None], _keys(x, part.cut(y)), -jnp.inf)
     keys, column = jax.lax.top_k(keys, min(k, width))
     found = jnp.where(jnp.isneginf(keys), _NONE, index[column])
     # Both lists are in order, and indices rise from block to block, so of
@@ -139,8 +129,8 @@ def _of_rows(x, y, first, count, k, block):
     keys, entry = jax.lax.top_k(keys, k)
     return keys, jnp.take_along_axis(index, entry, 1)
 
-  start = _nothing(x.shape[0], k, precision.accumulator(x.dtype))
-  return jax.lax.fori_loop(0, -(-m // width), columns, start)
+  nothing = _nothing(x.shape[0], k, precision.accumulator(x.dtype))
+  return jax.lax.fori_loop(0, columns, add, nothing)
 
 
 def _keys(x, y):

@@ -6,12 +6,57 @@ nothing is transferred.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Bool, Int, Shaped
+
+
+class Span(NamedTuple):
+  """One block of rows.
+
+  Attributes:
+    start: its first row, int32.
+    new: bool [size]; False for rows that the block before it has too.
+  """
+
+  start: Array
+  new: Bool[Array, "size"]
+
+  @property
+  def numbers(self) -> Int[Array, "size"]:
+    """The numbers of its rows."""
+    return self.start + jnp.arange(self.new.shape[0], dtype=jnp.int32)
+
+  def cut(self, rows: Shaped[Array, "n ..."]) -> Shaped[Array, "size ..."]:
+    """Its part of some rows."""
+    return jax.lax.dynamic_slice_in_dim(rows, self.start, self.new.shape[0])
+
+  def put(
+      self, rows: Shaped[Array, "n ..."], part: Shaped[Array, "size ..."]
+  ) -> Shaped[Array, "n ..."]:
+    """The rows with another part in its place."""
+    return jax.lax.dynamic_update_slice_in_dim(rows, part, self.start, 0)
+
+
+def blocks(length: int, block: int) -> tuple[int, int]:
+  """(rows of a block, number of blocks) for so many rows, at least one."""
+  size = min(block, length)
+  return size, -(-length // size)
+
+
+def span(number: Any, size: int, length: int) -> Span:
+  """Block `number` of `size` rows.
+
+  The last one ends with the last row, and so may begin in the block before it:
+  to fill it up would copy all rows.
+  """
+  start = jnp.minimum(number * size, length - size).astype(jnp.int32)
+  new = start + jnp.arange(size, dtype=jnp.int32) >= number * size
+  return Span(start, new)
+
 
 # (queries, items, number of the first of these items, state) -> state
 Fold = Callable[[Array, Array, Any, Any], Any]
