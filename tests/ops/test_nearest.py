@@ -82,6 +82,12 @@ def test_equal_vectors_tie_wherever_they_lie():
   np.testing.assert_array_equal(first, first[:, :, :1] + np.array([0, 30, 60]))
 
 
+def test_minus_zero_equals_zero():
+  # `lax.top_k` says otherwise, and some products are -0.0.
+  keys = jax.jit(nearest._keys)(jnp.ones((1, 1)), jnp.array([[-0.0], [0.0]]))
+  assert not np.signbit(keys).any()
+
+
 def test_bfloat16_is_scored_in_float32():
   # 256 and 256.5, which are one number in bfloat16.
   y = jnp.asarray([[256.0, 0.0], [256.0, 0.5]], jnp.bfloat16)
