@@ -35,6 +35,7 @@ def stream(count=40, workers=2):
   return pipeline.stream(
       planted.Planted(count), prepare=examples.prepare(tokenize=None),
       batch_size=8, seed=3, threads=2, workers=workers, prefetch=AHEAD,
+      patience=pipeline.stalls.Patience(60.0, 60.0),
   )
 
 
