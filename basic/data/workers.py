@@ -172,12 +172,14 @@ def _start() -> _Worker:
   ours, theirs = socket.socketpair()
   with theirs:
     process = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM.format(theirs.fileno())],
+        # -P: modules come from where they do here, not from the current folder.
+        [sys.executable, "-P", "-c", _PROGRAM.format(theirs.fileno())],
         pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL,
         # Ctrl-C is for this process, which then ends its workers.
         start_new_session=True,
         env={
-            **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
             "JAX_PLATFORMS": "cpu",  # Devices belong to this process alone.
         },
     )

@@ -204,6 +204,12 @@ def started(fault, stop_after):
   return batches
 
 
+def test_a_worker_imports_nothing_from_the_current_folder(tmp_path, monkeypatch):
+  (tmp_path / "planted.py").write_text("raise ImportError('not this one')")
+  monkeypatch.chdir(tmp_path)
+  assert len(take(planted.Planted(8), 1, 1)[0]) == 1
+
+
 def test_slow_reads_of_workers_are_no_stall():
   with started("slowly", stop_after=2.5) as batches:
     assert len(next(batches)["id"]) == 4  # in more than three seconds
