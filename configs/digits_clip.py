@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
       width=96, heads=4, positions="learned", activation="gelu", epsilon=1e-5,
       dtype="float32")
   return ConfigDict(dict(
-      seed=0, steps=1_000, batch_size=256,
+      seed=0, steps=2_000, batch_size=256,
       source=dict(
           name="digits", split="train", mix=(.2, .6, .1, .1)),
       image=dict(
@@ -34,18 +34,18 @@ def get_config() -> ConfigDict:
       projection=dict(width=64),
       objective=dict(name="softmax", scale=20., distinct="caption_id"),
       gradient=dict(name="cached", chunks=1),
-      optimizer=dict(name="adamw", peak=3e-3, warmup=100, decay=1e-1, b2=.98),
+      optimizer=dict(name="adamw", peak=2e-3, warmup=200, decay=1e-1, b2=.98),
       mesh=dict(data=-1, fsdp=1, model=1),
       evals=dict(
           single=dict(
-              name="zeroshot", every=500,
+              name="zeroshot", every=1_000,
               templates=("the digit {}", "a {}", "a picture of the digit {}"),
               source=dict(name="digits", split="test", kind="single")),
           pairs=dict(
-              name="zeroshot", every=500,
+              name="zeroshot", every=1_000,
               source=dict(name="digits", split="test", kind="pairs")),
           scenes=dict(
-              name="retrieval", every=500,
+              name="retrieval", every=1_000,
               source=dict(name="digits", split="test", kind="scenes")),
       ),
       checkpoint=dict(every=500, keep=2),
