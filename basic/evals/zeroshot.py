@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
@@ -85,7 +86,7 @@ def zeroshot(
       encode: Callable[[types.Batch], types.Embedded],
       batches: Iterable[tuple[types.Batch, Any]],
   ) -> types.Metrics:
-    w = _class_embeddings(
+    w = class_embeddings(
         encode, text, tokenize, prompts, len(templates), batch_size
     )
     labels, ranks = [], []
@@ -115,8 +116,27 @@ def _embed(encode, field, rows):
   return normalize.unit(jnp.asarray(pooled))
 
 
-def _class_embeddings(encode, text, tokenize, prompts, ways, batch_size):
-  """w [c d]: the mean direction of each run of `ways` prompts."""
+def class_embeddings(
+    encode: Callable[[types.Batch], types.Embedded],
+    text: str,
+    tokenize: Callable[[Sequence[str]], Int[np.ndarray, "n t"]],
+    prompts: Sequence[str],
+    ways: int,
+    batch_size: int,
+) -> jax.Array:
+  """w [c d], unit vectors: the mean direction of each run of `ways` prompts.
+
+  Args:
+    encode: the towers.
+    text: the view of the prompts, and the field of a batch that it reads.
+    tokenize: strings -> ids [n t] with a constant t.
+    prompts: `ways` for each class, one class after the other.
+    ways: number of templates.
+    batch_size: rows of every batch of prompts; id 0 fills the last one.
+
+  Returns:
+    Float [c d], with c = len(prompts) / ways.
+  """
   total = None
   for start in range(0, len(prompts), batch_size):
     tokens = np.asarray(tokenize(prompts[start : start + batch_size]), np.int32)

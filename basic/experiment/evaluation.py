@@ -1,4 +1,4 @@
-"""Evaluations of a stage: an evaluator, its dataset, and samples for the report."""
+"""Evaluations of a stage: an evaluator, its dataset, and what the report shows."""
 
 import logging
 from collections.abc import Callable, Collection, Mapping
@@ -9,7 +9,7 @@ import numpy as np
 
 from basic import cli, types
 from basic.data import pipeline
-from basic.experiment import input_pipeline, schema, settings
+from basic.experiment import input_pipeline, schema, settings, shown
 from basic.sharding import layout
 
 Settings = settings.Settings
@@ -21,20 +21,6 @@ _REHEARSED = (32, 1024)
 # are encoded in batches of the same size.
 _ROWS = 1024
 _log = logging.getLogger(__name__)
-
-
-class Shown(NamedTuple):
-  """Examples with their embeddings, in host memory.
-
-  Attributes:
-    images: uint8 [n h w c]; None if the data has no images.
-    captions: the first caption of each example; empty if there are none.
-    views: pooled embeddings [n d] by view, not normalised.
-  """
-
-  images: Any
-  captions: list[str]
-  views: Mapping[str, Any]
 
 
 class Encoder(NamedTuple):
@@ -61,14 +47,17 @@ class Evaluation(NamedTuple):
     rehearse: shapes of the parameters -> None; runs the evaluation on a few
       examples with zeros for embeddings, to raise before training what `run`
       would raise after it.
-    samples: (parameters, count) -> the first examples, for the report.
+    samples: (parameters, count) -> some of its examples, for the report.
+    answers: (parameters, count) -> the answers to some of its images, for the
+      report, or None if they have no classes; None unless it is zero-shot.
   """
 
   prefix: str
   every: int | None
   run: Callable[[types.Params], dict[str, float]]
   rehearse: Callable[[types.Params], None]
-  samples: Callable[[types.Params, int], Shown]
+  samples: Callable[[types.Params, int], shown.Shown]
+  answers: Callable[[types.Params, int], shown.Answers | None] | None = None
 
 
 def encoder(
@@ -170,15 +159,15 @@ def evaluation(
         )
         raise
 
-  def samples(params, count):
-    with batches(min(count, len(source))) as dataset:
-      return _samples(
-          source, dataset, lambda batch: towers.encode(params, batch),
-          input_pipeline.caption(source, config["label_captions"]), size,
-      )
-
+  samples, answers = shown.of(
+      source, config, towers.encode, tokenizer,
+      input_pipeline.caption(source, config["label_captions"]), size,
+      lambda some: pipeline.once(
+          some, prepare=to_arrays, batch_size=size, patience=patience
+      ),
+  )
   return Evaluation(
-      f"{config['name']}/{label}", config["every"], run, rehearse, samples
+      f"{config['name']}/{label}", config["every"], run, rehearse, samples, answers
   )
 
 
@@ -216,24 +205,3 @@ def _zeros(towers, params, size):
     return jax.tree.map(lambda z: np.zeros((rows, *z.shape[1:]), z.dtype), shapes)
 
   return encode
-
-
-def _samples(source, dataset, encode, caption, size):
-  """Images, captions and embeddings of all readable examples of a dataset."""
-  images, texts, views = [], [], []
-  for n, (batch, mask) in enumerate(dataset):
-    z = encode(batch)
-    views.append({k: f.pooled[mask] for k, f in z.views.items()})
-    if "image" in batch:
-      images.append(batch["image"][mask])
-    if "text" in batch:
-      texts += [_first(source[n * size + i], caption) for i in mask.nonzero()[0]]
-  joined = jax.tree.map(lambda *parts: np.concatenate(parts), *views)
-  return Shown(np.concatenate(images) if images else None, texts, joined)
-
-
-def _first(example, caption):
-  """The first caption of an example that is not blank, as it is embedded."""
-  text = example["text"] if caption is None else caption(example, None)
-  texts = (text,) if isinstance(text, str) else text
-  return next(text for text in texts if text and text.strip())

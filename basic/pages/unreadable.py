@@ -1,8 +1,9 @@
 """Shows what of the data could not be read."""
 
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from basic.pages import markup
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -66,19 +67,8 @@ def _list(listed: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-  head = "".join(f'<th scope="col">{column}</th>' for column in columns)
-  body = "".join(
-      "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>"
-      for row in rows
-  )
-  return (
-      '<div class="scroll"><table class="results texts"><thead><tr>'
-      f"{head}</tr></thead><tbody>{body}</tbody></table></div>"
-  )
+  return markup.table(columns, [[_text(cell) for cell in row] for row in rows], "texts")
 
 
 def _text(cell: Any) -> str:
-  if isinstance(cell, int):
-    return f"{cell:,}"
-  # A file's name may hold what UTF-8 cannot encode.
-  return html.escape(cell.encode("utf-8", "replace").decode("utf-8"))
+  return f"{cell:,}" if isinstance(cell, int) else markup.text(cell, 500)
