@@ -13,6 +13,7 @@ _ROWS = 40  # classes of a table and of a matrix
 _OUTSIDE = 12  # other answers that a matrix has columns for
 _PAIRS = 12  # most confused pairs
 _DIGITS = 12  # up to so many classes, the cells of a matrix have numbers
+_BYTES = 2_000_000  # of all evaluations; those beyond have only a sentence
 
 
 class Classified(NamedTuple):
@@ -97,26 +98,34 @@ def section(found: Sequence[Classified]) -> str:
         "<p>This run has no zero-shot evaluation whose answers could be shown by "
         "class.</p>"
     )
-  return "".join(
-      f"<h3>{markup.name(each.name)}</h3>{_evaluation(each)}" for each in found
-  )
+  parts, size = [], 0
+  for each in found:
+    tally = counts(each)
+    details = _details(each, tally)
+    size += len(details.encode("utf-8", "replace"))
+    parts.append(
+        f"<h3>{markup.name(each.name)}</h3>{_summary(each, tally)}"
+        f"{details if size <= _BYTES else '<p>This page has no room for more.</p>'}"
+    )
+  return "".join(parts)
 
 
-def _evaluation(found: Classified) -> str:
-  tally = counts(found)
+def _details(found: Classified, tally: Counts) -> str:
+  """The matrix and the tables; the worst classes where there are too many."""
+  are_many = len(found.classes) > _ROWS
   lowest = worst(tally, _ROWS)
-  rows = lowest if len(found.classes) > _ROWS else list(range(len(found.classes)))
-  columns = block(tally, rows, _OUTSIDE)
-  matrix = _matrix(found, tally, rows, columns)
+  rows = lowest if are_many else list(range(len(found.classes)))
+  matrix = _matrix(found, tally, rows, block(tally, rows, _OUTSIDE))
+  # A small matrix leaves room beside it.
+  kind = "pair wide" if len(rows) <= _ROWS // 2 and not are_many else "stack"
   return (
-      _summary(found, tally, len(lowest))
-      + f'<div class="pair wide">{matrix}<div>{_confused(found, tally)}</div></div>'
-      + f"<details{'' if len(found.classes) > _ROWS else ' open'}><summary>Accuracy "
-      f"by class</summary>{_by_class(found, tally, lowest)}</details>"
+      f'<div class="{kind}">{matrix}<div>{_confused(found, tally)}</div></div>'
+      f"<details{'' if are_many else ' open'}><summary>Accuracy by class</summary>"
+      f"{_by_class(found, tally, lowest)}</details>"
   )
 
 
-def _summary(found: Classified, tally: Counts, shown: int) -> str:
+def _summary(found: Classified, tally: Counts) -> str:
   images, present = int(tally.images.sum()), tally.images > 0
   each = tally.right[present] / tally.images[present]
   lacking = int((~present).sum())
@@ -131,8 +140,8 @@ def _summary(found: Classified, tally: Counts, shown: int) -> str:
     )
   if lacking:
     parts.append(f"{lacking:,} classes have no image here.")
-  if shown < present.sum():
-    parts.append(f"Below are the {shown} classes of lowest accuracy.")
+  if present.sum() > _ROWS:
+    parts.append(f"Below are the {_ROWS} classes of lowest accuracy.")
   lost = sum(n for (_, answer), n in tally.wrong.items() if answer < 0)
   if lost:
     parts.append(f"{lost:,} images have an embedding that is not a number.")
@@ -150,7 +159,7 @@ def _confused(found: Classified, tally: Counts) -> str:
   ]
   if not rows:
     return "<p>No image was taken for another class.</p>"
-  return "<h4>Most confused</h4>" + markup.table(
+  return "<h4>Most confused pairs</h4>" + markup.table(
       ("class", "taken for", "images", "of the class"), rows, "texts"
   )
 

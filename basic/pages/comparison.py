@@ -11,8 +11,8 @@ from basic.pages import differences, document, markup, plots, stages, summary
 from basic.recording import journal
 
 MOST = 18  # runs of a page; as many as there are looks of curves
-_PLOTS = 100  # plots of curves
-_ROWS = 300  # metrics or settings of a table
+_PLOTS = 80  # plots of curves
+_ROWS = 200  # metrics or settings of a table
 
 
 class Run(NamedTuple):
@@ -136,7 +136,7 @@ def _settings(runs: Sequence[Run]) -> str:
   rows = [
       (
           markup.name(path or "all"),
-          *(f"<code>{markup.text(value, 120)}</code>" for value in values),
+          *(f"<code>{markup.text(value, 80)}</code>" for value in values),
       )
       for path, values in found[:_ROWS]
   ]

@@ -84,7 +84,8 @@ def section(shown: Samples) -> str:
 def _count(groups: list[list[int]]) -> str:
   if not groups:
     return "none"
-  return f"{sum(map(len, groups)):,} <small>in {len(groups):,} groups</small>"
+  what = "1 group" if len(groups) == 1 else f"{len(groups):,} groups"
+  return f"{sum(map(len, groups)):,} <small>in {what}</small>"
 
 
 def _groups(title: str, shown: Samples, groups: list[list[int]]) -> str:

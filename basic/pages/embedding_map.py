@@ -122,7 +122,7 @@ def _lines(images: np.ndarray, texts: np.ndarray) -> str:
 def _dots(shown: Samples, places: np.ndarray, kind: str, series: int) -> str:
   return "".join(
       f'<circle cx="{a:.1f}" cy="{b:.1f}" r="5" fill="var(--series-{series})" '
-      f'fill-opacity="0.75"><title>{kind}: {markup.text(caption)}</title></circle>'
+      f'fill-opacity="0.75"><title>{kind}: {markup.text(caption, 120)}</title></circle>'
       for (a, b), caption in zip(places, shown.captions, strict=True)
   )
 

@@ -4,6 +4,7 @@ The pages forbid inline styles, so a width or colour that depends on a number is
 one of a few classes, whose rules `style` has.
 """
 
+import functools
 import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,12 +34,17 @@ def clean(data: Any) -> Any:
     True
   """
   if isinstance(data, str):
-    return _IMPOSSIBLE.sub("\N{REPLACEMENT CHARACTER}", data)
+    return _cleaned(data)
   if isinstance(data, Mapping):
     return {clean(name): clean(value) for name, value in data.items()}
   if isinstance(data, (list, tuple)):
     return [clean(each) for each in data]
   return data
+
+
+@functools.lru_cache(4096)  # a run repeats the names of its metrics in every line
+def _cleaned(string: str) -> str:
+  return _IMPOSSIBLE.sub("\N{REPLACEMENT CHARACTER}", string)
 
 
 def text(value: Any, most: int = _LONGEST) -> str:

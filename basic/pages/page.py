@@ -27,10 +27,9 @@ _FILES = (
     ("run.json", "command, versions and devices"),
     ("metrics.jsonl", "all numbers, one JSON object a line"),
 )
-_LONGEST = 100_000  # characters of a configuration
+_LONGEST = 60_000  # characters of a configuration
 
 _NO_SAMPLES = "<p>This page was built without samples.</p>"
-_NO_TEXT = "<p>These samples have no text embeddings.</p>"
 
 
 def page(
@@ -65,7 +64,7 @@ def page(
   """
   config, meta, rows = map(markup.clean, (config, meta, rows))
   shown = _shown(samples)
-  return document.document(title, _facts(config, meta, rows), (
+  sections = (
       ("Results", summary.cards(rows) + summary.table(rows)),
       ("Curves", summary.curves(rows, stages.boundaries(config))),
       ("Classes", classes.section([_cleaned(each) for each in classified])),
@@ -76,7 +75,10 @@ def page(
       ("Data", unreadable.section(rows, markup.clean(quarantine))
        + ("" if shown is None else duplicates.section(shown))),
       ("The run", _run(command, config, meta)),
-  ))
+  )
+  return document.document(
+      title, _facts(config, meta, rows), [each for each in sections if each[1]]
+  )
 
 
 def _shown(given: Samples | None) -> Samples | None:
@@ -116,7 +118,7 @@ def _similarities(shown: Samples | None) -> str:
   if shown is None:
     return _NO_SAMPLES
   if shown.text_embeddings is None:
-    return _NO_TEXT
+    return ""
   parts = similarities.histogram(shown) + similarities.heat_map(shown)
   return f'<div class="pair">{parts}</div>'
 
@@ -139,7 +141,7 @@ def _hardest(shown: Samples | None) -> str:
   if shown is None:
     return _NO_SAMPLES
   if shown.text_embeddings is None:
-    return _NO_TEXT
+    return ""
   return (
       f"<h3>Right pairs of lowest margin</h3>{hardest.positives(shown)}"
       f"<h3>Wrong pairs of highest similarity</h3>{hardest.negatives(shown)}"

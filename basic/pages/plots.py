@@ -56,7 +56,7 @@ _STYLE: Any = {
 _SIZE = (3.9, 2.4)  # inches; on a phone 9 points are then 11 pixels
 _WIDE = (4.8, 3.0)
 _BINS = 300  # bins of a curve with more points than twice this
-_ALL_BINS = 900  # of all curves of a plot together, if they are many
+_ALL_BINS = 600  # of all curves of a plot together, if they are many
 # Beyond the reach of the axis, whose limits are sums and products of numbers.
 _HUGE = 1e150
 _DASHES = ("-", "--", ":")  # for more series than colours
@@ -101,6 +101,9 @@ def curves(
       )
       if len(x) < len(steps):
         axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
+    every = {int(step) for steps, _ in series.values() for step in steps[:2]}
+    if len(every) == 1:  # one point: an axis in steps, not in parts of one
+      axes.set_xlim(min(every) - 1, min(every) + 1)
     for step in marks:
       axes.axvline(step, color=INK, linewidth=0.8, linestyle="--")
     _format_y_axis(axes, [values for _, values in series.values()], percent)

@@ -40,7 +40,7 @@ def heat_map(shown: Samples) -> str:
   chosen = samples.distinct(shown)[:_HEAT_MAP]
   s = samples.similarities(shown)[np.ix_(chosen, chosen)]
   low, high = float(s.min()), float(s.max())
-  captions = [markup.text(shown.captions[i], 100) for i in chosen]
+  captions = [markup.text(shown.captions[i], 60) for i in chosen]
   head = "".join(
       f'<th scope="col" title="{caption}"><span>{caption}</span></th>'
       for caption in captions

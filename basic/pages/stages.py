@@ -62,7 +62,7 @@ def facts(
   if not rows:
     return []
   done = max(row["step"] for row in rows)
-  found = [f"{done:,} steps"]
+  found = ["1 step" if done == 1 else f"{done:,} steps"]
   known = stages(config)
   if len(known) > 1:
     found.append(f"{len(known)} stages")

@@ -124,6 +124,7 @@ table { border-collapse: collapse; }
   font-size: .72rem; color: var(--muted); position: sticky; left: 0;
   background: var(--card); }
 .confusion .own { box-shadow: inset 0 0 0 1px var(--muted); }
+.stack { display: grid; gap: 1rem; grid-template-columns: minmax(0, 1fr); }
 .pair.wide { grid-template-columns: minmax(0, 3fr) minmax(min(100%, 19rem), 2fr); }
 .pixels { image-rendering: pixelated; }
 .card { display: flex; gap: 1rem; align-items: flex-start; }
@@ -140,14 +141,14 @@ table { border-collapse: collapse; }
 .card .own { border-top: 1px dashed var(--line); }
 .query { flex-direction: column; gap: .6rem; }
 .query p { margin: 0; font-size: .92rem; }
-.query ul { display: grid; grid-template-columns: repeat(3, 1fr); gap: .6rem;
+.query ul { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: .6rem;
   flex: none; width: 100%; }
 .query li { flex-direction: column; gap: .25rem; padding: 0;
   justify-content: flex-start; }
 .query img { width: 100%; height: auto; aspect-ratio: 1; }
 .query .asked { display: flex; gap: .75rem; align-items: center; width: 100%; }
 .query .asked img { width: 5rem; height: 5rem; flex: none; }
-.query.four ul { grid-template-columns: repeat(4, 1fr); }
+.query.four ul { grid-template-columns: repeat(4, minmax(0, 1fr)); }
 .query .right img { outline: 3px solid var(--right); outline-offset: 1px; }
 summary { cursor: pointer; font-weight: 600; margin: 1rem 0 .6rem; }
 @media (max-width: 30rem) {
@@ -163,6 +164,7 @@ summary { cursor: pointer; font-weight: 600; margin: 1rem 0 .6rem; }
   .card:not(.query) img { width: 5rem; height: 5rem; }
   .pair.wide { grid-template-columns: minmax(0, 1fr); }
   .bar { width: 4rem; }
+  .map svg circle { r: 9px; }
 }
 """
 

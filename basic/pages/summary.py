@@ -36,7 +36,7 @@ _FALLS = re.compile(r".*(loss|error|perplexity|gap|rank|unreadable)")
 _COUNT = re.compile(r".*(count|captions|distractors)")
 _CARDS = 6
 _ROWS = 400  # results of a table
-_PLOTS = 120  # plots of a page; each is at most 30 kB
+_PLOTS = 80  # plots of a page; each is at most 30 kB
 _SERIES = 9  # curves of a plot
 
 
@@ -175,9 +175,9 @@ def _left_out(names: Sequence[str], what: str) -> str:
   """Names what a page of bounded size has no room for."""
   if not names:
     return ""
-  listed = ", ".join(f"<code>{markup.text(n)}</code>" for n in names[:_ROWS])
+  listed = ", ".join(f"<code>{markup.text(n, 120)}</code>" for n in names[:_ROWS])
   return (
-      f"<details><summary>{len(names):,} more {what}</summary><p>They are in "
+      f"<details><summary>{len(names):,} more {what}</summary><p>Their numbers are in "
       f"<code>metrics.jsonl</code>: {listed}</p></details>"
   )
 
@@ -219,7 +219,7 @@ def framed(figure: Figure, picture: str, not_finite: int) -> str:
   note = (
       f" <em>{not_finite:,} values are not finite.</em>" if not_finite else ""
   )
-  code = ", ".join(f"<code>{markup.text(n)}</code>" for n in figure.names)
+  code = ", ".join(f"<code>{markup.text(n, 120)}</code>" for n in figure.names)
   return (
       f"<figure><h4>{over}{markup.text(figure.title)}</h4>{picture}"
       f"<figcaption>{code}{note}</figcaption></figure>"

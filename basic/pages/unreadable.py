@@ -9,6 +9,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 _TRAINING = "data/unreadable/"
 _SHOWN = 20  # examples that are listed
+_ROWS = 100  # reasons
 
 
 def section(rows: Rows, listed: Sequence[Mapping[str, Any]]) -> str:
@@ -28,7 +29,8 @@ def section(rows: Rows, listed: Sequence[Mapping[str, Any]]) -> str:
   ]
   if not counts and not listed:
     return "<p>Every example that this run asked for could be read.</p>"
-  return _summary(last) + _table(("in", "reason", "reads"), counts) + _list(listed)
+  by_reason = _table(("in", "reason", "reads"), counts[:_ROWS]) if counts else ""
+  return _summary(last) + by_reason + _list(listed)
 
 
 def _place(name: str) -> tuple[str, str]:
