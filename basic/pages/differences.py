@@ -30,6 +30,8 @@ def differences(
   paths = sorted(set().union(*flat), key=lambda path: path.split("/"))
   found = []
   for path in paths:
+    if any(other.startswith(f"{path}/") for other in paths):
+      continue  # empty in one of them, and compared one by one
     values = [leaves.get(path, ABSENT) for leaves in flat]
     if len(set(values)) > 1:
       found.append((path, values))

@@ -101,11 +101,12 @@ def curves(
       )
       if len(x) < len(steps):
         axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
-    every = {int(step) for steps, _ in series.values() for step in steps[:2]}
-    if len(every) == 1:  # one point: an axis in steps, not in parts of one
-      axes.set_xlim(min(every) - 1, min(every) + 1)
+    first, last = _span(series)
+    if first == last:  # an axis in steps, not in parts of one
+      axes.set_xlim(first - 1, last + 1)
     for step in marks:
-      axes.axvline(step, color=INK, linewidth=0.8, linestyle="--")
+      if first <= step <= last:
+        axes.axvline(step, color=INK, linewidth=0.8, linestyle="--")
     _format_y_axis(axes, [values for _, values in series.values()], percent)
     axes.set_xlabel("step")
     axes.set_ylabel(unit)
@@ -254,6 +255,13 @@ def _figure(size: tuple[float, float]) -> tuple:
   # Not from pyplot: no global state, and no display needed.
   figure = matplotlib.figure.Figure(figsize=size, layout="constrained")
   return figure, figure.subplots()
+
+
+def _span(series: Mapping[str, Curve]) -> tuple[int, int]:
+  """The first and the last step of all curves."""
+  steps = np.concatenate([steps for steps, _ in series.values() if len(steps)] or
+                         [np.zeros(1, int)])
+  return int(steps.min()), int(steps.max())
 
 
 def _looks() -> Iterator[tuple[str, str]]:
