@@ -74,13 +74,9 @@ def zeroshot(
     0.5
   """
   _check(classes, templates, subset, top, batch_size)
-  candidates = tuple(range(len(classes))) if subset is None else tuple(subset)
+  candidates, said = candidate_classes(classes=classes, subset=subset)
   groups = jnp.asarray(candidates, jnp.int32)
-  prompts = [
-      template.replace("{}", classes[candidate])
-      for candidate in candidates
-      for template in templates
-  ]
+  prompts = prompts_of(said, templates)
 
   def evaluate(
       encode: Callable[[types.Batch], types.Embedded],
@@ -114,6 +110,32 @@ def _embed(encode, field, rows):
   """Unit embeddings of one view, in the memory of this process."""
   pooled = np.asarray(encode({field: rows}).views[field].pooled)
   return normalize.unit(jnp.asarray(pooled))
+
+
+def candidate_classes(
+    *, classes: Sequence[str], subset: Sequence[int] | None
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+  """The classes that may be answered.
+
+  Args:
+    classes: names of all, in the order of the labels.
+    subset: labels; None: all.
+
+  Returns:
+    (their labels, what prompts call them).
+  """
+  chosen = tuple(range(len(classes))) if subset is None else tuple(subset)
+  return chosen, tuple(classes[label] for label in chosen)
+
+
+def prompts_of(names: Sequence[str], templates: Sequence[str]) -> list[str]:
+  """The prompts of all classes: every template of the first, then of the second.
+
+  Example:
+    >>> prompts_of(("cat", "dog"), ("a {}", "{}"))
+    ['a cat', 'cat', 'a dog', 'dog']
+  """
+  return [each.replace("{}", name) for name in names for each in templates]
 
 
 def class_embeddings(

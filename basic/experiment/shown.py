@@ -27,11 +27,13 @@ class Shown(NamedTuple):
     captions: the first caption of each example, or else the name of its class;
       empty if there is neither.
     views: pooled embeddings [n d] by view, not normalised.
+    labels: int [n], the class of each; None if an example has none or several.
   """
 
   images: Any
   captions: list[str]
   views: Mapping[str, Any]
+  labels: Any = None
 
 
 class Answers(NamedTuple):
@@ -95,7 +97,8 @@ def of(
     tokenizer: Any,
     caption: Caption | None,
     size: int,
-    dataset: Callable[[types.Source], contextlib.AbstractContextManager[Batches]],
+    batches: Callable[..., contextlib.AbstractContextManager[Batches]],
+    share: Callable[[Batches], Batches],
 ) -> tuple[
     Callable[[types.Params, int], Shown],
     Callable[[types.Params, int], Answers | None] | None,
@@ -109,7 +112,9 @@ def of(
     tokenizer: of the run; None without text.
     caption: (example, None) -> its caption; None: the text of the example.
     size: rows of a batch.
-    dataset: some of the source -> its batches, in order, open until left.
+    batches: (some of the source, shard) -> batches of this process, in order, as
+      `pipeline.once` makes them.
+    share: batches of this process -> those of all processes.
 
   Returns:
     ((parameters, count) -> so many of its examples at most, evenly spaced; and
@@ -126,9 +131,9 @@ def of(
 
   def some(params, count):
     spread = Spread(source, count, limit)
-    with dataset(spread) as batches:
+    with batches(spread, (0, 1)) as rows:
       return samples(
-          spread, batches, functools.partial(encode, params), caption, size
+          spread, rows, functools.partial(encode, params), caption, size
       )
 
   def some_with_classes(params, count):
@@ -136,10 +141,10 @@ def of(
 
   def some_answers(params, count):
     spread = Spread(source, count, limit)
-    with dataset(spread) as batches:
+    with batches(spread, (jax.process_index(), jax.process_count())) as rows:
       return answers(
           functools.partial(encode, params), settings["image"], known(params),
-          batches, spread.examples,
+          share(rows), spread.examples,
       )
 
   if settings["name"] != "zeroshot" or tokenizer is None:
@@ -166,18 +171,15 @@ def classes(
   Returns:
     The classes of the evaluation's `subset`, or all.
   """
-  subset, templates = settings["subset"], settings["templates"]
-  chosen = range(len(names)) if subset is None else subset
-  prompts = [
-      each.replace("{}", names[label]) for label in chosen for each in templates
-  ]
+  chosen, said = zeroshot.candidate_classes(
+      classes=names, subset=settings["subset"]
+  )
+  templates = settings["templates"]
   embeddings = zeroshot.class_embeddings(
-      encode, settings["text"], tokenize, prompts, len(templates), batch_size
+      encode, settings["text"], tokenize, zeroshot.prompts_of(said, templates),
+      len(templates), batch_size,
   )
-  return Classes(
-      np.array(chosen, np.int64), tuple(names[label] for label in chosen),
-      np.asarray(embeddings),
-  )
+  return Classes(np.array(chosen, np.int64), said, np.asarray(embeddings))
 
 
 def answers(
@@ -236,8 +238,7 @@ def samples(
   Returns:
     The examples; without captions of their own, with the names of their classes.
   """
-  images, texts, views = [], [], []
-  names = getattr(source, "classes", ())
+  images, texts, labels, views = [], [], [], []
   for n, (batch, mask) in enumerate(dataset):
     z = encode(batch)
     views.append({k: f.pooled[mask] for k, f in z.views.items()})
@@ -246,31 +247,40 @@ def samples(
     if "text" in batch:
       rows = np.flatnonzero(mask).tolist()
       texts += [_first(source[n * size + row], caption) for row in rows]
-    elif names and "label" in batch and np.ndim(batch["label"]) == 1:
-      texts += [names[label] for label in np.asarray(batch["label"])[mask]]
-  joined = jax.tree.map(lambda *parts: np.concatenate(parts), *views)
-  return Shown(np.concatenate(images) if images else None, texts, joined)
+    if "label" in batch and np.ndim(batch["label"]) == 1:
+      labels += np.asarray(batch["label"])[mask].tolist()
+  names = getattr(source, "classes", ())
+  if labels and names and not texts:
+    texts = [names[label] for label in labels]
+  return Shown(
+      np.concatenate(images) if images else None, texts,
+      jax.tree.map(lambda *parts: np.concatenate(parts), *views),
+      np.array(labels) if labels else None,
+  )
 
 
 def with_classes(shown: Shown, known: Classes, text: str) -> Shown:
-  """Examples whose text is the embedding of their class, where they have none.
+  """Examples whose text is that of their class, where they have none.
 
   Args:
-    shown: examples, with the names of their classes as captions.
+    shown: examples.
     known: the classes.
     text: the name of the view of text.
 
   Returns:
-    The same with a view of text; unchanged if they have one, or an example is
-    of another class.
+    The same with a view of text, and with names of classes for captions; unchanged
+    if they have a text of their own, or one of them has no class that is known.
   """
-  place = {name: n for n, name in reversed(list(enumerate(known.names)))}
-  if text in shown.views or not shown.captions or not place.keys() >= set(
-      shown.captions
-  ):
+  if text in shown.views or shown.labels is None:
     return shown
-  rows = known.embeddings[[place[name] for name in shown.captions]]
-  return shown._replace(views={**shown.views, text: rows})
+  place = {int(label): n for n, label in enumerate(known.numbers)}
+  if any(int(label) not in place for label in shown.labels):
+    return shown
+  rows = [place[int(label)] for label in shown.labels]
+  return shown._replace(
+      captions=[known.names[row] for row in rows],
+      views={**shown.views, text: known.embeddings[rows]},
+  )
 
 
 def _pixels(image: np.ndarray) -> np.ndarray:

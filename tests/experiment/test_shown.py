@@ -105,13 +105,24 @@ def test_labels_that_are_no_single_class_have_no_answers():
         embedded(np.eye(1)), "image", known, [(batch, np.array([True]))], 1) is None
 
 
-def test_images_with_labels_alone_are_captioned_by_their_class():
-  given = shown.Shown(None, ["b", "a", "b"], {"image": np.zeros((3, 2))})
-  known = shown.Classes(np.arange(3), ("a", "b", "a"), np.arange(6.0).reshape(3, 2))
+def test_images_with_labels_alone_have_the_text_of_their_class():
+  batch = {"image": np.zeros((3, 2, 2, 3), np.uint8), "label": np.array([9, 7, 9])}
+  source = shown.Spread([{}] * 3, 3)
+  source.classes = tuple("abcdefghij")
+  given = shown.samples(
+      source, [(batch, np.array([True, True, False]))],
+      lambda batch: types.Embedded(
+          {"image": types.Features(np.arange(6.0).reshape(3, 2))}, {}),
+      None, 3,
+  )
+  assert given.captions == ["j", "h"] and given.labels.tolist() == [9, 7]
+  known = shown.Classes(
+      np.array([7, 9]), ("hen", "jay"), np.arange(4.0).reshape(2, 2))
   found = shown.with_classes(given, known, "text")
-  np.testing.assert_array_equal(found.views["text"], [[2, 3], [0, 1], [2, 3]])
-  assert shown.with_classes(given._replace(captions=["z"]), known, "text").views == (
-      given.views)
+  np.testing.assert_array_equal(found.views["text"], [[2, 3], [0, 1]])
+  assert found.captions == ["jay", "hen"]
+  strange = given._replace(labels=np.array([9, 8]))
+  assert shown.with_classes(strange, known, "text") is strange
 
 
 def test_pixels_in_floats_become_bytes():
