@@ -1,5 +1,6 @@
 """Evaluations of a stage: an evaluator, its dataset, and what the report shows."""
 
+import functools
 import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
@@ -171,16 +172,12 @@ def evaluation(
         )
         raise
 
-  samples, answers = shown.of(
-      source, config, towers.encode, tokenizer,
-      input_pipeline.caption(source, config["label_captions"]), size,
-      batches=lambda some, shard: pipeline.once(
-          some, prepare=to_arrays, batch_size=size, shard=shard, patience=patience
-      ),
-      share=lambda rows: shared_rows.shared(rows, placement, towers.fields),
+  read = functools.partial(
+      pipeline.once, prepare=to_arrays, batch_size=size, patience=patience
   )
   return Evaluation(
-      f"{config['name']}/{label}", config["every"], run, rehearse, samples, answers
+      f"{config['name']}/{label}", config["every"], run, rehearse,
+      *shown.of(source, config, towers, placement, tokenizer, size, read),
   )
 
 

@@ -11,8 +11,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from basic import types
+from basic.engine import shared_rows
 from basic.evals import zeroshot
+from basic.experiment import input_pipeline
 from basic.ops import normalize
+from basic.sharding import layout
 
 Encode = Callable[[types.Batch], types.Embedded]
 Caption = Callable[[types.Example, Any], Any]
@@ -93,12 +96,11 @@ class Spread:
 def of(
     source: types.Source,
     settings: Mapping[str, Any],
-    encode: Callable[[types.Params, types.Batch], types.Embedded],
+    towers: Any,
+    placement: layout.Layout,
     tokenizer: Any,
-    caption: Caption | None,
     size: int,
-    batches: Callable[..., contextlib.AbstractContextManager[Batches]],
-    share: Callable[[Batches], Batches],
+    read: Callable[..., contextlib.AbstractContextManager[Batches]],
 ) -> tuple[
     Callable[[types.Params, int], Shown],
     Callable[[types.Params, int], Answers | None] | None,
@@ -108,43 +110,43 @@ def of(
   Args:
     source: of the evaluation.
     settings: of the evaluation, complete.
-    encode: the towers, (parameters, batch) -> embeddings.
+    towers: an `evaluation.Encoder`.
+    placement: mesh of the run.
     tokenizer: of the run; None without text.
-    caption: (example, None) -> its caption; None: the text of the example.
     size: rows of a batch.
-    batches: (some of the source, shard) -> batches of this process, in order, as
-      `pipeline.once` makes them.
-    share: batches of this process -> those of all processes.
+    read: (some of the source, shard=...) -> its batches, as `pipeline.once`.
 
   Returns:
     ((parameters, count) -> so many of its examples at most, evenly spaced; and
     (parameters, count) -> the answers to so many, which is None itself unless
     the evaluation is zero-shot).
   """
+  caption = input_pipeline.caption(source, settings["label_captions"])
   limit = settings["limit"]
 
   def known(params):
     return classes(
-        functools.partial(encode, params), settings, tokenizer.batch,
+        functools.partial(towers.encode, params), settings, tokenizer.batch,
         getattr(source, "classes", ()), size,
     )
 
   def some(params, count):
     spread = Spread(source, count, limit)
-    with batches(spread, (0, 1)) as rows:
+    with read(spread) as rows:
       return samples(
-          spread, rows, functools.partial(encode, params), caption, size
+          spread, rows, functools.partial(towers.encode, params), caption, size
       )
 
   def some_with_classes(params, count):
     return with_classes(some(params, count), known(params), settings["text"])
 
   def some_answers(params, count):
+    own = jax.process_index(), jax.process_count()
     spread = Spread(source, count, limit)
-    with batches(spread, (jax.process_index(), jax.process_count())) as rows:
+    with read(spread, shard=own) as rows:
       return answers(
-          functools.partial(encode, params), settings["image"], known(params),
-          share(rows), spread.examples,
+          functools.partial(towers.encode, params), settings["image"], known(params),
+          shared_rows.shared(rows, placement, towers.fields), spread.examples,
       )
 
   if settings["name"] != "zeroshot" or tokenizer is None:
