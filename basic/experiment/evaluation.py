@@ -57,7 +57,7 @@ class Evaluation(NamedTuple):
   Attributes:
     prefix: of its metrics' names: "zeroshot/pairs".
     every: steps between two evaluations; None: at the end only.
-    run: parameters -> metrics, floats.
+    run: parameters -> metrics, floats; `types.Measured` if the evaluator's are.
     rehearse: shapes of the parameters -> None; runs the evaluation on a few
       examples with zeros for embeddings, to raise before training what `run`
       would raise after it.
@@ -151,8 +151,9 @@ def evaluation(
   def run(params):
     with batches(config["limit"]) as dataset:
       metrics = evaluate(lambda batch: towers.encode(params, batch), dataset)
-    found = {**metrics, **_unreadable(label, config, source, dataset, stage)}
-    return {name: float(x) for name, x in found.items()}
+    return _floats(
+        metrics, _unreadable(label, config, source, dataset, stage)
+    )
 
   def rehearse(params):
     limit = min(config["limit"] or len(source), len(source))
@@ -180,6 +181,14 @@ def evaluation(
   return Evaluation(
       f"{config['name']}/{label}", config["every"], run, rehearse, samples
   )
+
+
+def _floats(metrics, counts):
+  """Metrics and counts as floats; those that can be resampled still can be."""
+  found = {name: float(x) for name, x in {**metrics, **counts}.items()}
+  if isinstance(metrics, types.Measured):
+    return types.Measured(metrics.again, metrics.per_example, found)
+  return found
 
 
 def _unreadable(label, config, source, dataset, stage):
