@@ -177,21 +177,18 @@ class Checkpoints:
 
   def parameters(
       self,
-      place: Callable[[Mapping[str, jax.ShapeDtypeStruct]], Mapping[str, Any]],
+      place: stored_state.Place,
       step: int | None = None,
       groups: Sequence[str] = ("params",),
-  ) -> tuple[dict[str, jax.Array], int, dict[str, Any]]:
+  ) -> stored_state.Part:
     """Some arrays of the newest intact step, for whom the others do not exist.
 
     Neither the optimizer nor the data of the run is needed to read them.
 
     Args:
-      place: shapes by path -> shardings by the same paths.
+      place: where arrays of the shapes of a step shall lie.
       step: the step to read; None: the newest intact one.
       groups: the beginnings of the paths to read, such as "params".
-
-    Returns:
-      (arrays by path, step, position in the data).
 
     Raises:
       FileNotFoundError: if there is no checkpoint, or not of that step.

@@ -6,7 +6,7 @@ with the digests that were saved with it.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
@@ -14,7 +14,25 @@ import orbax.checkpoint as ocp
 from basic import paths, types
 from basic.engine import checksums, together
 
+# (step, shapes by path) -> shardings by the same paths
+Place = Callable[[int, Mapping[str, jax.ShapeDtypeStruct]], Mapping[str, Any]]
 _log = logging.getLogger(__name__)
+
+
+class Part(NamedTuple):
+  """Some arrays of a checkpoint.
+
+  Attributes:
+    leaves: arrays by path.
+    step: of the checkpoint.
+    position: in the data of the run, as JSON data.
+    digest: of the arrays, as they were saved (engine/checksums.py).
+  """
+
+  leaves: dict[str, jax.Array]
+  step: int
+  position: dict[str, Any]
+  digest: dict[str, Any]
 
 
 def whole(
@@ -56,19 +74,16 @@ def whole(
 def part(
     manager: ocp.CheckpointManager,
     step: int,
-    place: Callable[[Mapping[str, jax.ShapeDtypeStruct]], Mapping[str, Any]],
+    place: Place,
     groups: Sequence[str],
-) -> tuple[dict[str, jax.Array], int, dict[str, Any]]:
+) -> Part:
   """Reads some arrays of a step; neither model nor optimizer need be known.
 
   Args:
     manager: of the folder of checkpoints.
     step: the step.
-    place: shapes by path -> shardings by the same paths.
+    place: where arrays of these shapes shall lie.
     groups: the beginnings of the paths to read, such as "params".
-
-  Returns:
-    (arrays by path, step, position in the data).
 
   Raises:
     together.BrokenError: if they are damaged.
@@ -79,14 +94,15 @@ def part(
       for path, row in table.items()
       if any(path == group or path.startswith(f"{group}/") for group in groups)
   }
-  shardings = place(shapes)
+  shardings = place(step, shapes)
   tree = paths.unflatten({
       path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings[path])
       for path, x in shapes.items()
   })
   found = paths.flatten(together.together(lambda: _partial(manager, step, tree)))
-  _compare(step, found, {path: table[path] for path in shapes})
-  return {path: found[path] for path in shapes}, step, position
+  digest = {path: table[path] for path in shapes}
+  _compare(step, found, digest)
+  return Part({path: found[path] for path in shapes}, step, position, digest)
 
 
 def leaves(tree: Any) -> dict[str, Any]:
