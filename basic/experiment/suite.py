@@ -25,10 +25,10 @@ def measure(
   """The result of a task: measured now, or read where it was stored before.
 
   A result is stored in a file of its own when it is complete, under a name made of
-  the weights, the vocabulary, the preprocessing and the settings of the task, so
-  that a program that was killed goes on with the next task, and a result is never
-  taken for that of something else. If the source says that its examples have
-  changed, the task is measured again.
+  the weights, the vocabulary, the preprocessing and the settings of the task but
+  its `batch_size`, so that a program that was killed goes on with the next task,
+  and a result is never taken for that of something else. If the source says that
+  its examples have changed, the task is measured again.
 
   Args:
     model: the towers.
@@ -70,8 +70,8 @@ def measure(
   if not _everywhere(absent is None):
     why = absent or "another process does not find its data."
     return record | {"status": "skipped", "why": f"{why} {task.needs}".strip()}
-  if why := _unfit(model, task, sources):
-    return record | {"status": "skipped", "why": why}
+  if unfit := _unfit(model, task, sources):
+    return record | unfit
   try:
     found = _measured(model, task)
   except cli.Stalled:
@@ -108,7 +108,8 @@ def _measured(model: towers.Towers, task: tasks.Task) -> dict[str, Any]:
 
 def _key(model, settings):
   """Changes with everything that a result depends on, but the data itself."""
-  content = json.dumps([_VERSION, model.fingerprint, settings], sort_keys=True)
+  rest = {name: x for name, x in settings.items() if name != "batch_size"}
+  content = json.dumps([_VERSION, model.fingerprint, rest], sort_keys=True)
   return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -130,19 +131,21 @@ def _opened(settings):
   ]
 
 
-def _unfit(model, task, sources):
-  """Why these towers cannot do a task, or a task does not fit its data; or None."""
+def _unfit(model, task, sources) -> dict[str, str]:
+  """Why these towers cannot do a task, or a task does not fit its data."""
   asks = schema.plugin("evals", task.settings["name"])
   if schema.takes(asks, "tokenize") and model.tokenizer is None:
-    return f"{model.origin} has no text tower, and {task.name} reads words."
+    why = f"{model.origin} has no text tower, and {task.name} reads words."
+    return {"status": "skipped", "why": why}
   there = len(getattr(sources[0], "classes", ()) or ())
   given = len(task.settings.get("classes") or ())
   if given and there and given != there:
-    return (
+    why = (
         f"{task.name} has {given} class names, and its data has {there} classes: "
         "give as many names, in the order of the labels."
     )
-  return None
+    return {"status": "failed", "why": why}
+  return {}
 
 
 def _everywhere(flag: bool) -> bool:
