@@ -9,6 +9,7 @@ import numpy as np
 
 from basic import cli, types
 from basic.data import pipeline
+from basic.engine import shared_rows
 from basic.experiment import input_pipeline, schema, settings
 from basic.sharding import layout
 
@@ -38,17 +39,20 @@ class Shown(NamedTuple):
 
 
 class Encoder(NamedTuple):
-  """Encodes batches that every process holds in full, without dropout.
+  """Encodes batches without dropout.
 
   Attributes:
-    encode: (parameters, batch in host memory) -> embeddings, replicated, so
-      that every process can read all of them.
+    encode: (parameters, batch) -> embeddings, replicated, so that every process
+      can read all of them. A field in host memory is the same in every process;
+      one that is an array over all devices is taken as it is.
     shapes: (shapes of the parameters, shapes of a batch) -> shapes of the
       embeddings; only traced, and `encode` reuses the cached trace.
+    fields: names of the fields of a batch that it reads.
   """
 
   encode: Callable[[types.Params, Mapping[str, Any]], types.Embedded]
   shapes: Callable[[types.Params, Mapping[str, Any]], types.Embedded]
+  fields: Collection[str]
 
 
 class Evaluation(NamedTuple):
@@ -74,7 +78,7 @@ class Evaluation(NamedTuple):
 def encoder(
     model: types.Model, placement: layout.Layout, fields: Collection[str]
 ) -> Encoder:
-  """Compiles the towers for batches that every process holds in full.
+  """Compiles the towers for batches of an evaluation.
 
   All evaluations of a stage share one encoder: those with batches of the same
   shape share the compiled program.
@@ -93,16 +97,20 @@ def encoder(
   )
 
   def encode(params, batch):
-    return embed(params, placement.spread(
-        {k: np.asarray(v) for k, v in batch.items() if k in fields}
-    ))
+    batch = {k: v for k, v in batch.items() if k in fields}
+    # In a run of several processes, some are the rows of all of them already.
+    placed = {k: v for k, v in batch.items() if isinstance(v, jax.Array)}
+    spread = placement.spread(
+        {k: np.asarray(v) for k, v in batch.items() if k not in placed}
+    )
+    return embed(params, {**placed, **spread})
 
   def shapes(params, batch):
     return jax.eval_shape(
         embed, params, {k: v for k, v in batch.items() if k in fields}
     )
 
-  return Encoder(encode, shapes)
+  return Encoder(encode, shapes, fields)
 
 
 def evaluation(
@@ -142,15 +150,19 @@ def evaluation(
   )
   patience = input_pipeline.patience(stage)
 
-  def batches(limit):
-    # Every process reads the whole dataset, so results need no collective.
+  def batches(limit, shard=(0, 1)):
     return pipeline.once(
-        source, prepare=to_arrays, batch_size=size, limit=limit, patience=patience
+        source, prepare=to_arrays, batch_size=size, shard=shard, limit=limit,
+        patience=patience,
     )
 
   def run(params):
-    with batches(config["limit"]) as dataset:
-      metrics = evaluate(lambda batch: towers.encode(params, batch), dataset)
+    shard = jax.process_index(), jax.process_count()
+    with batches(config["limit"], shard) as dataset:
+      metrics = evaluate(
+          lambda batch: towers.encode(params, batch),
+          shared_rows.shared(dataset, placement, towers.fields),
+      )
     return _floats(
         metrics, _unreadable(label, config, source, dataset, stage)
     )
@@ -193,7 +205,7 @@ def _floats(metrics, counts):
 
 def _unreadable(label, config, source, dataset, stage):
   """Counts by reason; warns if more is unreadable than training allows."""
-  unreadable = dataset.unreadable
+  unreadable = shared_rows.total(dataset.unreadable)
   count, examples = sum(unreadable.values()), len(source)
   examples = min(config["limit"] or examples, examples)
   if count / examples > stage["unreadable"]["most"]:
