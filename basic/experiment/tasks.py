@@ -12,8 +12,10 @@ A task is a TOML file, in `basic/evals/tasks` or anywhere else:
     split = "test"
     label = "label"
 
-`about`, `metric`, `known_as` and `needs` are its own; all else are settings of an
-evaluation, as in `evals` of a configuration. Lists may be in files beside it.
+`about`, `metric`, `known_as`, `needs` and `like` are its own; all else are settings of
+an evaluation, as in `evals` of a configuration. Lists may be in files beside it. A
+task that is `like = "cifar10"` reads the source of that one, and its `reference` says
+only what is different there, such as `split = "train"`.
 """
 
 import functools
@@ -130,7 +132,7 @@ def read(
     ValueError: if a file cannot be read, or a setting is wrong.
   """
   path = _path(where)
-  found = _toml(path)
+  found = _alike(_toml(path))
   own = {key: found.pop(key) for key in _OWN if key in found}
   known_as = (path.stem, *own.get("known_as", ()))
   for key, setting in _FILES.items():
@@ -175,6 +177,18 @@ def _toml(path):
     return tomllib.loads(path.read_text())
   except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
     raise ValueError(f"{path}: it is not TOML: {error}.") from error
+
+
+def _alike(found):
+  """A task with the source of the one that it is `like`."""
+  other = _toml(_path(found["like"])) if "like" in found else {}
+  source = {**other.get("source", {}), **found.get("source", {})}
+  taken = {"source": source} if source else {}
+  if other and "reference" in found:
+    taken["reference"] = {**source, **found["reference"]}
+  if "needs" in other:
+    taken["needs"] = other["needs"]
+  return {k: v for k, v in {**found, **taken}.items() if k != "like"}
 
 
 def _listed(path, setting, known_as):

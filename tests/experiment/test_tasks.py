@@ -1,7 +1,9 @@
 """The tasks that come with the library, checked against TFDS's own definitions."""
 
 import collections
+import configparser
 import json
+import pathlib
 import tomllib
 
 import pytest
@@ -89,6 +91,7 @@ def test_suites_and_averages_are_of_tasks_that_there_are():
     assert set(members) <= set(NAMES)
     assert len(set(members)) == len(members)
   assert set(tasks.of_suite("all")) == set(NAMES)
+  assert tasks.of_suite("retrieval") == ["coco", "flickr30k"]
   counts = {
       int(number): len(members)
       for title, members in found["averages"].items()
@@ -100,7 +103,18 @@ def test_suites_and_averages_are_of_tasks_that_there_are():
     tasks.of_suite("papers")
 
 
-def test_every_file_beside_the_tasks_is_of_one(tmp_path):
+def test_everything_beside_the_tasks_is_installed():
+  setup = configparser.ConfigParser()
+  setup.read(pathlib.Path(__file__).parents[2] / "setup.cfg")
+  patterns = setup["options.package_data"]["basic.evals"].split()
+  folder = tasks.FOLDER.parent
+  installed = {path for pattern in patterns for path in folder.glob(pattern)}
+  kinds = (".toml", ".txt", ".tsv")
+  there = {path for path in folder.rglob("*") if path.suffix in kinds}
+  assert there and there <= installed
+
+
+def test_every_file_beside_the_tasks_is_of_one():
   named = collections.Counter()
   for path in tasks.FOLDER.glob("*.toml"):
     found = tomllib.loads(path.read_text())
@@ -135,6 +149,24 @@ def test_a_file_of_ones_own_is_a_task(own):
   assert found.settings["names"] == {"n1": "a tench", "n2": "a shark"}
   assert found.settings["source"]["path"] == "/data/mine"
   assert (found.settings["limit"], found.settings["batch_size"]) == (10, 7)
+
+
+def test_a_task_may_read_what_another_reads(tmp_path):
+  path = tmp_path / "again.toml"
+  path.write_text(
+      'like = "resisc45"\nname = "zeroshot"\ntemplates = ["a {}"]\n'
+      '[source]\nsplit = "train[:80%]"\n'
+  )
+  found, first = tasks.read(path).settings, read("resisc45").settings
+  assert found["source"] == {
+      **first["source"], "split": "train[:80%]", "data_dir": None
+  }
+  assert found["templates"] == ("a {}",)
+  path.write_text('like = "objectnet"\nname = "zeroshot"\n')
+  assert tasks.read(path, data_dir="/d").needs == read("objectnet").needs
+  path.write_text('like = "object"\n')
+  with pytest.raises(FileNotFoundError, match="no task 'object'"):
+    tasks.read(path)
 
 
 def test_tfds_is_read_where_data_dir_says_or_where_the_task_does():
