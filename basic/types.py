@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
-import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 # A batch: named fields, each with a leading axis b. "image" [b h w c] is uint8,
@@ -337,52 +336,13 @@ class Unreadable(ValueError):
     self.reason = reason
 
 
-class Measured(dict[str, Any]):
-  """Metrics that can be computed again on a resample of their examples.
-
-  It is the dict of the metrics over all examples, so an evaluator may return one
-  where `Metrics` are expected, and whoever wants an interval can resample.
-
-  Attributes:
-    again: int [m], numbers of examples from 0, repeats allowed -> metrics over
-      these examples, under the same names.
-    examples: how many there are.
-    per_example: by name, what was found for each example: arrays [examples, ...].
-      For metrics that are means, their means.
-
-  Example:
-    >>> hits = np.array([1.0, 0.0, 1.0, 1.0])
-    >>> found = Measured(lambda i: {"@1": float(hits[i].mean())}, {"@1": hits})
-    >>> found["@1"], found.again(np.array([0, 1]))["@1"]
-    (0.75, 0.5)
-  """
-
-  def __init__(
-      self,
-      again: Callable[[Any], Metrics],
-      per_example: Mapping[str, Any],
-      also: Metrics | None = None,
-  ):
-    """Measures all examples.
-
-    Args:
-      again: as the attribute.
-      per_example: as the attribute; at least one array, all of one length.
-      also: metrics that are not of examples, such as counts.
-    """
-    self.again = again
-    self.per_example = per_example
-    self.examples = len(next(iter(per_example.values())))
-    super().__init__({**again(np.arange(self.examples)), **(also or {})})
-
-
 @runtime_checkable
 class Evaluator(Protocol):
   """Computes metrics of an encoder. It is given its data and opens no files.
 
   Called with `encode(batch) -> Embedded` (parameters bound, no noise) and with
   (batch, mask) pairs; the mask is False for rows that pad the last batch. Metrics
-  that are `Measured` get intervals in the tables of `basic.evaluate`.
+  that are `ops.bootstrap.Measured` get intervals in the tables of `basic.evaluate`.
   """
 
   def __call__(
@@ -395,7 +355,7 @@ class Evaluator(Protocol):
 __all__ = [
     "Augment", "AxisTable", "Batch", "Contribution", "Contributions", "Counts",
     "Embedded", "Encode", "Encoder", "Evaluator", "Example", "Features",
-    "Gradient", "Inputs", "Logits", "Measured", "Memory", "Metrics", "Model",
-    "Objective", "Params", "RowKeys", "Source", "TrainState", "Unreadable", "View",
+    "Gradient", "Inputs", "Logits", "Memory", "Metrics", "Model", "Objective",
+    "Params", "RowKeys", "Source", "TrainState", "Unreadable", "View",
     "stateless",
 ]

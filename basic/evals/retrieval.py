@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from basic import types
-from basic.ops import normalize, pair_ranks
+from basic.ops import bootstrap, normalize, pair_ranks
 
 
 def retrieval(
@@ -183,7 +183,7 @@ def _metrics(ranks, owner, names, kind, at, images):
           ),
           f"/captions/{name}": float(spoken),
       }
-  return types.Measured(again, {"captions": count}, metrics)
+  return bootstrap.Measured(again, {"captions": count}, metrics)
 
 
 def _direction(name, ranks, query, at, items):

@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from basic import types
 from basic.evals import _classes
-from basic.ops import average_precision, normalize, ranking
+from basic.ops import average_precision, bootstrap, normalize, ranking
 
 
 def zeroshot(
@@ -157,7 +157,7 @@ def _one_label(labels, ranks, candidates, top):
         "/per_class@1": float(np.mean(hits[present] / images[present])),
     }
 
-  return types.Measured(
+  return bootstrap.Measured(
       again, {"label": labels, "rank": ranks}, {"/count": float(len(labels))}
   )
 
@@ -180,7 +180,7 @@ def _several_labels(labels, scores, candidates, top):
         "/map_11_point": float(np.nanmean(eleven)), "/map": float(np.nanmean(exact))
     }
 
-  return types.Measured(
+  return bootstrap.Measured(
       again, {"positive": positive, "score": scores},
       {"/count": float(len(labels))},
   )

@@ -11,6 +11,7 @@ from basic import cli, types
 from basic.data import pipeline
 from basic.engine import shared_rows
 from basic.experiment import input_pipeline, schema, settings
+from basic.ops import bootstrap
 from basic.sharding import layout
 
 Settings = settings.Settings
@@ -61,7 +62,7 @@ class Evaluation(NamedTuple):
   Attributes:
     prefix: of its metrics' names: "zeroshot/pairs".
     every: steps between two evaluations; None: at the end only.
-    run: parameters -> metrics, floats; `types.Measured` if the evaluator's are.
+    run: parameters -> metrics, floats; `bootstrap.Measured` if the evaluator's are.
     rehearse: shapes of the parameters -> None; runs the evaluation on a few
       examples with zeros for embeddings, to raise before training what `run`
       would raise after it.
@@ -163,9 +164,7 @@ def evaluation(
           lambda batch: towers.encode(params, batch),
           shared_rows.shared(dataset, placement, towers.fields),
       )
-    return _floats(
-        metrics, _unreadable(label, config, source, dataset, stage)
-    )
+    return _floats(metrics, _unreadable(label, config, source, dataset, stage))
 
   def rehearse(params):
     limit = min(config["limit"] or len(source), len(source))
@@ -198,8 +197,8 @@ def evaluation(
 def _floats(metrics, counts):
   """Metrics and counts as floats; those that can be resampled still can be."""
   found = {name: float(x) for name, x in {**metrics, **counts}.items()}
-  if isinstance(metrics, types.Measured):
-    return types.Measured(metrics.again, metrics.per_example, found)
+  if isinstance(metrics, bootstrap.Measured):
+    return bootstrap.Measured(metrics.again, metrics.per_example, found)
   return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from basic import cli, files, types
+from basic import cli, files
 from basic.engine import checksums
 from basic.experiment import evaluation, schema, tasks, towers
 from basic.ops import bootstrap
@@ -94,7 +94,7 @@ def _measured(model: towers.Towers, task: tasks.Task) -> dict[str, Any]:
   with model.layout.context():
     metrics = judge.run(model.params)
   intervals = {}
-  if isinstance(metrics, types.Measured):
+  if isinstance(metrics, bootstrap.Measured):
     intervals = bootstrap.intervals(metrics.again, metrics.examples)
   return {
       "metrics": {name: _number(x) for name, x in metrics.items()},

@@ -1,8 +1,50 @@
 """Bootstrap intervals: how much a result depends on which examples were drawn."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
+
+from basic import types
+
+
+class Measured(dict[str, Any]):
+  """Metrics that can be computed again on a resample of their examples.
+
+  It is the dict of the metrics over all examples, so an evaluator may return one
+  where `types.Metrics` are expected, and whoever wants an interval can resample.
+
+  Attributes:
+    again: int [m], numbers of examples from 0, repeats allowed -> metrics over
+      these examples, under the same names.
+    examples: how many there are.
+    per_example: by name, what was found for each example: arrays [examples, ...].
+      For metrics that are means, their means.
+
+  Example:
+    >>> hits = np.array([1.0, 0.0, 1.0, 1.0])
+    >>> found = Measured(lambda i: {"@1": float(hits[i].mean())}, {"@1": hits})
+    >>> found["@1"], found.again(np.array([0, 1]))["@1"]
+    (0.75, 0.5)
+  """
+
+  def __init__(
+      self,
+      again: Callable[[np.ndarray], types.Metrics],
+      per_example: Mapping[str, Any],
+      also: types.Metrics | None = None,
+  ):
+    """Measures all examples.
+
+    Args:
+      again: as the attribute.
+      per_example: as the attribute; at least one array, all of one length.
+      also: metrics that are not of examples, such as counts.
+    """
+    self.again = again
+    self.per_example = per_example
+    self.examples = len(next(iter(per_example.values())))
+    super().__init__({**again(np.arange(self.examples)), **(also or {})})
 
 
 def intervals(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import test_retrieval as written
 
-from basic import types
 from basic.evals import retrieval as module
+from basic.ops import bootstrap
 
 COUNTS = (1, 5, 2, 3)
 AT = (1, 2, 3)
@@ -24,7 +24,7 @@ def measured():
 @pytest.mark.parametrize("rows", [[0, 1, 2, 3], [3, 3, 0, 1], [2] * 4, [1, 3, 1, 0]])
 def test_images_are_drawn_with_all_of_their_captions(rows):
   found, scores, owner = measured()
-  assert isinstance(found, types.Measured) and found.examples == 4
+  assert isinstance(found, bootstrap.Measured) and found.examples == 4
   own = [np.flatnonzero(owner == i) for i in range(4)]
   drawn = np.concatenate([own[i] for i in rows])
   assert found.again(np.array(rows)) == {

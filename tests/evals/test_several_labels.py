@@ -6,7 +6,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 from test_zeroshot import CLASSES, TABLE, TEMPLATES, Encode, evaluator, whole
 
-from basic import types
+from basic.ops import bootstrap
 
 
 def directions():
@@ -96,7 +96,7 @@ def test_a_resample_gives_the_metrics_of_its_examples(several):
   images, labels = drawn(30)
   labels = labels if several else np.maximum(labels[:, 0], 0)
   found = evaluator()(Encode(), whole(images, labels))
-  assert isinstance(found, types.Measured) and found.examples == 30
+  assert isinstance(found, bootstrap.Measured) and found.examples == 30
   rows = np.random.default_rng(1).integers(30, size=30)
   again = evaluator()(Encode(), whole(images[rows], labels[rows]))
   assert found.again(rows) == pytest.approx(
