@@ -29,6 +29,7 @@ from absl import app, flags
 from basic import cli, files, optim
 from basic.experiment import restore, suite, summary, tasks, towers
 from basic.recording import recorder
+from basic.sharding import layout
 
 
 def evaluate(
@@ -126,6 +127,12 @@ def _sentence(record):
   return f"{what}: {record['why']}" if "why" in record else what
 
 
+def _tell(sentence: str) -> None:
+  """Prints a sentence beside the results, once for all processes."""
+  if jax.process_index() == 0:
+    print(sentence, file=sys.stderr, flush=True)
+
+
 def _succeeded(found: summary.Summary) -> bool:
   """Whether each model has a result, and nothing failed."""
   columns = zip(*found.results.values(), strict=True)
@@ -143,9 +150,10 @@ def _suite() -> None:
       step=given.step, lines=given.robustness_lines, data_dir=given.data_dir,
       classnames=given.classnames_file, templates=given.templates_file,
       changes={"limit": given.limit, "batch_size": given.batch_size},
-      say=lambda sentence: print(sentence, file=sys.stderr, flush=True),
+      say=_tell,
   )
-  print(json.dumps(found.plain()) if given.json else summary.table(found))
+  if jax.process_index() == 0:
+    print(json.dumps(found.plain()) if given.json else summary.table(found))
   if not _succeeded(found):
     sys.exit(1)
 
@@ -164,6 +172,8 @@ def main(arguments: list[str]) -> None:
           "there is nothing to evaluate: give --workdir RUN, or "
           "--weights FORMAT:PATH with --suite or --tasks."
       )
+    if given.distributed:
+      layout.join()
     if given.suite or given.tasks:
       _suite()
       return
@@ -174,10 +184,12 @@ def main(arguments: list[str]) -> None:
           f"({', '.join(sorted([*tasks.suites()['suites'], 'all']))}) or --tasks."
       )
     step, metrics = evaluate(given.workdir[0], given.step)
-    if given.json:
-      print(json.dumps({"step": step, **metrics}))
-    else:
-      print(f"step {step}\n{recorder.table(metrics)}")
+  if jax.process_index() != 0:
+    return
+  if given.json:
+    print(json.dumps({"step": step, **metrics}))
+  else:
+    print(f"step {step}\n{recorder.table(metrics)}")
 
 
 if __name__ == "__main__":
@@ -186,6 +198,7 @@ if __name__ == "__main__":
       "weights", [], "Weights of another project, FORMAT:PATH; may be given again.")
   flags.DEFINE_integer("step", None, "The checkpoint; by default the newest.")
   flags.DEFINE_bool("json", False, "Print one JSON object, not a table.")
+  flags.DEFINE_bool("distributed", False, "Join the cluster's processes first.")
   flags.DEFINE_string("suite", None, "Tasks to evaluate on: paper, all, ...")
   flags.DEFINE_list("tasks", None, "Tasks, by name or path of a TOML file: a,b.toml")
   flags.DEFINE_string("data_dir", None, "Folder of the data; by default TFDS's.")

@@ -3,10 +3,12 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 
 import pytest
+import test_shared_evaluation
 import tiny
 
 from basic import evaluate
@@ -136,3 +138,52 @@ def test_the_exit_status_is_1_if_nothing_has_a_result_or_something_failed(
   done = tiny.program(*start, f"{listed[0]},{wrong}")
   assert done.returncode == 1 and "failed: ValueError" in done.stdout
   assert "single" in done.stdout and "accuracy" in done.stdout
+
+
+PROCESS = """
+import pathlib, sys
+from basic.sharding import layout
+layout.join()
+import pytest, tiny
+tiny.one_device = lambda patch: None
+import jax
+from basic import evaluate
+run, folder, *names = sys.argv[1:]
+rank = jax.process_index()
+if rank == 1:  # Has another folder of data, and no results of its own.
+  names[-1] = str(pathlib.Path(names[-1]).parent / "absent" / "here.toml")
+  folder += "_of_the_other"
+with pytest.MonkeyPatch.context() as patch:
+  tiny.install(patch)
+  found = evaluate.compare([run], names, out=folder)
+print([records[0]["status"] for records in found.results.values()])
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_agree_on_what_is_there_and_find_what_one_finds(
+    tmp_path, listed
+):
+  one_half = tmp_path / "here.toml"
+  one_half.write_text(TASK.replace("KIND", "single"))
+  (tmp_path / "absent").mkdir()
+  gone = 'name = "folder"\npath = "/nowhere/at/all"\n'
+  (tmp_path / "absent" / "here.toml").write_text(
+      'name = "zeroshot"\nlimit = 24\n[source]\n' + gone)
+  alone = evaluate.compare([str(tiny.whole())], listed[:2], out=tmp_path / "alone")
+  # The first process has the result of a task; the other does not see it.
+  evaluate.compare([str(tiny.whole())], listed[:1], out=tmp_path / "both")
+  ready = test_shared_evaluation.started
+  with pytest.MonkeyPatch.context() as patch, socket.socket() as free:
+    patch.setattr(test_shared_evaluation, "PROCESS", PROCESS)
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+    names = [tiny.whole(), tmp_path / "both", *listed[:2], one_half]
+    processes = [ready(*names, rank=rank, port=port) for rank in range(2)]
+  said = [process.communicate(timeout=300) for process in processes]
+  assert [process.returncode for process in processes] == [0, 0], said
+  assert all("['done', 'done', 'skipped']" in out for out, _ in said), said
+  both = json.loads((tmp_path / "both" / "results.json").read_text())
+  for name, (record,) in alone.results.items():
+    assert both["results"][name][0]["metrics"] == record["metrics"]
+    assert both["results"][name][0]["intervals"] == record["intervals"]
