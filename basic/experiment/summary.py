@@ -139,7 +139,7 @@ def table(found: Summary) -> str:
   """The summary as lines of text: fractions in percent, with 95% intervals."""
   rows = [("", "", *_headings(found.models))]
   for name, records in found.results.items():
-    shown = dict.fromkeys(m for r in records for m in _shown(r))
+    shown = list(dict.fromkeys(m for r in records for m in _shown(r)))
     for metric in shown or [""]:
       rows.append((name, _said(metric), *(_cell(r, metric) for r in records)))
   for title, values in found.averages.items():
@@ -182,18 +182,18 @@ def _notes(found):
   return ["", *notes] if notes else []
 
 
-def _shown(record):
+def _shown(record: Record) -> list[str]:
   """The metrics of a record that belong into a table."""
   return [name for name in record["shown"] if name in record.get("metrics", {})]
 
 
-def _said(metric):
+def _said(metric: str) -> str:
   """The name of a metric as people call it."""
   names = {theirs: name for name, theirs in tasks.METRICS.items()}
   return names.get(metric, metric.strip("/").replace("_", " "))
 
 
-def _cell(record, metric):
+def _cell(record: Record, metric: str) -> str:
   """A number with its interval, or what became of it."""
   value = record.get("metrics", {}).get(metric)
   if record["status"] != "done" or value is None:
