@@ -12,6 +12,7 @@ from basic import cli, types
 from basic.data import pipeline
 from basic.engine import shared_rows
 from basic.experiment import input_pipeline, schema, settings, shown
+from basic.ops import bootstrap
 from basic.sharding import layout
 
 Settings = settings.Settings
@@ -48,7 +49,7 @@ class Evaluation(NamedTuple):
   Attributes:
     prefix: of its metrics' names: "zeroshot/pairs".
     every: steps between two evaluations; None: at the end only.
-    run: parameters -> metrics, floats.
+    run: parameters -> metrics, floats; `bootstrap.Measured` if the evaluator's are.
     rehearse: shapes of the parameters -> None; runs the evaluation on a few
       examples with zeros for embeddings, to raise before training what `run`
       would raise after it.
@@ -153,8 +154,7 @@ def evaluation(
           lambda batch: towers.encode(params, batch),
           shared_rows.shared(dataset, placement, towers.fields),
       )
-    found = {**metrics, **_unreadable(label, config, source, dataset, stage)}
-    return {name: float(x) for name, x in found.items()}
+    return _floats(metrics, _unreadable(label, config, source, dataset, stage))
 
   def rehearse(params):
     limit = min(config["limit"] or len(source), len(source))
@@ -179,6 +179,14 @@ def evaluation(
       f"{config['name']}/{label}", config["every"], run, rehearse,
       *shown.of(source, config, towers, placement, tokenizer, size, read),
   )
+
+
+def _floats(metrics, counts):
+  """Metrics and counts as floats; those that can be resampled still can be."""
+  found = {name: float(x) for name, x in {**metrics, **counts}.items()}
+  if isinstance(metrics, bootstrap.Measured):
+    return bootstrap.Measured(metrics.again, metrics.per_example, found)
+  return found
 
 
 def _unreadable(label, config, source, dataset, stage):

@@ -174,7 +174,7 @@ def classes(
     The classes of the evaluation's `subset`, or all.
   """
   chosen, said = zeroshot.candidate_classes(
-      classes=names, subset=settings["subset"]
+      classes=names, subset=settings["subset"], names=settings["names"]
   )
   templates = settings["templates"]
   embeddings = zeroshot.class_embeddings(
