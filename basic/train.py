@@ -87,7 +87,7 @@ def train(config: Config, workdir: str | os.PathLike) -> pathlib.Path:
         rehearse(stage)
       state = _train(stages, config, folder, before)
       params = optim.evaluation_params(state)
-      return report.write(folder, report.samples(stages[-1], params))
+      return report.write(folder, report.held_out(stages[-1], params))
 
 
 @contextlib.contextmanager

@@ -341,7 +341,8 @@ class Evaluator(Protocol):
   """Computes metrics of an encoder. It is given its data and opens no files.
 
   Called with `encode(batch) -> Embedded` (parameters bound, no noise) and with
-  (batch, mask) pairs; the mask is False for rows that pad the last batch.
+  (batch, mask) pairs; the mask is False for rows that pad the last batch. Metrics
+  that are `ops.bootstrap.Measured` get intervals in the tables of `basic.evaluate`.
   """
 
   def __call__(

@@ -80,7 +80,7 @@ def _rows(placement):
   }
 
 
-def started(folder, rank, port):
+def started(*arguments, rank, port):
   """One of two processes."""
   environment = {
       **os.environ, "JAX_NUM_CPU_DEVICES": "1", "XLA_FLAGS": "",
@@ -90,8 +90,8 @@ def started(folder, rank, port):
       "OMPI_COMM_WORLD_LOCAL_RANK": str(rank), "JAX_COORDINATOR_PORT": str(port),
   }
   return subprocess.Popen(
-      [sys.executable, "-c", PROCESS, str(folder)], env=environment, cwd=tiny.ROOT,
-      text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+      [sys.executable, "-c", PROCESS, *map(str, arguments)], env=environment,
+      cwd=tiny.ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
   )
 
 
@@ -101,7 +101,7 @@ def test_two_processes_read_half_each_and_find_what_one_finds(tmp_path, monkeypa
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
-  processes = [started(tmp_path, rank, port) for rank in range(2)]
+  processes = [started(tmp_path, rank=rank, port=port) for rank in range(2)]
   said = [process.communicate(timeout=300) for process in processes]
   assert [process.returncode for process in processes] == [0, 0], said
   first, second = (

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from basic import types
-from basic.ops import normalize, pair_ranks
+from basic.ops import bootstrap, normalize, pair_ranks
 
 
 def retrieval(
@@ -145,32 +145,50 @@ def _embed_texts(encode, text, tokens, batch_size):
 
 
 def _metrics(ranks, owner, names, kind, at, images):
-  """All metrics, of all captions and of those of each language."""
+  """All metrics, of all captions and of those of each language.
+
+  Those of all captions can be resampled: images are drawn, with their captions, as
+  queries among the same items.
+  """
+  # Captions of an image stand together, from the first to before the next first.
+  asking, first, count = np.unique(owner, return_index=True, return_counts=True)
+
+  def again(rows):
+    many = count[rows]
+    query = np.repeat(np.arange(len(rows)), many)
+    before = np.cumsum(many) - many
+    chosen = np.repeat(first[rows] - before, many) + np.arange(len(query))
+    return {
+        **_direction(
+            "/image_to_text", ranks.of_item[chosen], query, at, len(owner)
+        ),
+        **_direction(
+            "/text_to_image", ranks.of_query[chosen], np.arange(len(query)), at,
+            images,
+        ),
+    }
+
   metrics = {
-      **_direction("/image_to_text", ranks.of_item, owner, at, len(owner)),
-      **_direction(
-          "/text_to_image", ranks.of_query, np.arange(len(owner)), at, images
-      ),
-      "/count": float(len(np.unique(owner))),
+      "/count": float(len(asking)),
       "/captions": float(len(owner)),
-      "/distractors": float(images - len(np.unique(owner))),
+      "/distractors": float(images - len(asking)),
   }
   for number, name in enumerate(names):
     chosen = kind == number
-    count = int(np.count_nonzero(chosen))
+    spoken = int(np.count_nonzero(chosen))
     if name:
       metrics |= {
           **_direction(
               f"/image_to_text/{name}", ranks.of_item_in_kind[chosen],
-              owner[chosen], at, count,
+              owner[chosen], at, spoken,
           ),
           **_direction(
               f"/text_to_image/{name}", ranks.of_query[chosen],
-              np.arange(count), at, images,
+              np.arange(spoken), at, images,
           ),
-          f"/captions/{name}": float(count),
+          f"/captions/{name}": float(spoken),
       }
-  return metrics
+  return bootstrap.Measured(again, {"captions": count}, metrics)
 
 
 def _direction(name, ranks, query, at, items):

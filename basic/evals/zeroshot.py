@@ -1,14 +1,16 @@
 """Zero-shot classification with prompt ensembles."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
 from basic import types
-from basic.ops import normalize, ranking
+from basic.evals import _classes
+from basic.ops import average_precision, bootstrap, normalize, ranking
 
 
 def zeroshot(
@@ -20,7 +22,8 @@ def zeroshot(
     image: str = "image",
     text: str = "text",
     top: tuple[int, ...] = (1, 5),
-    subset: tuple[int, ...] | None = None,
+    names: Mapping[str, str] | None = None,
+    subset: tuple[int | str, ...] | None = None,
 ) -> types.Evaluator:
   """Classifies images by the most similar class embedding.
 
@@ -31,33 +34,41 @@ def zeroshot(
       hit@k of i:  fewer than k classes c come before the true one in <x_i, w_c>
 
   Ties are ranked in the order of `classes` (of `subset`, if given), as in argmax.
-  An embedding that is NaN is a miss.
+  An embedding that is NaN is a miss. Where an image may have several labels, images
+  are ranked for each class in place of classes for each image
+  (`basic.ops.average_precision`).
 
   Args:
     tokenize: strings -> ids [n t] with a constant t.
-    classes: names in the order of the labels. Not empty.
+    classes: names in the order of the labels. Not empty. Equal ones are warned of.
     templates: each holds "{}", where the name goes. Not empty.
     batch_size: rows of every batch of prompts; id 0 fills the last one.
     image: the view to classify, and the field of a batch that it reads.
     text: the view of the prompts, and the field of a batch that it reads.
     top: each k of hit@k. One above the number of candidates is left out.
-    subset: the labels of the candidate classes; None: all. ImageNet-A and -R
-      use 200 of 1000 classes, and their labels count among the 1000.
+    names: what prompts say for each of `classes`, such as "tench" for "n01440764";
+      None: `classes` themselves.
+    subset: the candidate classes, as labels or as they are in `classes`; None: all.
+      ImageNet-A and -R use 200 of 1000 classes, and their labels count among the
+      1000.
 
   Returns:
-    An evaluator over batches with `image` and "label" int [b]. Metrics: "@1",
-    "@5", ... as fractions; "/per_class@1", the mean over the classes present
-    of the fraction of each; "/count", the images classified.
+    An evaluator over batches with `image` and "label". With one label an image,
+    int [b], metrics: "@1", "@5", ... as fractions; "/per_class@1", the mean over
+    the classes present of the fraction of each; "/count", the images classified.
+    With several, int [b m] padded with -1: "/map_11_point" and "/map", the mean
+    over the classes present of both average precisions; "/count".
 
   Raises:
     ValueError: if `classes`, `templates` or `subset` is empty, a template has
-      no "{}", `subset` names a class twice or one that is not there, or a k
+      no "{}", `subset` names a class twice or one that is not there, `names` lacks
+      one, classes are WordNet numbers without `names`, or a k
       or `batch_size` is below 1; when called, if there is no image,
       a field is missing, or a label is not among the candidates.
 
   References:
     Radford et al., Learning Transferable Visual Models From Natural Language
-    Supervision, 2021, section 3.1.4. https://arxiv.org/abs/2103.00020
+    Supervision, 2021, section 3.1.4 and table 9. https://arxiv.org/abs/2103.00020
 
   Example:
     >>> words = ["", "cat", "dog"]
@@ -72,41 +83,42 @@ def zeroshot(
     >>> evaluate(encode, [(batch, np.array([True, True]))])["@1"]
     0.5
   """
-  _check(classes, templates, subset, top, batch_size)
-  candidates = tuple(range(len(classes))) if subset is None else tuple(subset)
-  groups = jnp.asarray(candidates, jnp.int32)
-  prompts = [
-      template.replace("{}", classes[candidate])
-      for candidate in candidates
-      for template in templates
-  ]
+  _check(templates, top, batch_size)
+  candidates, said = candidate_classes(classes=classes, subset=subset, names=names)
+  prompts = prompts_of(said, templates)
 
   def evaluate(
       encode: Callable[[types.Batch], types.Embedded],
       batches: Iterable[tuple[types.Batch, Any]],
   ) -> types.Metrics:
-    w = _class_embeddings(
+    w = class_embeddings(
         encode, text, tokenize, prompts, len(templates), batch_size
     )
-    labels, ranks = [], []
+    labels, judged = [], []
     for batch, mask in batches:
       kept = np.asarray(mask, bool)
       label = _labels(batch, image, kept, candidates)
       x = _embed(encode, image, batch[image])
-      rank = ranking.ranks(x, w, jnp.asarray(label), groups)
       labels.append(label[kept])
-      ranks.append(np.asarray(rank)[kept])
+      judged.append(np.asarray(_judge(x, w, label, candidates))[kept])
     if not sum(len(label) for label in labels):
       raise ValueError(
           "zeroshot found no image to classify: the source is empty, or every "
           "row is masked. Give the eval a source with examples."
       )
-    return _metrics(
-        np.concatenate(labels), np.concatenate(ranks),
-        [k for k in top if k <= len(candidates)],
-    )
+    measure = _one_label if labels[0].ndim == 1 else _several_labels
+    return measure(np.concatenate(labels), np.concatenate(judged), candidates, top)
 
   return evaluate
+
+
+def _judge(x, w, label, candidates):
+  """With one label, its rank [b]; with several, the scores of all classes [b c]."""
+  if label.ndim == 1:
+    return ranking.ranks(
+        x, w, jnp.asarray(label), jnp.asarray(candidates, jnp.int32)
+    )
+  return jnp.einsum("bd,cd->bc", x, w, precision=jax.lax.Precision.HIGHEST)
 
 
 def _embed(encode, field, rows):
@@ -115,8 +127,60 @@ def _embed(encode, field, rows):
   return normalize.unit(jnp.asarray(pooled))
 
 
-def _class_embeddings(encode, text, tokenize, prompts, ways, batch_size):
-  """w [c d]: the mean direction of each run of `ways` prompts."""
+def candidate_classes(
+    *,
+    classes: Sequence[str],
+    subset: Sequence[int | str] | None,
+    names: Mapping[str, str] | None,
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+  """The classes that may be answered.
+
+  Args:
+    classes: names of all, in the order of the labels.
+    subset: labels, or as they are in `classes`; None: all.
+    names: what prompts say for each of `classes`; None: `classes` themselves.
+
+  Returns:
+    (their labels, what prompts call them).
+
+  Raises:
+    ValueError: as `zeroshot`.
+  """
+  chosen = _classes.candidates(classes, subset)
+  return tuple(chosen), tuple(_classes.said(classes, names, chosen))
+
+
+def prompts_of(names: Sequence[str], templates: Sequence[str]) -> list[str]:
+  """The prompts of all classes: every template of the first, then of the second.
+
+  Example:
+    >>> prompts_of(("cat", "dog"), ("a {}", "{}"))
+    ['a cat', 'cat', 'a dog', 'dog']
+  """
+  return [each.replace("{}", name) for name in names for each in templates]
+
+
+def class_embeddings(
+    encode: Callable[[types.Batch], types.Embedded],
+    text: str,
+    tokenize: Callable[[Sequence[str]], Int[np.ndarray, "n t"]],
+    prompts: Sequence[str],
+    ways: int,
+    batch_size: int,
+) -> jax.Array:
+  """w [c d], unit vectors: the mean direction of each run of `ways` prompts.
+
+  Args:
+    encode: the towers.
+    text: the view of the prompts, and the field of a batch that it reads.
+    tokenize: strings -> ids [n t] with a constant t.
+    prompts: `ways` for each class, one class after the other.
+    ways: number of templates.
+    batch_size: rows of every batch of prompts; id 0 fills the last one.
+
+  Returns:
+    Float [c d], with c = len(prompts) / ways.
+  """
   total = None
   for start in range(0, len(prompts), batch_size):
     tokens = np.asarray(tokenize(prompts[start : start + batch_size]), np.int32)
@@ -129,15 +193,46 @@ def _class_embeddings(encode, text, tokenize, prompts, ways, batch_size):
   return normalize.unit(jnp.asarray(total))
 
 
-def _metrics(labels, ranks, top):
+def _one_label(labels, ranks, candidates, top):
   """Fractions of hits, over images and over the classes present."""
-  images = np.bincount(labels)
-  hits = np.bincount(labels, ranks < 1)
-  present = images > 0
-  metrics = {f"@{k}": float(np.mean(ranks < k)) for k in top}
-  metrics["/per_class@1"] = float(np.mean(hits[present] / images[present]))
-  metrics["/count"] = float(len(labels))
-  return metrics
+  top = [k for k in top if k <= len(candidates)]
+
+  def again(rows):
+    images = np.bincount(labels[rows])
+    hits = np.bincount(labels[rows], ranks[rows] < 1)
+    present = images > 0
+    return {
+        **{f"@{k}": float(np.mean(ranks[rows] < k)) for k in top},
+        "/per_class@1": float(np.mean(hits[present] / images[present])),
+    }
+
+  return bootstrap.Measured(
+      again, {"label": labels, "rank": ranks}, {"/count": float(len(labels))}
+  )
+
+
+def _several_labels(labels, scores, candidates, top):
+  """Mean average precision over the classes present."""
+  del top  # Of scores of images, not of classes.
+  positive = np.any(labels[:, :, None] == np.asarray(candidates), axis=1)
+  if not positive.any():
+    raise ValueError(
+        f"zeroshot found {len(labels)} images of which none has a label: give the "
+        "eval a source whose labels are not all -1."
+    )
+
+  def again(rows):
+    eleven, exact = average_precision.average_precision(
+        scores[rows], positive[rows]
+    )
+    return {
+        "/map_11_point": float(np.nanmean(eleven)), "/map": float(np.nanmean(exact))
+    }
+
+  return bootstrap.Measured(
+      again, {"positive": positive, "score": scores},
+      {"/count": float(len(labels))},
+  )
 
 
 def _labels(batch, image, kept, candidates):
@@ -149,12 +244,14 @@ def _labels(batch, image, kept, candidates):
         " too: give the eval a source with images and labels."
     )
   labels = np.asarray(batch["label"])
-  if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+  if labels.ndim not in (1, 2) or not np.issubdtype(labels.dtype, np.integer):
     raise ValueError(
         f"zeroshot found labels {labels.dtype}{list(labels.shape)} and needs "
-        "one integer a row: class numbers, not names or vectors."
+        "one integer a row, or several padded with -1: class numbers, not names or "
+        "vectors."
     )
-  strange = np.setdiff1d(labels[kept], candidates)
+  none = [-1] if labels.ndim == 2 else []
+  strange = np.setdiff1d(labels[kept], [*candidates, *none])
   if strange.size:
     raise ValueError(
         f"zeroshot found the labels {strange[:5].tolist()}, which are not among "
@@ -164,13 +261,10 @@ def _labels(batch, image, kept, candidates):
   return labels.astype(np.int32)
 
 
-def _check(classes, templates, subset, top, batch_size):
+def _check(templates, top, batch_size):
   """Raises ValueError for settings that cannot work."""
-  if not classes or not templates:
-    raise ValueError(
-        f"zeroshot found {len(classes)} classes and {len(templates)} templates "
-        "and needs at least one of each."
-    )
+  if not templates:
+    raise ValueError("zeroshot found 0 templates and needs at least one.")
   without = [template for template in templates if "{}" not in template]
   if without:
     raise ValueError(
@@ -181,13 +275,4 @@ def _check(classes, templates, subset, top, batch_size):
     raise ValueError(
         f"zeroshot found batch_size={batch_size} and top={tuple(top)} and "
         "needs whole numbers from 1."
-    )
-  if subset is None:
-    return
-  strange = [c for c in subset if not 0 <= c < len(classes)]
-  if strange or not subset or len(set(subset)) < len(subset):
-    raise ValueError(
-        f"zeroshot found a subset of {len(subset)} with {len(set(subset))} "
-        f"different classes, of which {strange[:5]} do not exist: give class "
-        f"numbers in 0..{len(classes) - 1}, each once."
     )

@@ -1,5 +1,6 @@
-"""Evaluations of a stage: an evaluator, its dataset, and samples for the report."""
+"""Evaluations of a stage: an evaluator, its dataset, and what the report shows."""
 
+import functools
 import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
@@ -10,7 +11,8 @@ import numpy as np
 from basic import cli, types
 from basic.data import pipeline
 from basic.engine import shared_rows
-from basic.experiment import input_pipeline, schema, settings
+from basic.experiment import input_pipeline, schema, settings, shown
+from basic.ops import bootstrap
 from basic.sharding import layout
 
 Settings = settings.Settings
@@ -22,20 +24,6 @@ _REHEARSED = (32, 1024)
 # are encoded in batches of the same size.
 _ROWS = 1024
 _log = logging.getLogger(__name__)
-
-
-class Shown(NamedTuple):
-  """Examples with their embeddings, in host memory.
-
-  Attributes:
-    images: uint8 [n h w c]; None if the data has no images.
-    captions: the first caption of each example; empty if there are none.
-    views: pooled embeddings [n d] by view, not normalised.
-  """
-
-  images: Any
-  captions: list[str]
-  views: Mapping[str, Any]
 
 
 class Encoder(NamedTuple):
@@ -61,18 +49,21 @@ class Evaluation(NamedTuple):
   Attributes:
     prefix: of its metrics' names: "zeroshot/pairs".
     every: steps between two evaluations; None: at the end only.
-    run: parameters -> metrics, floats.
+    run: parameters -> metrics, floats; `bootstrap.Measured` if the evaluator's are.
     rehearse: shapes of the parameters -> None; runs the evaluation on a few
       examples with zeros for embeddings, to raise before training what `run`
       would raise after it.
-    samples: (parameters, count) -> the first examples, for the report.
+    samples: (parameters, count) -> some of its examples, for the report.
+    answers: (parameters, count) -> the answers to some of its images, for the
+      report, or None if they have no classes; None unless it is zero-shot.
   """
 
   prefix: str
   every: int | None
   run: Callable[[types.Params], dict[str, float]]
   rehearse: Callable[[types.Params], None]
-  samples: Callable[[types.Params, int], Shown]
+  samples: Callable[[types.Params, int], shown.Shown]
+  answers: Callable[[types.Params, int], shown.Answers | None] | None = None
 
 
 def encoder(
@@ -163,8 +154,7 @@ def evaluation(
           lambda batch: towers.encode(params, batch),
           shared_rows.shared(dataset, placement, towers.fields),
       )
-    found = {**metrics, **_unreadable(label, config, source, dataset, stage)}
-    return {name: float(x) for name, x in found.items()}
+    return _floats(metrics, _unreadable(label, config, source, dataset, stage))
 
   def rehearse(params):
     limit = min(config["limit"] or len(source), len(source))
@@ -182,16 +172,21 @@ def evaluation(
         )
         raise
 
-  def samples(params, count):
-    with batches(min(count, len(source))) as dataset:
-      return _samples(
-          source, dataset, lambda batch: towers.encode(params, batch),
-          input_pipeline.caption(source, config["label_captions"]), size,
-      )
-
-  return Evaluation(
-      f"{config['name']}/{label}", config["every"], run, rehearse, samples
+  read = functools.partial(
+      pipeline.once, prepare=to_arrays, batch_size=size, patience=patience
   )
+  return Evaluation(
+      f"{config['name']}/{label}", config["every"], run, rehearse,
+      *shown.of(source, config, towers, placement, tokenizer, size, read),
+  )
+
+
+def _floats(metrics, counts):
+  """Metrics and counts as floats; those that can be resampled still can be."""
+  found = {name: float(x) for name, x in {**metrics, **counts}.items()}
+  if isinstance(metrics, bootstrap.Measured):
+    return bootstrap.Measured(metrics.again, metrics.per_example, found)
+  return found
 
 
 def _unreadable(label, config, source, dataset, stage):
@@ -228,24 +223,3 @@ def _zeros(towers, params, size):
     return jax.tree.map(lambda z: np.zeros((rows, *z.shape[1:]), z.dtype), shapes)
 
   return encode
-
-
-def _samples(source, dataset, encode, caption, size):
-  """Images, captions and embeddings of all readable examples of a dataset."""
-  images, texts, views = [], [], []
-  for n, (batch, mask) in enumerate(dataset):
-    z = encode(batch)
-    views.append({k: f.pooled[mask] for k, f in z.views.items()})
-    if "image" in batch:
-      images.append(batch["image"][mask])
-    if "text" in batch:
-      texts += [_first(source[n * size + i], caption) for i in mask.nonzero()[0]]
-  joined = jax.tree.map(lambda *parts: np.concatenate(parts), *views)
-  return Shown(np.concatenate(images) if images else None, texts, joined)
-
-
-def _first(example, caption):
-  """The first caption of an example that is not blank, as it is embedded."""
-  text = example["text"] if caption is None else caption(example, None)
-  texts = (text,) if isinstance(text, str) else text
-  return next(text for text in texts if text and text.strip())

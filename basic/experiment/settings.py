@@ -90,7 +90,7 @@ def complete(config: Settings) -> dict[str, Any]:
       )
   limits.unreadable(full["unreadable"])
   full["evals"] = {
-      label: _evaluation(f"evals.{label}", settings)
+      label: evaluation(f"evals.{label}", settings)
       for label, settings in sorted((full["evals"] or {}).items())
   }
   full["looks"] = {
@@ -153,8 +153,20 @@ def _find(group, name):
   return schema.member(module, name, result)
 
 
-def _evaluation(where, settings):
-  """Complete settings of an evaluation and of its evaluator."""
+def evaluation(where: str, settings: Settings) -> dict[str, Any]:
+  """Complete settings of an evaluation and of its evaluator.
+
+  Args:
+    where: their path, for messages: "evals.pairs".
+    settings: those of `manual.evaluation`, and `name` of an evaluator and its own.
+
+  Returns:
+    A nested dict of plain data.
+
+  Raises:
+    ValueError: if a setting is unknown, missing or of the wrong type, or there
+      is no plug-in of a given name.
+  """
   if not isinstance(settings, Mapping):
     raise ValueError(
         f"{where} is {settings!r}; it takes the settings of an evaluation, such "

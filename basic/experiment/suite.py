@@ -1,0 +1,162 @@
+"""Evaluates towers on tasks; what was done once is not done again."""
+
+import hashlib
+import json
+import os
+import pathlib
+import time
+from typing import Any
+
+import jax
+
+from basic import cli, files
+from basic.engine import checksums
+from basic.experiment import evaluation, schema, tasks, towers
+from basic.ops import bootstrap
+from basic.recording import redact
+
+# Goes up when results of the same weights and settings would be others.
+_VERSION = 1
+
+
+def measure(
+    model: towers.Towers, task: tasks.Task, out: str | os.PathLike
+) -> dict[str, Any]:
+  """The result of a task: measured now, or read where it was stored before.
+
+  A result is stored in a file of its own when it is complete, under a name made of
+  the weights, the vocabulary, the preprocessing and the settings of the task but
+  its `batch_size`, so that a program that was killed goes on with the next task,
+  and a result is never taken for that of something else. If the source says that
+  its examples have changed, the task is measured again.
+
+  Args:
+    model: the towers.
+    task: what to measure.
+    out: folder of results; made if it does not exist.
+
+  Returns:
+    Plain data: "status", which is "done", "skipped" (its data is not there, or the
+    model has no such tower) or "failed"; "why", if not done, in a sentence; "task",
+    "about", "model", "step", "fingerprint", "settings", "shown" (the metrics for a
+    table); and if done "metrics", "intervals" (95%, by metric, of those that can be
+    resampled), "source" (its fingerprint), "examples" and "seconds".
+
+  Raises:
+    cli.Stalled: if a read does not end.
+    OSError: if the result cannot be written.
+  """
+  settings = json.loads(json.dumps(task.settings))
+  record = {
+      "task": task.name, "about": task.about, "model": model.origin,
+      "step": model.step, "fingerprint": model.fingerprint,
+      "shown": list(task.metrics), "settings": redact.value("", settings),
+  }
+  path = pathlib.Path(out) / f"{task.name}-{_key(model, settings)}.json"
+  stored = _stored(path)
+  try:
+    sources = _opened(task.settings)
+    absent = None
+  except FileNotFoundError as error:
+    sources, absent = [], error
+  except cli.EXPLAINED as error:
+    return record | {"status": "failed", "why": _sentence(error)}
+  now = [getattr(source, "fingerprint", None) for source in sources]
+  # All processes do the same, also where they see other files.
+  if _everywhere(
+      stored is not None and (absent is not None or stored["source"] == now)
+  ):
+    return {**record, **(stored or {}), "model": model.origin}
+  if not _everywhere(absent is None):
+    why = absent or "another process does not find its data."
+    return record | {"status": "skipped", "why": f"{why} {task.needs}".strip()}
+  if unfit := _unfit(model, task, sources):
+    return record | unfit
+  try:
+    found = _measured(model, task)
+  except cli.Stalled:
+    raise
+  except cli.EXPLAINED as error:
+    return record | {"status": "failed", "why": _sentence(error)}
+  record |= {"status": "done", "source": now, **found}
+  if jax.process_index() == 0:
+    files.replace(path, (json.dumps(record, indent=1) + "\n").encode())
+  return record
+
+
+def _measured(model: towers.Towers, task: tasks.Task) -> dict[str, Any]:
+  """Metrics, their intervals, and how long it took."""
+  start = time.monotonic()
+  judge = evaluation.evaluation(
+      task.name, task.settings, model.encoder, model.layout, model.tokenizer,
+      model.config,
+  )
+  with model.layout.context():
+    metrics = judge.run(model.params)
+  intervals = {}
+  if isinstance(metrics, bootstrap.Measured):
+    intervals = bootstrap.intervals(metrics.again, metrics.examples)
+  return {
+      "metrics": {name: _number(x) for name, x in metrics.items()},
+      "intervals": {
+          name: [_number(x) for x in both] for name, both in intervals.items()
+      },
+      "examples": int(metrics.get("/count", 0)),
+      "seconds": round(time.monotonic() - start, 3),
+  }
+
+
+def _key(model, settings):
+  """Changes with everything that a result depends on, but the data itself."""
+  rest = {name: x for name, x in settings.items() if name != "batch_size"}
+  content = json.dumps([_VERSION, model.fingerprint, rest], sort_keys=True)
+  return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _stored(path):
+  """A result that was stored before; None if there is none that can be read."""
+  try:
+    found = json.loads(path.read_text())
+  except (OSError, ValueError):
+    return None
+  complete = isinstance(found, dict) and found.get("status") == "done"
+  return found if complete else None
+
+
+def _opened(settings):
+  """The sources that a task reads."""
+  return [
+      schema.make("sources", settings[key]) for key in ("source", "reference")
+      if settings.get(key) is not None
+  ]
+
+
+def _unfit(model, task, sources) -> dict[str, str]:
+  """Why these towers cannot do a task, or a task does not fit its data."""
+  asks = schema.plugin("evals", task.settings["name"])
+  if schema.takes(asks, "tokenize") and model.tokenizer is None:
+    why = f"{model.origin} has no text tower, and {task.name} reads words."
+    return {"status": "skipped", "why": why}
+  there = len(getattr(sources[0], "classes", ()) or ())
+  given = len(task.settings.get("classes") or ())
+  if given and there and given != there:
+    why = (
+        f"{task.name} has {given} class names, and its data has {there} classes: "
+        "give as many names, in the order of the labels."
+    )
+    return {"status": "failed", "why": why}
+  return {}
+
+
+def _everywhere(flag: bool) -> bool:
+  """Whether something is so in all processes."""
+  return int(checksums.total([int(flag)])[0]) == jax.process_count()
+
+
+def _sentence(error: BaseException) -> str:
+  return f"{type(error).__name__}: {error}"
+
+
+def _number(x) -> float | None:
+  """A number for JSON, which has no NaN."""
+  return float(x) if float(x) == float(x) else None
