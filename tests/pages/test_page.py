@@ -7,7 +7,15 @@ import made
 import numpy as np
 import pytest
 
-from basic.pages import nearest, page, plots, similarities, style, summary
+from basic.pages import (
+    nearest,
+    page,
+    plots,
+    samples,
+    similarities,
+    style,
+    summary,
+)
 
 
 def test_the_page_is_self_contained():
@@ -229,3 +237,31 @@ def test_names_of_files_are_text_and_not_markup():
   assert "<script>alert" not in text
   text.encode()
   assert made.HOSTILE in made.Reader(text).text
+
+
+def test_the_nearest_image_is_another_one():
+  x = np.eye(3, dtype=np.float32)[[0, 1, 1]]
+  shown = made.samples(3)._replace(image_embeddings=x)
+  cards = nearest.images_of_images(shown).split('<div class="card query">')[1:]
+  second = made.Reader("<div>" + cards[1]).text
+  assert second.startswith("caption 11.000caption 2")
+  assert "only one image" in nearest.images_of_images(made.samples(1))
+
+
+def test_samples_of_a_diverged_run_are_left_out():
+  shown = made.samples(4)
+  shown.image_embeddings[1] = np.nan
+  shown.text_embeddings[2] = np.inf
+  found = samples.finite(shown)
+  assert found.captions == ["caption 0", "caption 3"]
+  assert len(found.images) == len(found.text_embeddings) == 2
+  shown.image_embeddings[:] = np.nan
+  assert "built without samples" in made.build(rows=[], samples=shown)
+
+
+def test_without_text_there_are_images_alone():
+  shown = made.samples()._replace(text_embeddings=None)
+  found = made.Reader(made.build(rows=[], samples=shown))
+  names = {a["id"] for _, a in found.tags if "id" in a}
+  assert {"map", "gallery", "data"} <= names
+  assert not {"similarities", "hardest-pairs"} & names
