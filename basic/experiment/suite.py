@@ -93,6 +93,11 @@ def _measured(model: towers.Towers, task: tasks.Task) -> dict[str, Any]:
   )
   with model.layout.context():
     metrics = judge.run(model.params)
+  if task.metrics[0] not in metrics:
+    raise ValueError(
+        f"the metric of {task.name} is {task.metrics[0]!r}, and what was measured is "
+        f"{sorted(metrics)}."
+    )
   intervals = {}
   if isinstance(metrics, bootstrap.Measured):
     intervals = bootstrap.intervals(metrics.again, metrics.examples)

@@ -172,6 +172,13 @@ def test_a_task_that_fails_says_why_and_is_tried_again(tmp_path, model):
   assert not list(tmp_path.glob("single-*.json"))
 
 
+def test_a_metric_that_is_not_measured_is_no_result(tmp_path, model):
+  change = ('about = "Single digits."', 'metric = "@11"')
+  found = suite.measure(model, task(tmp_path, change), tmp_path)
+  assert found["status"] == "failed"
+  assert "is '@11', and what was measured is" in found["why"]
+
+
 def test_as_many_names_are_asked_for_as_there_are_classes(tmp_path, model):
   change = ("limit = 40", 'classes = ["zero", "one"]')
   found = suite.measure(model, task(tmp_path, change), tmp_path)
