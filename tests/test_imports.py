@@ -65,7 +65,7 @@ DOORS = (
             "jax.shard_map", "jax.experimental.shard_map", "jax.pmap",
             *(f"jax.lax.{name}" for name in COLLECTIVES),
         ),
-        ("ops/pairwise/distributed", "sharding"),
+        ("ops/pairwise/distributed", "ops/pairwise/queries", "sharding"),
         "only all-pairs operations, and sums over replicas, talk between devices",
     ),
     Door(
@@ -73,7 +73,7 @@ DOORS = (
             "jax.sharding", "jax.make_mesh", "jax.set_mesh", "jax.P",
             "jax.NamedSharding", "jax.experimental.mesh_utils",
         ),
-        ("sharding", "ops/pairwise/distributed"),
+        ("sharding", "ops/pairwise/distributed", "ops/pairwise/queries"),
         "placement is decided in one room",
     ),
     Door(
