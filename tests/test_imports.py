@@ -114,7 +114,7 @@ DOORS = (
     ),
     Door(("safetensors",), ("weights",), "foreign tensors are read in one place"),
     Door(
-        ("orbax", "tensorstore"), ("engine/checkpoint",),
+        ("orbax", "tensorstore"), ("engine/checkpoint", "engine/stored_state"),
         "the format of a checkpoint is known to one file",
     ),
     Door(

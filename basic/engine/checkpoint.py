@@ -2,7 +2,7 @@
 
 Parameters, optimizer state, memory, random key and the position in the data are
 written together in the background; a checkpoint gets its final name when it is
-complete. This is the only file that imports Orbax.
+complete.
 
 Orbax notices a missing file but not a flipped bit in an array, so a digest of
 the arrays is saved with every step and compared when the step is read. If a
@@ -14,14 +14,14 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
 from basic import cli, paths, types
-from basic.engine import checksums
+from basic.engine import checksums, stored_state, together
 
 _log = logging.getLogger(__name__)
 _PATIENCE = 3  # consecutive failed saves before the run stops
@@ -133,7 +133,7 @@ class Checkpoints:
     self._settle()
     if step == self._saved:
       return False
-    leaves = _leaves(state)
+    leaves = stored_state.leaves(state)
     sealed = checksums.seal([dict(position), checksums.digest(leaves)])
     items = ocp.args.Composite(
         state=ocp.args.StandardSave(paths.unflatten(leaves)),
@@ -141,8 +141,8 @@ class Checkpoints:
     )
     try:
       self._rename_abandoned(step)
-      _together(lambda: self._manager.save(step, args=items, force=True))
-    except _BrokenError as error:
+      together.together(lambda: self._manager.save(step, args=items, force=True))
+    except together.BrokenError as error:
       self._failed(step, error)
       return False
     self._pending = self._saved = step
@@ -169,29 +169,33 @@ class Checkpoints:
       FileNotFoundError: if there is no checkpoint, or not of that step.
       ValueError: if the checkpoint is of another model, or none is intact.
     """
-    self._settle()
-    known = sorted(self._manager.all_steps(), reverse=True)
-    candidates = known if step is None else [step]
-    if not known or not set(candidates) <= set(known):
-      raise FileNotFoundError(
-          f"{self.directory} holds the steps {known[::-1]}"
-          + ("" if step is None else f" and not {step}")
-      )
-    for candidate in candidates:
-      try:
-        like = state_like(candidate) if callable(state_like) else state_like
-        found = self._read(candidate, like)
-        self._saved = candidate
-        return found
-      except _BrokenError as error:
-        if isinstance(error.__cause__, (MemoryError, jax.errors.JaxRuntimeError)):
-          raise  # a fault of the machine, not of the file
-        self._damaged.add(candidate)
-        _log.warning("Checkpoint %d is damaged: %s", candidate, error)
-    raise ValueError(
-        f"of the checkpoints {candidates} in {self.directory} none is intact; the "
-        "log says what was found. Nothing was deleted: give an older copy, or "
-        "an empty directory to begin anew"
+    def read(candidate):
+      like = state_like(candidate) if callable(state_like) else state_like
+      return stored_state.whole(self._manager, candidate, like)
+
+    return self._newest_intact(read, step)
+
+  def parameters(
+      self,
+      place: stored_state.Place,
+      step: int | None = None,
+      groups: Sequence[str] = ("params",),
+  ) -> stored_state.Part:
+    """Some arrays of the newest intact step, for whom the others do not exist.
+
+    Neither the optimizer nor the data of the run is needed to read them.
+
+    Args:
+      place: where arrays of the shapes of a step shall lie.
+      step: the step to read; None: the newest intact one.
+      groups: the beginnings of the paths to read, such as "params".
+
+    Raises:
+      FileNotFoundError: if there is no checkpoint, or not of that step.
+      ValueError: if no checkpoint is intact.
+    """
+    return self._newest_intact(
+        lambda n: stored_state.part(self._manager, n, place, groups), step
     )
 
   def wait(self) -> None:
@@ -219,6 +223,32 @@ class Checkpoints:
       if self._failures:  # Threads of Orbax may have written more until now.
         self._remove_unfinished(logged=False)
 
+  def _newest_intact(self, read, step):
+    """What `read` returns for a step, or for the newest that is intact."""
+    self._settle()
+    known = sorted(self._manager.all_steps(), reverse=True)
+    candidates = known if step is None else [step]
+    if not known or not set(candidates) <= set(known):
+      raise FileNotFoundError(
+          f"{self.directory} holds the steps {known[::-1]}"
+          + ("" if step is None else f" and not {step}")
+      )
+    for candidate in candidates:
+      try:
+        found = read(candidate)
+        self._saved = candidate
+        return found
+      except together.BrokenError as error:
+        if isinstance(error.__cause__, (MemoryError, jax.errors.JaxRuntimeError)):
+          raise  # a fault of the machine, not of the file
+        self._damaged.add(candidate)
+        _log.warning("Checkpoint %d is damaged: %s", candidate, error)
+    raise ValueError(
+        f"of the checkpoints {candidates} in {self.directory} none is intact; the "
+        "log says what was found. Nothing was deleted: give an older copy, or "
+        "an empty directory to begin anew"
+    )
+
   def _newest(self):
     """The newest checkpoint, for messages."""
     step = self.latest()
@@ -244,8 +274,8 @@ class Checkpoints:
     if step is None:
       return
     try:
-      _together(self._manager.wait_until_finished)
-    except _BrokenError as error:
+      together.together(self._manager.wait_until_finished)
+    except together.BrokenError as error:
       self._failed(step, error)
     else:
       self._failures = []
@@ -278,46 +308,11 @@ class Checkpoints:
         number = sum(1 for _ in root.glob(f"{name}.abandoned-*"))
         (root / str(name)).rename(root / f"{name}.abandoned-{number}")
 
-    _together(rename)
+    together.together(rename)
     _log.warning(
         "The steps %s are not of this run's past: renamed *.abandoned-*", old)
     self._damaged.clear()
     self._manager.reload()
-
-  def _read(self, step, state_like):
-    """(state, position) of one step; `_BrokenError` if it is damaged."""
-    position, table = _together(
-        lambda: checksums.unseal(self._item(step, integrity=ocp.args.JsonRestore())))
-    wanted = _leaves(state_like)
-    unlike = checksums.difference(table, wanted)
-    if unlike:
-      raise ValueError(
-          f"checkpoint {step} is of another model or optimizer: {unlike}. Resume "
-          "with the configuration that wrote it, or in an empty directory"
-      )
-    tree = paths.unflatten({path: _placed(path, x) for path, x in wanted.items()})
-    leaves = paths.flatten(_together(
-        lambda: self._item(step, state=ocp.args.StandardRestore(tree))))
-    unlike = checksums.difference(table, leaves)
-    if unlike:
-      raise _BrokenError(f"what was read is not what is recorded: {unlike}")
-    wrong, skipped = checksums.compare(leaves, table)
-    if skipped:
-      _log.warning(
-          "Checkpoint %d: %d pieces lie across processes as they are placed now, "
-          "and were not compared with their digests", step, skipped)
-    if wrong:
-      raise _BrokenError(
-          f"{len(wrong)} arrays are not what was saved, first {wrong[0]}")
-    found = [leaves[path] for path in wanted]
-    return jax.tree.unflatten(jax.tree.structure(state_like), found), position
-
-  def _item(self, step, **item):
-    """The content of one item of a step."""
-    restored = self._manager.restore(step, args=ocp.args.Composite(**item))
-    (name,) = item
-    return restored[name]
-
 
 class _OnceOnly(logging.Filter):
   """Drops log records of errors that Orbax also raises.
@@ -338,32 +333,6 @@ class _OnceOnly(logging.Filter):
 _ONCE_ONLY = _OnceOnly()
 
 
-class _BrokenError(Exception):
-  """A process could not read or write its part of a checkpoint."""
-
-
-def _together(call: Callable[[], Any]) -> Any:
-  """Calls a function on all processes; if one fails, all raise `_BrokenError`."""
-  result, error = None, None
-  try:
-    result = call()
-  except Exception as caught:
-    error = caught
-  failed = int(checksums.total([error is not None])[0])
-  if failed:
-    cause = _cause(error) if error else "not in this one"
-    raise _BrokenError(
-        f"{cause} (in {failed} of {jax.process_count()} processes)") from error
-  return result
-
-
-def _cause(error: Exception) -> str:
-  """The first lines of an error, without the pages that TensorStore appends."""
-  text = f"{type(error).__name__}: {error}"
-  full = "No space left on device"
-  return f"{full}: {text[:200]}" if full in text[200:] else text[:400]
-
-
 def _options(read_only, keep, keep_every):
   if read_only:
     return ocp.CheckpointManagerOptions(read_only=True, create=False)
@@ -377,24 +346,6 @@ def _options(read_only, keep, keep_every):
       async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
       preservation_policy=policies.AnyPreservationPolicy(kept),
   )
-
-
-def _leaves(tree):
-  """Leaves by path: "opt_state/1/mu/image/stem/kernel"."""
-  return {
-      paths.of_keys(keys): leaf
-      for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-  }
-
-
-def _placed(path, leaf):
-  """The shape, dtype and sharding with which an array is restored."""
-  if getattr(leaf, "sharding", None) is None:
-    raise ValueError(
-        f"{path} does not say where it shall lie; give arrays, or "
-        "ShapeDtypeStructs with a sharding"
-    )
-  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
 __all__ = ["Checkpoints"]

@@ -191,18 +191,7 @@ def program(
   Raises:
     ValueError: if settings contradict each other.
   """
-  towers = {
-      name: schema.make("encoders", config[name])
-      for name in ("image", "text") if config[name] is not None
-  }
-  changes = {
-      field: functools.partial(photometric.photometric, **each)
-      for field, each in config["photometric"].items()
-  }
-  network = model.model(
-      towers, views=config["views"], changes=changes, **config["projection"]
-  )
-  objective = schema.make("objectives", config["objective"])
+  network, objective = networks(config)
   placement = layout.Layout(
       mesh, model.axes(network, objective), _waiting(config, network.encode)
   )
@@ -236,6 +225,29 @@ def program(
           stored, network.encode, state.params, shapes
       ),
   )
+
+
+def networks(config: Settings) -> tuple[types.Model, types.Objective]:
+  """The towers of a stage, and its objective.
+
+  Args:
+    config: complete configuration of one stage.
+
+  Raises:
+    ValueError: if settings contradict each other.
+  """
+  towers = {
+      name: schema.make("encoders", config[name])
+      for name in ("image", "text") if config[name] is not None
+  }
+  changes = {
+      field: functools.partial(photometric.photometric, **each)
+      for field, each in config["photometric"].items()
+  }
+  network = model.model(
+      towers, views=config["views"], changes=changes, **config["projection"]
+  )
+  return network, schema.make("objectives", config["objective"])
 
 
 def _check_trainable(params, frozen):

@@ -59,7 +59,7 @@ def run_tokenizer(
   if (folder / "config.json").exists():
     return _stored(folder, text["length"])
   if model_path is not None:
-    result = _from_file(pathlib.Path(model_path), text["length"])
+    result = from_file(pathlib.Path(model_path), text["length"])
   else:
     result = pretrained.words(config) or _trained(config)
   if config["tokenizer"]["clean"] is not None:
@@ -123,8 +123,17 @@ def _stored(folder: pathlib.Path, length: int) -> Tokenizer:
   )
 
 
-def _from_file(path: pathlib.Path, length: int) -> Tokenizer:
-  """A vocabulary of this library, or one in another library's format."""
+def from_file(path: pathlib.Path, length: int) -> Tokenizer:
+  """A vocabulary of this library, or one in another library's format.
+
+  Args:
+    path: the file, as `tokenizer.model` names it.
+    length: of the texts, in tokens.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: if it holds no vocabulary, or does not say how texts are padded.
+  """
   content, beside = _content(path), vocabulary.settings(path.parent)
   if content.lstrip()[:1] != b"{":
     try:

@@ -109,9 +109,30 @@ def words(config: Mapping[str, Any]) -> vocabulary.Vocabulary | None:
   weights = schema.plugin("weights", initial["name"])().read(initial["path"])
   if _TOKEN_EMBEDDINGS not in paths.flatten(weights.params):
     return None
+  return vocabulary_of(weights, initial["path"], config)
+
+
+def vocabulary_of(
+    weights: Any, path: Any, config: Mapping[str, Any]
+) -> vocabulary.Vocabulary | None:
+  """The vocabulary of weights, at the text length of a configuration.
+
+  Args:
+    weights: as a format of weights/ reads them.
+    path: where they come from, for messages.
+    config: complete configuration of a stage.
+
+  Returns:
+    A vocabulary; None if the weights have no text tower.
+
+  Raises:
+    ValueError: if they have a text tower and no vocabulary.
+  """
+  if config["text"] is None:
+    return None
   if weights.vocabulary is None:
     raise ValueError(
-        f"the weights at {initial['path']} have a text tower and no vocabulary, "
+        f"the weights at {path} have a text tower and no vocabulary, "
         "and another vocabulary would give words other ids. Set tokenizer.model "
         "to theirs: a tokenizer.json, or a SentencePiece model with its "
         f"{vocabulary.SETTINGS} beside it. Or leave the tower out, for example "

@@ -1,8 +1,10 @@
 """Restores a run's state from its folder, to resume training or to evaluate."""
 
+import contextlib
 import logging
 import os
 import pathlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from basic import types
@@ -72,17 +74,38 @@ def read(
   """
   state, position = checkpoints.restore(
       lambda n: at(stages, n).program.state(), step)
-  now = stages[0].vocabulary
+  check_vocabulary(
+      checkpoints.directory, int(state.step), position, stages[0].vocabulary
+  )
+  return state, position
+
+
+def check_vocabulary(
+    directory: str | os.PathLike,
+    step: int,
+    position: Mapping[str, Any],
+    now: str | None,
+) -> None:
+  """Rejects a vocabulary that is not that of the checkpoint.
+
+  Args:
+    directory: of the checkpoints, in the folder of the run.
+    step: of the checkpoint.
+    position: that was saved with it.
+    now: the fingerprint of the vocabulary in the folder.
+
+  Raises:
+    ValueError: if it was saved with another vocabulary.
+  """
   # Older checkpoints do not say which vocabulary they were saved with.
   if position.get("vocabulary", now) != now:
     raise ValueError(
-        f"the vocabulary in {pathlib.Path(checkpoints.directory).parent} is not "
-        f"the one that checkpoint {int(state.step)} was saved with: the file "
+        f"the vocabulary in {pathlib.Path(directory).parent} is not the one that "
+        f"checkpoint {step} was saved with: the file "
         f"{tokenizer.FILE} or {vocabulary.FILE}, or the {vocabulary.SETTINGS} "
         "beside it, is damaged or was replaced, and words would have other ids. "
         "Restore the files that the run began with."
     )
-  return state, position
 
 
 def at(stages: list[build.Stage], step: int) -> build.Stage:
@@ -109,22 +132,54 @@ def load(
     ValueError: if its vocabulary is damaged, or is not that of the checkpoint.
   """
   folder = pathlib.Path(workdir).absolute()
-  stored = manifest.load(folder / "config.json")
+  config = configuration(folder)
+  stages = build.run(config, folder)
+  with reading(folder, config) as checkpoints:
+    with stages[0].program.layout.context():
+      state, _ = read(stages, checkpoints, step)
+  return at(stages, int(state.step)), state
+
+
+def configuration(workdir: str | os.PathLike) -> dict[str, Any]:
+  """The complete configuration of a run, as this version reads it.
+
+  Args:
+    workdir: folder of the run.
+
+  Raises:
+    FileNotFoundError: if the folder is not that of a run.
+    ValueError: if this version rejects its settings.
+  """
+  stored = manifest.load(pathlib.Path(workdir) / "config.json")
   if stored is None:
     raise FileNotFoundError(
-        f"{workdir} holds no config.json, so it is not the folder of a run; "
-        "give the --workdir that the training was given."
+        f"{os.fspath(workdir)} holds no config.json, so it is not the folder of a "
+        "run; give the --workdir that the training was given."
     )
   # JSON has lists in place of tuples; and settings may have been added or renamed
   # since the run began.
   stored, _ = settings.renewed(stored)
-  stages = build.run(settings.complete(stored), folder)
-  with checkpoint.Checkpoints(folder / FOLDER, every=None) as checkpoints:
+  return settings.complete(stored)
+
+
+@contextlib.contextmanager
+def reading(
+    workdir: str | os.PathLike, config: settings.Settings
+) -> Iterator[checkpoint.Checkpoints]:
+  """Opens the checkpoints of a run for reading, also while it is training.
+
+  Args:
+    workdir: folder of the run.
+    config: its complete configuration.
+
+  Raises:
+    NoCheckpoint: if it holds no checkpoint.
+  """
+  folder = pathlib.Path(workdir).absolute() / FOLDER
+  with checkpoint.Checkpoints(folder, every=None) as checkpoints:
     if checkpoints.latest() is None:
       raise NoCheckpoint(
-          f"{workdir} holds no checkpoint yet; one is saved every "
-          f"{stages[0].config['checkpoint']['every']} steps."
+          f"{os.fspath(workdir)} holds no checkpoint yet; one is saved every "
+          f"{config['checkpoint']['every']} steps."
       )
-    with stages[0].program.layout.context():
-      state, _ = read(stages, checkpoints, step)
-  return at(stages, int(state.step)), state
+    yield checkpoints

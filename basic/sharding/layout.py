@@ -126,6 +126,29 @@ def _complete(sizes: Mapping[str, int], devices: int) -> dict[str, int]:
   return shape
 
 
+def fitting(sizes: Mapping[str, int], devices: int) -> dict[str, int]:
+  """The sizes of a mesh, made smaller where there are fewer devices.
+
+  For whoever reads parameters on another machine than that which wrote them.
+
+  Args:
+    sizes: arguments of `mesh`.
+    devices: number of devices here.
+
+  Returns:
+    Sizes that `mesh` accepts: `model` and `fsdp` are divisors of what they were,
+    and `data` takes the remaining devices.
+
+  Example:
+    >>> fitting({"data": -1, "fsdp": 16, "model": 4}, 8)
+    {'data': -1, 'fsdp': 2, 'model': 4}
+  """
+  model = math.gcd(sizes["model"], devices) if sizes["model"] > 0 else devices
+  rest = devices // model
+  fsdp = math.gcd(sizes["fsdp"], rest) if sizes["fsdp"] > 0 else rest
+  return {"data": -1, "fsdp": fsdp, "model": model}
+
+
 class Layout(NamedTuple):
   """A mesh and an axis table: the sharding of every array of a run.
 
