@@ -111,6 +111,29 @@ def classes(who: str, reference: np.ndarray, rows: np.ndarray) -> Classes:
   return Classes(known, numbers.astype(np.int32), found.astype(np.int32))
 
 
+def by_rows(
+    function: Callable[..., Any], *arrays: np.ndarray, rows: int = 1024
+) -> np.ndarray:
+  """Calls a function on blocks of rows, all of one shape, and joins the results.
+
+  Args:
+    function: arrays [rows ...] -> array [rows ...].
+    arrays: [n ...]; the last block is filled with zeros.
+    rows: of a block.
+
+  Returns:
+    The results of the n rows, in host memory.
+  """
+  n = len(arrays[0])
+  found = []
+  for start in range(0, n, rows):
+    parts = [array[start : start + rows] for array in arrays]
+    short = rows - len(parts[0])
+    padded = [np.pad(a, [(0, short)] + [(0, 0)] * (a.ndim - 1)) for a in parts]
+    found.append(np.asarray(function(*map(jnp.asarray, padded)))[: len(parts[0])])
+  return np.concatenate(found)
+
+
 @jax.jit
 def ranks(
     scores: Float[Array, "n c"], labels: Int[Array, "n"]
@@ -138,11 +161,11 @@ def accuracy(
     top: each k.
 
   Returns:
-    "@1", ..., "/per_class@1" and "/count".
+    "@1", ... and "/per_class@1".
   """
   _, place = np.unique(labels, return_inverse=True)
   hits = np.bincount(place, ranks < 1) / np.bincount(place)
   return {
       **{f"@{k}": float(np.mean(ranks < k)) for k in top},
-      "/per_class@1": float(np.mean(hits)), "/count": float(len(labels)),
+      "/per_class@1": float(np.mean(hits)),
   }

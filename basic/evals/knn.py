@@ -70,7 +70,7 @@ def knn(
     >>> evaluate(encode, [(asked, seen)], [(known, seen)])["@1"]
     0.5
   """
-  if min(neighbours, block or 1, *top) < 1:
+  if min(neighbours, 1 if block is None else block, *top) < 1:
     raise ValueError(
         f"knn found neighbours={neighbours}, top={tuple(top)} and block={block} and "
         "needs whole numbers from 1."
@@ -93,15 +93,17 @@ def knn(
         _unit(asked.views[image]), _unit(known.views[image]),
         min(neighbours, len(classes.reference)), block=block,
     )
-    ranks = _ranks(
-        np.asarray(scores), classes.reference[np.asarray(index)], classes.rows,
-        temperature=temperature, classes=len(classes.labels),
+    vote = functools.partial(
+        _ranks, temperature=temperature, classes=len(classes.labels)
     )
+    labels = classes.reference[np.asarray(index)]
+    ranks = _frozen.by_rows(vote, np.asarray(scores), labels, classes.rows)
     return {
         **_frozen.accuracy(
             ranks, asked.fields[label],
             [m for m in top if m <= len(classes.labels)],
         ),
+        "/count": float(len(ranks)),
         "/reference_count": float(len(classes.reference)),
         "/classes": float(len(classes.labels)),
     }
@@ -113,27 +115,8 @@ def _unit(x):
   return np.asarray(normalize.unit(jnp.asarray(x)))
 
 
-# Rows whose votes for all classes are in memory at a time.
-_ROWS = 1024
-
-
-def _ranks(scores, labels, own, *, temperature, classes):
-  """The rank of the true class of each row, in blocks of one shape."""
-  ranks = []
-  for start in range(0, len(own), _ROWS):
-    part = slice(start, start + _ROWS)
-    rows = len(own[part])
-    padded = [
-        jnp.asarray(np.pad(a[part], [(0, _ROWS - rows)] + [(0, 0)] * (a.ndim - 1)))
-        for a in (scores, labels, own)
-    ]
-    found = _rank_of_votes(*padded, temperature=temperature, classes=classes)
-    ranks.append(np.asarray(found)[:rows])
-  return np.concatenate(ranks)
-
-
 @functools.partial(jax.jit, static_argnames=("temperature", "classes"))
-def _rank_of_votes(
+def _ranks(
     scores: Float[Array, "n k"],
     labels: Int[Array, "n k"],
     own: Int[Array, "n"],
