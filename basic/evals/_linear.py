@@ -106,13 +106,17 @@ def of_classes(
 
 @functools.partial(jax.jit, static_argnames=("classes", "steps", "tolerance"))
 def _logistic(x, y, l2, classes, steps, tolerance):
-  """(kernel, bias) of logistic regression."""
+  """(kernel, bias) of logistic regression; NaN if features are not finite."""
   dtype = x.dtype
   start = jnp.zeros((x.shape[1], classes), dtype), jnp.zeros(classes, dtype)
-  return lbfgs.minimize(
+  found = lbfgs.minimize(
       lambda weights: logistic.objective(weights, x, y, l2), start,
       steps=steps, tolerance=tolerance,
-  ).params
+  )
+  # Zeros would say that all rows are of the first class, and so be right for some.
+  return jax.tree.map(
+      lambda a: jnp.where(jnp.isfinite(found.value), a, jnp.nan), found.params
+  )
 
 
 @jax.jit

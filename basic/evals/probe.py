@@ -19,7 +19,7 @@ def probe(
     standardize: bool = False,
     top: tuple[int, ...] = (1, 5),
     steps: int = 1000,
-    tolerance: float = 1e-5,
+    tolerance: float = 1e-6,
     seed: int = 0,
 ) -> types.ReferenceEvaluator:
   """Fits a linear model on the reference, and judges it on the source.

@@ -1,7 +1,5 @@
 """Linear probes against scikit-learn, on the same features."""
 
-import warnings
-
 import frozen
 import numpy as np
 import pytest
@@ -10,6 +8,8 @@ from sklearn import datasets, linear_model, metrics, preprocessing
 
 from basic.evals import _linear, _selection
 from basic.evals import probe as module
+
+POINTS = 0.002 + 1e-9  # one of 500 examples
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,8 @@ def run(x, y, x_asked, y_asked, rows=None, **settings):
 def theirs(x, y, l2):
   """scikit-learn's model at the same strength, run to its end."""
   c = (2 if len(set(y)) == 2 else 1) / l2
-  return linear_model.LogisticRegression(C=c, tol=1e-9, max_iter=10_000).fit(x, y)
+  solver = dict(solver="newton-cholesky", tol=1e-10, max_iter=1000)
+  return linear_model.LogisticRegression(C=c, **solver).fit(np.float64(x), y)
 
 
 @pytest.mark.parametrize("classes", [10, 2])
@@ -59,39 +60,35 @@ def test_accuracy_is_within_a_fifth_of_a_point_of_scikit_learn(digits, l2):
   x, y, x_asked, y_asked = digits
   found = run(x, y, x_asked, y_asked, 64, l2=l2)
   expected = theirs(x, y, l2)
-  assert found["@1"] == pytest.approx(expected.score(x_asked, y_asked), abs=0.002)
+  assert found["@1"] == pytest.approx(expected.score(x_asked, y_asked), abs=POINTS)
   guessed = expected.predict(x_asked)
   recall = metrics.recall_score(y_asked, guessed, average="macro")
-  assert found["/per_class@1"] == pytest.approx(recall, abs=0.002)
+  assert found["/per_class@1"] == pytest.approx(recall, abs=0.0025)
   five = metrics.top_k_accuracy_score(
       y_asked, expected.decision_function(x_asked), k=5)
-  assert found["@5"] == pytest.approx(five, abs=0.002)
+  assert found["@5"] == pytest.approx(five, abs=POINTS)
   assert found["/count"] == 500 and found["/reference_count"] == 400
 
 
 def test_the_strength_is_that_of_the_same_search_with_scikit_learn(digits):
   x, y, x_asked, y_asked = digits
-  found = run(x, y, x_asked, y_asked, standardize=True)
+  found = run(x, y, x_asked, y_asked, standardize=True, tolerance=1e-7)
   held = _selection.held_out(y, 0.2, 0)
   assert np.bincount(y[held]).tolist() == [int(0.2 * n) for n in np.bincount(y)]
 
+  scale = preprocessing.StandardScaler().fit(x[~held])
+
   def quality(l2):
-    scale = preprocessing.StandardScaler().fit(x[~held])
-    fitted = linear_model.LogisticRegression(C=1 / l2, tol=1e-3, max_iter=2000)
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # That it has not converged at 1e-6.
-      fitted.fit(scale.transform(x[~held]), y[~held])
+    fitted = theirs(scale.transform(x[~held]), y[~held], l2)
     chances = fitted.predict_proba(scale.transform(x[held]))
     hits = np.mean(chances.argmax(1) == y[held])
     return hits, -metrics.log_loss(y[held], chances)
 
-  strength = _selection.search(quality)
-  # Where accuracies are tied, that of other digits may be next to it.
-  assert abs(np.log10(found["/l2"] / strength)) < 0.3
+  assert found["/l2"] == pytest.approx(_selection.search(quality))
   scale = preprocessing.StandardScaler().fit(x)
   expected = theirs(scale.transform(x), y, found["/l2"])
   score = expected.score(scale.transform(x_asked), y_asked)
-  assert found["@1"] == pytest.approx(score, abs=0.002)
+  assert found["@1"] == pytest.approx(score, abs=POINTS)
 
 
 def test_the_search_halves_the_interval_around_the_best():
