@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from basic import types
+from basic.ops import bootstrap
 
 
 class Frozen(NamedTuple):
@@ -152,7 +153,7 @@ def ranks(
 
 def accuracy(
     ranks: np.ndarray, labels: np.ndarray, top: Sequence[int]
-) -> dict[str, float]:
+) -> bootstrap.Measured:
   """Fractions of hits at each k, and the mean over classes of those at 1.
 
   Args:
@@ -161,11 +162,16 @@ def accuracy(
     top: each k.
 
   Returns:
-    "@1", ... and "/per_class@1".
+    "@1", ... and "/per_class@1"; by example "label" and "rank".
   """
   _, place = np.unique(labels, return_inverse=True)
-  hits = np.bincount(place, ranks < 1) / np.bincount(place)
-  return {
-      **{f"@{k}": float(np.mean(ranks < k)) for k in top},
-      "/per_class@1": float(np.mean(hits)),
-  }
+
+  def again(rows):
+    count = np.bincount(place[rows])
+    hits = np.bincount(place[rows], ranks[rows] < 1)
+    return {
+        **{f"@{k}": float(np.mean(ranks[rows] < k)) for k in top},
+        "/per_class@1": float(np.mean(hits[count > 0] / count[count > 0])),
+    }
+
+  return bootstrap.Measured(again, {"label": labels, "rank": ranks})

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from basic import types
 from basic.evals import _frozen
-from basic.ops import nearest, normalize
+from basic.ops import bootstrap, nearest, normalize
 
 
 def knn(
@@ -98,15 +98,14 @@ def knn(
     )
     labels = classes.reference[np.asarray(index)]
     ranks = _frozen.by_rows(vote, np.asarray(scores), labels, classes.rows)
-    return {
-        **_frozen.accuracy(
-            ranks, asked.fields[label],
-            [m for m in top if m <= len(classes.labels)],
-        ),
+    found = _frozen.accuracy(
+        ranks, asked.fields[label], [m for m in top if m <= len(classes.labels)]
+    )
+    return bootstrap.extended(found, {
         "/count": float(len(ranks)),
         "/reference_count": float(len(classes.reference)),
         "/classes": float(len(classes.labels)),
-    }
+    })
 
   return evaluate
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from basic import types
 from basic.evals import _frozen, _linear, _selection
+from basic.ops import bootstrap
 
 
 def probe(
@@ -102,10 +103,10 @@ def probe(
     if strength is None:
       strength = _chosen(model, x, standardize, validation, seed)
     predict = _linear.fitted(model, x, model.y, standardize)
-    return {
-        **model.metrics(predict(strength, x_asked)), "/l2": float(strength),
-        "/count": float(len(x_asked)), "/reference_count": float(len(x)),
-    }
+    return bootstrap.extended(model.metrics(predict(strength, x_asked)), {
+        "/l2": float(strength), "/count": float(len(x_asked)),
+        "/reference_count": float(len(x)),
+    })
 
   return evaluate
 

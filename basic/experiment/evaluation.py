@@ -219,10 +219,8 @@ def evaluation(
 
 def _floats(metrics, counts):
   """Metrics and counts as floats; those that can be resampled still can be."""
-  found = {name: float(x) for name, x in {**metrics, **counts}.items()}
-  if isinstance(metrics, bootstrap.Measured):
-    return bootstrap.Measured(metrics.again, metrics.per_example, found)
-  return found
+  floats = {name: float(x) for name, x in {**metrics, **counts}.items()}
+  return bootstrap.extended(metrics, floats)
 
 
 def _rehearse(label, most, attempt):
