@@ -341,8 +341,9 @@ class Evaluator(Protocol):
   """Computes metrics of an encoder. It is given its data and opens no files.
 
   Called with `encode(batch) -> Embedded` (parameters bound, no noise) and with
-  (batch, mask) pairs; the mask is False for rows that pad the last batch. Metrics
-  that are `ops.bootstrap.Measured` get intervals in the tables of `basic.evaluate`.
+  (batch, mask) pairs; the mask is False for rows that pad the last batch. One
+  that has an argument `logits` is given the `Logits` of the objective, or None.
+  Metrics that are `ops.bootstrap.Measured` get intervals in tables.
   """
 
   def __call__(
@@ -352,10 +353,26 @@ class Evaluator(Protocol):
   ) -> Metrics: ...
 
 
+@runtime_checkable
+class ReferenceEvaluator(Protocol):
+  """An `Evaluator` that learns from a second source, such as a training split.
+
+  Called with `reference` too: (batch, mask) pairs like `batches`, of the source
+  that the setting `reference` of the evaluation names.
+  """
+
+  def __call__(
+      self,
+      encode: Callable[[Batch], Embedded],
+      batches: Iterable[tuple[Batch, Any]],
+      reference: Iterable[tuple[Batch, Any]],
+  ) -> Metrics: ...
+
+
 __all__ = [
     "Augment", "AxisTable", "Batch", "Contribution", "Contributions", "Counts",
     "Embedded", "Encode", "Encoder", "Evaluator", "Example", "Features",
     "Gradient", "Inputs", "Logits", "Memory", "Metrics", "Model", "Objective",
-    "Params", "RowKeys", "Source", "TrainState", "Unreadable", "View",
-    "stateless",
+    "Params", "ReferenceEvaluator", "RowKeys", "Source", "TrainState", "Unreadable",
+    "View", "stateless",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from basic import types
-from basic.evals import _classes
+from basic.evals import _classes, _frozen
 from basic.ops import average_precision, bootstrap, normalize, ranking
 
 
@@ -196,19 +196,8 @@ def class_embeddings(
 def _one_label(labels, ranks, candidates, top):
   """Fractions of hits, over images and over the classes present."""
   top = [k for k in top if k <= len(candidates)]
-
-  def again(rows):
-    images = np.bincount(labels[rows])
-    hits = np.bincount(labels[rows], ranks[rows] < 1)
-    present = images > 0
-    return {
-        **{f"@{k}": float(np.mean(ranks[rows] < k)) for k in top},
-        "/per_class@1": float(np.mean(hits[present] / images[present])),
-    }
-
-  return bootstrap.Measured(
-      again, {"label": labels, "rank": ranks}, {"/count": float(len(labels))}
-  )
+  found = _frozen.accuracy(ranks, labels, top)
+  return bootstrap.extended(found, {"/count": float(len(labels))})
 
 
 def _several_labels(labels, scores, candidates, top):

@@ -27,7 +27,7 @@ _FUNCTIONS = {
 _FOLDERS = {
     "source": "sources", "objective": "objectives", "image": "encoders",
     "text": "encoders", "evaluation": "evals", "weights": "weights",
-    "look": "augmentations",
+    "look": "augmentations", "reference": "sources",
 }
 # Group of settings -> (module, return type) of the functions that it can name.
 _MEMBERS = {
@@ -186,7 +186,24 @@ def evaluation(where: str, settings: Settings) -> dict[str, Any]:
     common["label_captions"] = _group(
         f"{where}.label_captions", "label_captions", common["label_captions"]
     )
-  return {**_named(where, "evaluation", evaluator), **common}
+  reference = _reference(where, evaluator)
+  evaluator = {k: v for k, v in evaluator.items() if k not in reference}
+  return {**_named(where, "evaluation", evaluator), **common, **reference}
+
+
+def _reference(where, settings):
+  """Complete settings of the second source of an evaluator; {} without one."""
+  function = _function(where, "evaluation", settings)
+  if schema.hints(function).get("return") is not types.ReferenceEvaluator:
+    return {}
+  second = manual.evaluation_with_reference
+  full = schema.complete(
+      where, second, {k: v for k, v in settings.items() if schema.takes(second, k)}
+  )
+  if full["reference_limit"] is not None:
+    _positive(where, full, "reference_limit")
+  where = f"{where}.reference"
+  return {**full, "reference": _named(where, "reference", full["reference"])}
 
 
 def _look(where, settings):
@@ -300,7 +317,8 @@ def changed(base: Settings, changes: Settings) -> dict[str, Any]:
   merged = dict(base)
   for key, value in changes.items():
     old = base.get(key)
-    if key == "source" and isinstance(old, Mapping) and isinstance(value, Mapping):
+    both = isinstance(old, Mapping) and isinstance(value, Mapping)
+    if key in ("source", "reference") and both:
       # Its settings are values: the sources of a mixture are not merged.
       same = value.get("name", old.get("name")) == old.get("name")
       merged[key] = {**old, **value} if same else value

@@ -9,9 +9,9 @@ from typing import Any
 
 import jax
 
-from basic import cli, files
+from basic import cli, files, types
 from basic.engine import checksums
-from basic.experiment import evaluation, schema, tasks, towers
+from basic.experiment import evaluation, features, schema, tasks, towers
 from basic.ops import bootstrap
 from basic.recording import redact
 
@@ -73,7 +73,7 @@ def measure(
   if unfit := _unfit(model, task, sources):
     return record | unfit
   try:
-    found = _measured(model, task)
+    found = _measured(model, task, pathlib.Path(out))
   except cli.Stalled:
     raise
   except cli.EXPLAINED as error:
@@ -84,7 +84,9 @@ def measure(
   return record
 
 
-def _measured(model: towers.Towers, task: tasks.Task) -> dict[str, Any]:
+def _measured(
+    model: towers.Towers, task: tasks.Task, out: pathlib.Path
+) -> dict[str, Any]:
   """Metrics, their intervals, and how long it took."""
   start = time.monotonic()
   judge = evaluation.evaluation(
@@ -92,7 +94,15 @@ def _measured(model: towers.Towers, task: tasks.Task) -> dict[str, Any]:
       model.config,
   )
   with model.layout.context():
-    metrics = judge.run(model.params)
+    if "reference" in task.settings:  # Of which a training split is embedded once.
+      metrics = _on_features(model, task.settings, out / "features")
+    else:
+      metrics = judge.run(model.params)
+  if task.metrics[0] not in metrics:
+    raise ValueError(
+        f"the metric of {task.name} is {task.metrics[0]!r}, and what was measured is "
+        f"{sorted(metrics)}."
+    )
   intervals = {}
   if isinstance(metrics, bootstrap.Measured):
     intervals = bootstrap.intervals(metrics.again, metrics.examples)
@@ -104,6 +114,26 @@ def _measured(model: towers.Towers, task: tasks.Task) -> dict[str, Any]:
       "examples": int(metrics.get("/count", 0)),
       "seconds": round(time.monotonic() - start, 3),
   }
+
+
+def _on_features(model, settings, folder) -> types.Metrics:
+  """An evaluator of frozen towers, on embeddings that are kept for other tasks."""
+  evaluate = schema.make("evals", settings)
+  if "text" not in settings.get("views", ("image",)):
+    model, folder = model._replace(tokenizer=None), folder / "of_images"
+  read, counts = [], {}
+  for key, limit in (("source", "limit"), ("reference", "reference_limit")):
+    read.append(features.features(
+        model, settings[key], folder, limit=settings[limit],
+        batch_size=settings["batch_size"], label_captions=settings["label_captions"],
+    ))
+    prefix = "" if key == "source" else f"/{key}"
+    counts |= {
+        f"{prefix}/unreadable/{reason}": float(n)
+        for reason, n in read[-1].unreadable.items()
+    }
+  metrics = evaluate(read[0].encode, *(each.batches() for each in read))
+  return bootstrap.extended(metrics, counts)
 
 
 def _key(model, settings):

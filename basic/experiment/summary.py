@@ -198,14 +198,11 @@ def _cell(record: Record, metric: str) -> str:
   value = record.get("metrics", {}).get(metric)
   if record["status"] != "done" or value is None:
     return "-" if record["status"] == "done" else record["status"]
+  show = _percent if _FRACTION.search(metric) else "{:.4g}".format
   interval = record["intervals"].get(metric)
-  if not _FRACTION.search(metric):
-    return f"{value:.4g}" + (
-        f" [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else ""
-    )
   if not interval or None in interval:
-    return _percent(value)
-  return f"{_percent(value)} [{_percent(interval[0])}, {_percent(interval[1])}]"
+    return show(value)
+  return f"{show(value)} [{show(interval[0])}, {show(interval[1])}]"
 
 
 def _percent(value):

@@ -235,7 +235,9 @@ def _towers(origin, config, mesh, params, tokenizer, step, facts) -> Towers:
   views = network.encode.views.values()
   return Towers(
       origin, config, params, network, objective, placement,
-      evaluation.encoder(network, placement, {view.field for view in views}),
+      evaluation.encoder(
+          network, placement, {view.field for view in views}, objective
+      ),
       input_pipeline.at_length(tokenizer, config), step,
       fingerprint(config, facts),
   )

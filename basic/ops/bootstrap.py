@@ -47,6 +47,20 @@ class Measured(dict[str, Any]):
     super().__init__({**again(np.arange(self.examples)), **(also or {})})
 
 
+def extended(metrics: types.Metrics, more: types.Metrics) -> types.Metrics:
+  """Metrics and more of them; what can be resampled still can be.
+
+  Example:
+    >>> hits = np.array([1.0, 0.0])
+    >>> found = Measured(lambda i: {"@1": float(hits[i].mean())}, {"@1": hits})
+    >>> extended(found, {"/count": 2.0}).again(np.array([0, 0]))
+    {'@1': 1.0}
+  """
+  if isinstance(metrics, Measured):
+    return Measured(metrics.again, metrics.per_example, {**metrics, **more})
+  return {**metrics, **more}
+
+
 def intervals(
     again: Callable[[np.ndarray], Mapping[str, float]],
     examples: int,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
-from basic.experiment import evaluation, suite, tasks, towers
+from basic.experiment import evaluation, features, suite, tasks, towers
 from basic.recording import recorder
 
 TASK = """
@@ -172,6 +172,13 @@ def test_a_task_that_fails_says_why_and_is_tried_again(tmp_path, model):
   assert not list(tmp_path.glob("single-*.json"))
 
 
+def test_a_metric_that_is_not_measured_is_no_result(tmp_path, model):
+  change = ('about = "Single digits."', 'metric = "@11"')
+  found = suite.measure(model, task(tmp_path, change), tmp_path)
+  assert found["status"] == "failed"
+  assert "is '@11', and what was measured is" in found["why"]
+
+
 def test_as_many_names_are_asked_for_as_there_are_classes(tmp_path, model):
   change = ("limit = 40", 'classes = ["zero", "one"]')
   found = suite.measure(model, task(tmp_path, change), tmp_path)
@@ -182,6 +189,38 @@ def test_as_many_names_are_asked_for_as_there_are_classes(tmp_path, model):
 def test_towers_without_words_skip_what_reads_words(tmp_path, model):
   found = suite.measure(model._replace(tokenizer=None), task(tmp_path), tmp_path)
   assert found["status"] == "skipped" and "has no text tower" in found["why"]
+
+
+KNN = (
+    ('name = "zeroshot"\ntemplates = ["the digit {}", "a {}"]',
+     'name = "knn"\nneighbours = 3\nreference_limit = 30'),
+    ("channels = 1\n", """channels = 1
+[reference]
+name = "digits"
+split = "train"
+kind = "single"
+canvas = 24
+channels = 1
+"""),
+)
+
+
+def test_what_learns_from_a_training_split_is_the_evaluation_and_embeds_it_once(
+    tmp_path, model, monkeypatch
+):
+  found = suite.measure(model, task(tmp_path, *KNN), tmp_path / "out")
+  assert found["status"] == "done" and found["metrics"]["/reference_count"] == 30
+  settings = task(tmp_path, *KNN).settings
+  judge = evaluation.evaluation(
+      "single", settings, model.encoder, model.layout, model.tokenizer, model.config)
+  with model.layout.context():
+    assert judge.run(model.params) == found["metrics"]
+  assert found["intervals"]["@1"][0] < found["metrics"]["@1"]
+  assert len(found["source"]) == 2
+  monkeypatch.setattr(features, "_write", None)  # There is nothing left to embed.
+  other = ("neighbours = 3", "neighbours = 5")
+  again = suite.measure(model, task(tmp_path, *KNN, other), tmp_path / "out")
+  assert again["status"] == "done"
 
 
 def test_metrics_that_cannot_be_resampled_have_no_interval(
