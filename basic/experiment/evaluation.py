@@ -163,22 +163,10 @@ def evaluation(
       tokenize=None if tokenizer is None else tokenizer.batch,
       classes=getattr(source, "classes", ()),
   )
-  patience = input_pipeline.patience(stage)
-
-  def batches(data, limit, shard):
-    return pipeline.once(
-        data.source, prepare=data.prepare, batch_size=size, shard=shard,
-        limit=min(data.count, limit), patience=patience,
-    )
-
-  def judge(encode, logits, limit, shard):
-    asked = {"logits": logits} if schema.takes(evaluate, "logits") else {}
-    with contextlib.ExitStack() as opened:
-      passes = [opened.enter_context(batches(each, limit, shard)) for each in read]
-      rows = passes if shard[1] == 1 else [
-          shared_rows.shared(each, placement, towers.fields) for each in passes
-      ]
-      return evaluate(encode, *rows, **asked), passes
+  rows = functools.partial(
+      pipeline.once, batch_size=size, patience=input_pipeline.patience(stage)
+  )
+  judge = functools.partial(_judge, evaluate, read, rows, placement, towers.fields)
 
   def run(params):
     metrics, passes = judge(
@@ -194,15 +182,32 @@ def evaluation(
     zeros = _zeros(towers, params, size)
     _rehearse(label, most, lambda n: judge(zeros, types.Logits(1.0), n, (0, 1)))
 
-  shown_rows = functools.partial(
-      pipeline.once, prepare=read[0].prepare, batch_size=size, patience=patience
-  )
   return Evaluation(
       f"{config['name']}/{label}", config["every"], run, rehearse,
       *shown.of(
-          source, config, towers, placement, tokenizer, size, shown_rows
+          source, config, towers, placement, tokenizer, size,
+          functools.partial(rows, prepare=read[0].prepare),
       ),
   )
+
+
+def _judge(
+    evaluate, read, rows, placement, fields, encode, logits, limit, shard
+):
+  """(metrics, passes over the data) of the first `limit` examples."""
+  asked = {"logits": logits} if schema.takes(evaluate, "logits") else {}
+  with contextlib.ExitStack() as opened:
+    passes = [
+        opened.enter_context(rows(
+            each.source, prepare=each.prepare, shard=shard,
+            limit=min(each.count, limit),
+        ))
+        for each in read
+    ]
+    batches = passes if shard[1] == 1 else [
+        shared_rows.shared(each, placement, fields) for each in passes
+    ]
+    return evaluate(encode, *batches, **asked), passes
 
 
 def _floats(metrics, counts):

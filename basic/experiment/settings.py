@@ -193,8 +193,7 @@ def evaluation(where: str, settings: Settings) -> dict[str, Any]:
 
 def _reference(where, settings):
   """Complete settings of the second source of an evaluator; {} without one."""
-  function = _function(where, "evaluation", settings)
-  if schema.hints(function).get("return") is not types.ReferenceEvaluator:
+  if not _has_reference(_function(where, "evaluation", settings)):
     return {}
   second = manual.evaluation_with_reference
   full = schema.complete(
@@ -204,6 +203,11 @@ def _reference(where, settings):
     _positive(where, full, "reference_limit")
   where = f"{where}.reference"
   return {**full, "reference": _named(where, "reference", full["reference"])}
+
+
+def _has_reference(function):
+  """Whether a plug-in is an evaluator that reads a second source."""
+  return schema.hints(function).get("return") is types.ReferenceEvaluator
 
 
 def _look(where, settings):
@@ -371,7 +375,7 @@ def is_named(group: str) -> bool:
 def is_group(outer: str, key: str) -> bool:
   """Whether a setting of the group `outer` is the group of settings `key`."""
   if outer == "evaluation":
-    return key in ("source", "label_captions")
+    return key in ("source", "label_captions", "reference")
   known = (*_FUNCTIONS, *_FOLDERS, *_MEMBERS)
   return outer in ("", "stage") and key in known and schema.takes(
       manual.experiment, key)
@@ -384,4 +388,6 @@ def _functions(group: str, name: Any) -> list[Any]:
     # `complete` raises for an unknown name, with the path of the setting.
     with contextlib.suppress(ValueError):
       functions.append(_find(group, name))
+      if _has_reference(functions[-1]):
+        functions.append(manual.evaluation_with_reference)
   return functions
