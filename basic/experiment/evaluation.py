@@ -85,7 +85,7 @@ class _Data(NamedTuple):
 
   name: str
   source: types.Source
-  count: int
+  used: int
   prepare: Any
 
   @classmethod
@@ -166,7 +166,7 @@ def evaluation(
   source = schema.make("sources", config["source"])
   placement.check_batch(config["batch_size"], f"evals.{label}.batch_size")
   read = _read(label, config, source, tokenizer, stage)
-  most = max(each.count for each in read)
+  most = max(each.used for each in read)
   size = _rows(config["batch_size"], most, placement.mesh.size)
   evaluate = schema.make(
       "evals", {**config, "batch_size": size},
@@ -178,7 +178,7 @@ def evaluation(
   def batches(data, limit, shard):
     return pipeline.once(
         data.source, prepare=data.prepare, batch_size=size, shard=shard,
-        limit=min(data.count, limit), patience=patience,
+        limit=min(data.used, limit), patience=patience,
     )
 
   def judge(encode, logits, limit, shard):
@@ -204,7 +204,7 @@ def evaluation(
     _rehearse(label, most, lambda n: judge(zeros, types.Logits(1.0), n, (0, 1)))
 
   def samples(params, count):
-    with batches(read[0]._replace(count=len(source)), count, (0, 1)) as dataset:
+    with batches(read[0]._replace(used=len(source)), count, (0, 1)) as dataset:
       return _samples(
           source, dataset, lambda batch: towers.encode(params, batch),
           input_pipeline.caption(source, config["label_captions"]), size,
@@ -267,12 +267,12 @@ def _unreadable(label, data, unreadable, stage):
   """Counts by reason; warns if more is unreadable than training allows."""
   unreadable = shared_rows.total(unreadable)
   count = sum(unreadable.values())
-  if count / data.count > stage["unreadable"]["most"]:
+  if count / data.used > stage["unreadable"]["most"]:
     listed = ", ".join(f"{n} x {reason}" for reason, n in unreadable.items())
     _log.warning(
         "evals.%s: %d of its %d examples could not be read (%s), so its results "
         "are those of the others and not comparable.",
-        f"{label}{data.name}".replace("/", "."), count, data.count, listed,
+        f"{label}{data.name}".replace("/", "."), count, data.used, listed,
     )
   return {f"{data.name}/unreadable/{reason}": n for reason, n in unreadable.items()}
 
