@@ -75,7 +75,7 @@ class _Data(NamedTuple):
 
   name: str
   source: types.Source
-  count: int
+  used: int
   prepare: Any
 
   @classmethod
@@ -156,7 +156,7 @@ def evaluation(
   source = schema.make("sources", config["source"])
   placement.check_batch(config["batch_size"], f"evals.{label}.batch_size")
   read = _read(label, config, source, tokenizer, stage)
-  most = max(each.count for each in read)
+  most = max(each.used for each in read)
   size = _rows(config["batch_size"], most, placement.mesh.size)
   evaluate = schema.make(
       "evals", {**config, "batch_size": size},
@@ -200,7 +200,7 @@ def _judge(
     passes = [
         opened.enter_context(rows(
             each.source, prepare=each.prepare, shard=shard,
-            limit=min(each.count, limit),
+            limit=min(each.used, limit),
         ))
         for each in read
     ]
@@ -268,12 +268,12 @@ def _unreadable(label, data, unreadable, stage):
   """Counts by reason; warns if more is unreadable than training allows."""
   unreadable = shared_rows.total(unreadable)
   count = sum(unreadable.values())
-  if count / data.count > stage["unreadable"]["most"]:
+  if count / data.used > stage["unreadable"]["most"]:
     listed = ", ".join(f"{n} x {reason}" for reason, n in unreadable.items())
     _log.warning(
         "evals.%s: %d of its %d examples could not be read (%s), so its results "
         "are those of the others and not comparable.",
-        f"{label}{data.name}".replace("/", "."), count, data.count, listed,
+        f"{label}{data.name}".replace("/", "."), count, data.used, listed,
     )
   return {f"{data.name}/unreadable/{reason}": n for reason, n in unreadable.items()}
 

@@ -321,8 +321,10 @@ def changed(base: Settings, changes: Settings) -> dict[str, Any]:
   merged = dict(base)
   for key, value in changes.items():
     old = base.get(key)
-    both = isinstance(old, Mapping) and isinstance(value, Mapping)
-    if key in ("source", "reference") and both:
+    if (
+        key in ("source", "reference")
+        and isinstance(old, Mapping) and isinstance(value, Mapping)
+    ):
       # Its settings are values: the sources of a mixture are not merged.
       same = value.get("name", old.get("name")) == old.get("name")
       merged[key] = {**old, **value} if same else value
