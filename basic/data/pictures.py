@@ -176,3 +176,29 @@ def _colored(pixels: np.ndarray, channels: int) -> np.ndarray:
   if channels == 3:
     return np.repeat(pixels, 3, axis=2)
   return cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)[..., None]
+
+
+def thumbnail(image: images.Pixels, side: int) -> bytes:
+  """A small copy of an image as a JPEG file.
+
+  Args:
+    image: pixels, or the file that holds them; uint8, of 1 or 3 channels.
+    side: its longer side is at most so many pixels; smaller images keep theirs.
+
+  Raises:
+    types.Unreadable: if the file cannot be decoded.
+
+  Example:
+    >>> decoding.decode(thumbnail(np.zeros((90, 600, 3), np.uint8), 200)).shape
+    (30, 200, 3)
+  """
+  if isinstance(image, decoding.Encoded):
+    reduce = next((n for n in (8, 4, 2) if max(image.size) >= 2 * n * side), 1)
+    image = image.decode(reduce)
+  pixels, longer = np.ascontiguousarray(image), max(image.shape[:2])
+  if longer > side:
+    height, width = (max(1, round(n * side / longer)) for n in pixels.shape[:2])
+    pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+  if pixels.ndim == 3 and pixels.shape[2] == 3:
+    pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+  return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()

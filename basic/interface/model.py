@@ -359,7 +359,7 @@ def _quietly() -> Iterator[None]:
 
 
 def _unit(z: np.ndarray) -> np.ndarray:
-  return np.asarray(normalize.unit(jnp.asarray(z)))
+  return np.array(normalize.unit(jnp.asarray(z)))  # A copy, which can be changed.
 
 
 def _check_classes(names: Sequence[Any], templates: Sequence[str]) -> None:

@@ -51,6 +51,7 @@ def test_any_number_at_once_gives_the_rows_of_one_by_one(model, scenes):
   images = np.stack([scenes[n]["image"] for n in range(11)])
   one_by_one = np.concatenate([model.embed_images(image) for image in images])
   assert one_by_one.dtype == np.float32 and one_by_one.shape == (11, 8)
+  assert model.embed_images(images).flags.writeable
   for given in (images, list(images), (image for image in images)):
     np.testing.assert_allclose(model.embed_images(given), one_by_one, atol=2e-6)
   texts = ["a one", "two sevens", "an eight", "a one", "a two", "a three"]
