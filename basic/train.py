@@ -12,6 +12,7 @@ import contextlib
 import os
 import pathlib
 import sys
+import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -253,10 +254,12 @@ def _evaluate(
   """Evaluates, records what is not recorded yet, and returns all metrics."""
   results = {}
   for evaluation in evaluations:
+    begun = time.perf_counter()
     metrics = {
         evaluation.prefix + name: value
         for name, value in evaluation.run(optim.evaluation_params(state)).items()
     }
+    metrics[f"{evaluation.prefix}/seconds"] = time.perf_counter() - begun
     if new := {k: x for k, x in metrics.items() if k not in recorded}:
       record.write(n, new)
     results |= metrics

@@ -21,8 +21,12 @@ def serve(
     prepare: Callable[[], Callable[[], None]],
     peak: Callable[[], int],
     clock: Callable[[], float] = time.perf_counter,
+    rest: Callable[[], object] = lambda: None,
 ):
   """Runs in a contender's process: one round for every line of input.
+
+  Before a round and after it `rest` waits for what goes on in the background, which
+  would slow this round or that of the next contender.
 
   Memory is the peak during the rounds minus that of the idle process with its
   libraries loaded.
@@ -34,9 +38,12 @@ def serve(
   for line in sys.stdin:
     if line.strip() == "stop":
       break
+    rest()
     start = clock()
     once()
-    print(json.dumps({"seconds": clock() - start}), flush=True)
+    seconds = clock() - start
+    rest()
+    print(json.dumps({"seconds": seconds}), flush=True)
   print(json.dumps({"peak_bytes": peak() - idle}), flush=True)
 
 

@@ -2,11 +2,9 @@
 
 import copy
 import dataclasses
-import mmap
 import os
 import queue
 import signal
-import socket
 import threading
 import time
 import traceback
@@ -17,11 +15,10 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from basic.data import batches, examples, stalls, threads
+from basic.data import batches, examples, shared_memory, stalls, threads
 
 _HEARTBEAT = 1.0  # seconds between two messages about what is read
 _SHOWN = 4  # reads in such a message
-_ALIGNED = 64  # bytes; JAX can use such arrays without a copy
 
 
 class Share(NamedTuple):
@@ -52,14 +49,16 @@ class Share(NamedTuple):
 
 
 class Request(NamedTuple):
-  """Asks for a step's rows; the memory of the batch follows.
+  """Asks for a step's rows; memory that is new to the worker follows.
 
   Attributes:
     step: from 0.
+    memory: number of the memory of the batch; None: it is used once.
     like: an example, and the kinds of its fields, which all must have.
   """
 
   step: int
+  memory: int | None
   like: tuple[int, Mapping[str, batches.Kind]]
 
 
@@ -97,49 +96,6 @@ class Alive(NamedTuple):
 
 class Remote(Exception):
   """The traceback of an error in a worker, as the cause of that error."""
-
-
-class Span(NamedTuple):
-  """Where an array lies in the memory of a batch."""
-
-  start: int
-  shape: tuple[int, ...]
-  dtype: np.dtype
-
-
-def spans(
-    like: Mapping[str, batches.Kind], rows: int
-) -> tuple[dict[str, Span], int]:
-  """(where each field of numbers lies, size of the memory in bytes)."""
-  found, end = {}, 0
-  for name, (shape, dtype) in like.items():
-    if not isinstance(dtype, str):
-      found[name] = Span(end, (rows, *shape), dtype)
-      size = int(np.prod((rows, *shape))) * dtype.itemsize
-      end = -(-(end + size) // _ALIGNED) * _ALIGNED
-  return found, max(end, 1)
-
-
-def views(memory: mmap.mmap, found: Mapping[str, Span]) -> batches.Arrays:
-  """The arrays in the memory of a batch, which lives as long as they do."""
-  return {
-      name: np.ndarray(span.shape, span.dtype, memory, span.start)
-      for name, span in found.items()
-  }
-
-
-def send_memory(channel: connection.Connection, memory: int) -> None:
-  """Passes a file descriptor to the process at the other end."""
-  with socket.socket(fileno=os.dup(channel.fileno())) as link:
-    socket.send_fds(link, [b"m"], [memory])
-
-
-def _receive_memory(channel: connection.Connection) -> int:
-  with socket.socket(fileno=os.dup(channel.fileno())) as link:
-    _, descriptors, _, _ = socket.recv_fds(link, 1, 1)
-  if not descriptors:
-    raise EOFError
-  return descriptors[0]
 
 
 def serve(descriptor: int) -> None:
@@ -184,19 +140,19 @@ def _serve(channel: connection.Connection) -> None:
     threading.Thread(
         target=_live, args=(channel, lock, watched), daemon=True
     ).start()
-  pool = threads.pool(share.threads)
+  pool, mapped = threads.pool(share.threads), shared_memory.Mapped(channel)
   while True:
     request: Request = channel.recv()
     begun.put((request.step, share.places.start, *_begin(
-        pool, share, request, _receive_memory(channel)
+        pool, share, request, mapped
     )))
 
 
-def _begin(pool, share: Share, request: Request, memory: int) -> tuple[Any, Sequence]:
+def _begin(
+    pool, share: Share, request: Request, mapped: shared_memory.Mapped
+) -> tuple[Any, Sequence]:
   """Lets the threads write this worker's rows of a batch."""
-  found, size = spans(request.like[1], share.rows.local)
-  whole = views(mmap.mmap(memory, size), found)
-  os.close(memory)
+  whole = mapped.arrays(request.memory, request.like[1], share.rows.local)
   part = {name: field[share.places] for name, field in whole.items()}
   numbers = share.rows.numbers(request.step)[share.places]
   block = batches.Block(len(numbers), part, request.like)

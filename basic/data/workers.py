@@ -7,19 +7,17 @@ one number, and the number of workers may change whenever a run resumes:
     memory of a batch   -->   rows w b/W to (w+1) b/W, by its threads
     batch  <--   "done", text, and reads that failed; or an error
 
-The memory has no name: the kernel frees it with its last user, however that ends.
-A worker imports neither the main script nor a device: it is a fresh interpreter
-that opens a pickled copy of the source, and ends when this process does.
+The memory is used again once nobody has the batch, see `shared_memory`. A worker
+imports neither the main script nor a device: it is a fresh interpreter that opens a
+pickled copy of the source, and ends when this process does.
 """
 
 import contextlib
-import mmap
 import os
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -28,8 +26,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from basic.data import batches, reader, stalls, threads
+from basic.data import batches, reader, shared_memory, stalls, threads
 
+_HELD = 8  # batches of a caller that keep the memory of the next ones in use
 _PATIENCE = 5  # seconds that a worker has to end
 _PROGRAM = "from basic.data import reader; reader.serve({})"
 
@@ -68,8 +67,11 @@ class Workers(Iterator):
     self._begun = self._taken = 0
     self._pending: deque[batches.Arrays] = deque()
     self._workers: list[_Worker] = []
+    self._memories = shared_memory.Memories(prefetch + 1 + _HELD)
     # Also where nobody calls `close`, as when an exception ends the program.
-    self._finalizer = weakref.finalize(self, _stop, self._workers)
+    self._finalizer = weakref.finalize(
+        self, _stop, self._workers, self._memories
+    )
     count = min(workers, rows.local)
     for index in range(count):
       self._workers.append(_start())
@@ -99,25 +101,25 @@ class Workers(Iterator):
     return arrays, tuple(f for answer in answers for f in answer.failures)
 
   def _begin(self, step: int) -> batches.Arrays:
-    """Makes the memory of a batch, and has the workers write into it."""
+    """Takes memory for a batch, and has the workers write into it."""
     assert self._like is not None
-    spans, size = reader.spans(self._like[1], self._rows.local)
-    memory = _memory()
+    number, fields, descriptor = self._memories.lend(
+        self._like[1], self._rows.local
+    )
     try:
-      os.ftruncate(memory, size)
-      fields = reader.views(mmap.mmap(memory, size), spans)
       for w in range(len(self._workers)):
-        self._send(w, reader.Request(step, self._like), memory)
+        self._send(w, reader.Request(step, number, self._like), descriptor)
     finally:
-      os.close(memory)
+      if descriptor is not None:
+        os.close(descriptor)
     return fields
 
-  def _send(self, w: int, message: Any, memory: int | None = None) -> None:
+  def _send(self, w: int, message: Any, descriptor: int | None = None) -> None:
     channel = self._workers[w].channel
     try:
       channel.send(message)
-      if memory is not None:
-        reader.send_memory(channel, memory)
+      if descriptor is not None:
+        shared_memory.send(channel, descriptor)
     except (BrokenPipeError, ConnectionResetError):
       self._answer(w, -1)  # Raises what ended it.
     except Exception as error:  # Of whatever kind pickling raises.
@@ -165,33 +167,28 @@ class Workers(Iterator):
     self._pending.clear()
 
 
-def _memory() -> int:
-  """A file descriptor of memory without a name."""
-  if hasattr(os, "memfd_create"):
-    return os.memfd_create("batch")
-  with tempfile.TemporaryFile() as file:  # macOS
-    return os.dup(file.fileno())
-
-
 def _start() -> _Worker:
   """A fresh interpreter that serves one end of a socket."""
   ours, theirs = socket.socketpair()
   with theirs:
     process = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM.format(theirs.fileno())],
+        # -P: modules come from where they do here, not from the current folder.
+        [sys.executable, "-P", "-c", _PROGRAM.format(theirs.fileno())],
         pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL,
         # Ctrl-C is for this process, which then ends its workers.
         start_new_session=True,
         env={
-            **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
             "JAX_PLATFORMS": "cpu",  # Devices belong to this process alone.
         },
     )
   return _Worker(process, connection.Connection(ours.detach()), {})
 
 
-def _stop(workers: list[_Worker]) -> None:
+def _stop(workers: list[_Worker], memories: shared_memory.Memories) -> None:
   """A worker ends when its channel is closed; one that does not is killed."""
+  memories.close()
   for worker in workers:
     # A thread may be waiting for an answer, which would keep the socket open.
     with contextlib.suppress(OSError):

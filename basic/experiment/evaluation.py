@@ -12,6 +12,7 @@ import numpy as np
 
 from basic import cli, types
 from basic.data import pipeline
+from basic.engine import shared_rows
 from basic.experiment import input_pipeline, schema, settings
 from basic.sharding import layout
 
@@ -41,18 +42,21 @@ class Shown(NamedTuple):
 
 
 class Encoder(NamedTuple):
-  """Encodes batches that every process holds in full, without dropout.
+  """Encodes batches without dropout.
 
   Attributes:
-    encode: (parameters, batch in host memory) -> embeddings, replicated, so
-      that every process can read all of them.
+    encode: (parameters, batch) -> embeddings, replicated, so that every process
+      can read all of them. A field in host memory is the same in every process;
+      one that is an array over all devices is taken as it is.
     shapes: (shapes of the parameters, shapes of a batch) -> shapes of the
       embeddings; only traced, and `encode` reuses the cached trace.
+    fields: names of the fields of a batch that it reads.
     logits: parameters -> how the objective scores pairs; None if it does not.
   """
 
   encode: Callable[[types.Params, Mapping[str, Any]], types.Embedded]
   shapes: Callable[[types.Params, Mapping[str, Any]], types.Embedded]
+  fields: Collection[str]
   logits: Callable[[types.Params], types.Logits | None] = lambda params: None
 
 
@@ -95,7 +99,7 @@ def encoder(
     fields: Collection[str],
     objective: types.Objective | None = None,
 ) -> Encoder:
-  """Compiles the towers for batches that every process holds in full.
+  """Compiles the towers for batches of an evaluation.
 
   All evaluations of a stage share one encoder: those with batches of the same
   shape share the compiled program.
@@ -116,9 +120,13 @@ def encoder(
   )
 
   def encode(params, batch):
-    return embed(params, placement.spread(
-        {k: np.asarray(v) for k, v in batch.items() if k in fields}
-    ))
+    batch = {k: v for k, v in batch.items() if k in fields}
+    # In a run of several processes, some are the rows of all of them already.
+    placed = {k: v for k, v in batch.items() if isinstance(v, jax.Array)}
+    spread = placement.spread(
+        {k: np.asarray(v) for k, v in batch.items() if k not in placed}
+    )
+    return embed(params, {**placed, **spread})
 
   def shapes(params, batch):
     return jax.eval_shape(
@@ -128,7 +136,7 @@ def encoder(
   def logits(params):
     return None if score is None else score(params["objective"])
 
-  return Encoder(encode, shapes, logits)
+  return Encoder(encode, shapes, fields, logits)
 
 
 def evaluation(
@@ -157,16 +165,7 @@ def evaluation(
   """
   source = schema.make("sources", config["source"])
   placement.check_batch(config["batch_size"], f"evals.{label}.batch_size")
-  prepare = functools.partial(
-      input_pipeline.to_arrays, tokenize=tokenizer, config=stage,
-      templates=config["label_captions"],
-  )
-  read = [_Data.of("", source, config["limit"], prepare(source))]
-  if "reference" in config:
-    second = _second(label, config, source)
-    read.append(_Data.of(
-        "/reference", second, config["reference_limit"], prepare(second)
-    ))
+  read = _read(label, config, source, tokenizer, stage)
   most = max(each.count for each in read)
   size = _rows(config["batch_size"], most, placement.mesh.size)
   evaluate = schema.make(
@@ -176,44 +175,36 @@ def evaluation(
   )
   patience = input_pipeline.patience(stage)
 
-  def batches(data, limit):
-    # Every process reads the whole dataset, so results need no collective.
+  def batches(data, limit, shard):
     return pipeline.once(
-        data.source, prepare=data.prepare, batch_size=size, patience=patience,
-        limit=limit,
+        data.source, prepare=data.prepare, batch_size=size, shard=shard,
+        limit=min(data.count, limit), patience=patience,
     )
 
-  def judge(encode, logits, limit):
+  def judge(encode, logits, limit, shard):
+    asked = {"logits": logits} if schema.takes(evaluate, "logits") else {}
     with contextlib.ExitStack() as opened:
-      passes = [opened.enter_context(batches(each, min(each.count, limit)))
-                for each in read]
-      asked = {"logits": logits} if schema.takes(evaluate, "logits") else {}
-      return evaluate(encode, *passes, **asked), passes
+      passes = [opened.enter_context(batches(each, limit, shard)) for each in read]
+      rows = passes if shard[1] == 1 else [
+          shared_rows.shared(each, placement, towers.fields) for each in passes
+      ]
+      return evaluate(encode, *rows, **asked), passes
 
   def run(params):
     metrics, passes = judge(
-        lambda batch: towers.encode(params, batch), towers.logits(params), most
+        lambda batch: towers.encode(params, batch), towers.logits(params), most,
+        (jax.process_index(), jax.process_count()),
     )
     for data, each in zip(read, passes, strict=True):
       metrics = {**metrics, **_unreadable(label, data, each.unreadable, stage)}
     return {name: float(x) for name, x in metrics.items()}
 
   def rehearse(params):
-    for count in (counts := sorted({min(each, most) for each in _REHEARSED})):
-      try:
-        judge(_zeros(towers, params, size), types.Logits(1.0), count)
-        return
-      except Exception as error:
-        if count != counts[-1] and not isinstance(error, cli.Stalled):
-          continue
-        error.add_note(
-            f"evals.{label} was tried on its first {count} examples before the "
-            "first step, so nothing has been trained."
-        )
-        raise
+    zeros = _zeros(towers, params, size)
+    _rehearse(label, most, lambda n: judge(zeros, types.Logits(1.0), n, (0, 1)))
 
   def samples(params, count):
-    with batches(read[0], min(count, len(source))) as dataset:
+    with batches(read[0]._replace(count=len(source)), count, (0, 1)) as dataset:
       return _samples(
           source, dataset, lambda batch: towers.encode(params, batch),
           input_pipeline.caption(source, config["label_captions"]), size,
@@ -222,6 +213,36 @@ def evaluation(
   return Evaluation(
       f"{config['name']}/{label}", config["every"], run, rehearse, samples
   )
+
+
+def _rehearse(label, most, attempt):
+  """Judges the first few examples, and more of them if that fails."""
+  for count in (counts := sorted({min(each, most) for each in _REHEARSED})):
+    try:
+      attempt(count)
+      return
+    except Exception as error:
+      if count != counts[-1] and not isinstance(error, cli.Stalled):
+        continue
+      error.add_note(
+          f"evals.{label} was tried on its first {count} examples before the "
+          "first step, so nothing has been trained."
+      )
+      raise
+
+
+def _read(label, config, source, tokenizer, stage):
+  """What an evaluation reads: its source, and its reference if it has one."""
+  prepare = functools.partial(
+      input_pipeline.to_arrays, tokenize=tokenizer, config=stage,
+      templates=config["label_captions"],
+  )
+  read = [_Data.of("", source, config["limit"], prepare(source))]
+  if "reference" in config:
+    second = _second(label, config, source)
+    limit = config["reference_limit"]
+    read.append(_Data.of("/reference", second, limit, prepare(second)))
+  return read
 
 
 def _second(label, config, source):
@@ -244,6 +265,7 @@ def _second(label, config, source):
 
 def _unreadable(label, data, unreadable, stage):
   """Counts by reason; warns if more is unreadable than training allows."""
+  unreadable = shared_rows.total(unreadable)
   count = sum(unreadable.values())
   if count / data.count > stage["unreadable"]["most"]:
     listed = ", ".join(f"{n} x {reason}" for reason, n in unreadable.items())

@@ -193,16 +193,30 @@ def test_a_worker_initialises_no_device():
   assert not found[0]["initialised"].any()
 
 
+def started(fault, stop_after):
+  """A stream that has had a batch, and reads planted examples from now on."""
+  order = pipeline.orders.order(range(30), seed=3)
+  source = planted.Planted(30, {int(order(n)): fault for n in range(4, 30)})
+  batches = stream(source, 1, batch_size=4, threads=1, prefetch=0)
+  next(batches)  # The start of a worker may take long, too.
+  patience = pipeline.stalls.Patience(warn_after=60.0, stop_after=stop_after)
+  batches._batches._patience = patience
+  return batches
+
+
+def test_a_worker_imports_nothing_from_the_current_folder(tmp_path, monkeypatch):
+  (tmp_path / "planted.py").write_text("raise ImportError('not this one')")
+  monkeypatch.chdir(tmp_path)
+  assert len(take(planted.Planted(8), 1, 1)[0]) == 1
+
+
 def test_slow_reads_of_workers_are_no_stall():
-  patience = pipeline.stalls.Patience(warn_after=5.0, stop_after=2.5)
-  source = planted.Planted(4, {k: "slowly" for k in range(4)})
-  with stream(source, 1, batch_size=4, threads=1, patience=patience) as batches:
+  with started("slowly", stop_after=2.5) as batches:
     assert len(next(batches)["id"]) == 4  # in more than three seconds
 
 
 def test_a_read_that_hangs_in_a_worker_is_named():
-  patience = pipeline.stalls.Patience(warn_after=60.0, stop_after=3.0)
-  batches = stream(faulty("slow"), 1, threads=1, patience=patience)
+  batches = started("slow", stop_after=3.0)
   pids = [w.process.pid for w in batches._batches._batches._workers]
   with pytest.raises(cli.Stalled, match=r"being read are example \d+ for \d s"):
     next(batches)
