@@ -35,6 +35,7 @@ from basic.engine import (
 )
 from basic.experiment import (
     build,
+    configuration,
     longer,
     overrides,
     restore,
@@ -42,6 +43,7 @@ from basic.experiment import (
     settings,
     start,
 )
+from basic.interface import programs, training
 from basic.pages import report
 from basic.recording import in_flight, lock, manifest, quarantine, recorder
 from basic.sharding import layout
@@ -275,6 +277,35 @@ def _evaluate(
   return results
 
 
+def run(
+    config: configuration.Given, workdir: str | os.PathLike | None = None
+) -> training.Run:
+  """Trains from Python, as `basic.train(config)`; a program prints no more.
+
+  Args:
+    config: the path of a file with `get_config`, a mapping or a ConfigDict; see
+      `basic.config`.
+    workdir: folder of the run; an existing run is resumed. None: a new folder
+      runs/NAME-DATE-TIME, which the result names.
+
+  Returns:
+    The results, the metrics as columns, the path of the report; `load()` opens
+    the model.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: and the other errors of `train`.
+
+  Example:
+    run = basic.train(basic.config("configs/digits.py", steps=100))
+    run.results["zeroshot/single@1"]
+    model = run.load()
+  """
+  folder = training.workdir(config, workdir)
+  train(configuration.read(config), folder)
+  return training.Run(folder)
+
+
 def main(arguments: list[str]) -> None:
   """Trains, and prints where the report is."""
   with cli.sentences():
@@ -290,6 +321,8 @@ def main(arguments: list[str]) -> None:
   if jax.process_index() == 0:
     print(f"report: {page}")
 
+
+programs.callable_as(__name__, run)
 
 if __name__ == "__main__":
   config_flags.DEFINE_config_file("config", None, "Experiment to run.", sys_argv=[])

@@ -82,7 +82,7 @@ def _next(where: str, remaining: list[str]) -> tuple[str, str]:
   if not argument.startswith("--") or len(argument) < 3:
     raise ValueError(
         f"{where}: found {argument!r}; expected --name=value. "
-        f"`python -m basic.prepare {where} --help` lists the names."
+        "`--help` in place of all of them lists the names."
     )
   name, equals, text = argument[2:].partition("=")
   name = name.replace("-", "_")
