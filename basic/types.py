@@ -302,6 +302,9 @@ class Source(Protocol):
       order of its own. Without it each epoch is a random permutation.
     shards: the first index of each file, ascending from 0, where examples of
       one file are faster to read together.
+    where: (index) -> str, the file or record that holds an example, also one
+      that cannot be read: "pictures/a.png", "train-0.tar key a". Messages have
+      it, and `quarantine.jsonl`. Without it they have the index alone.
 
   `basic.sources.check` says what a source lacks.
   """

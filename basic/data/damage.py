@@ -31,9 +31,10 @@ class Failure(NamedTuple):
   Attributes:
     example: its index in the source.
     reason: as in `types.Unreadable`.
-    message: the whole error, which says where the example is stored.
+    message: the whole error.
     row: of the batch that the example was read for.
     attempt: 0 for the example itself, 1, 2, ... for its substitutes.
+    where: the file or record that holds it; "" if the source does not say.
   """
 
   example: int
@@ -41,6 +42,35 @@ class Failure(NamedTuple):
   message: str
   row: int = 0
   attempt: int = 0
+  where: str = ""
+
+  @property
+  def said(self) -> str:
+    """Which example it is, where it is stored, and what is wrong with it."""
+    at = f" ({self.where})" if self.where else ""
+    return f"example {self.example}{at}: {self.message}"
+
+
+def failure(
+    source: types.Source, index: int, error: types.Unreadable
+) -> Failure:
+  """The failed attempt to read an example of a source."""
+  return Failure(index, error.reason, str(error), where=where(source, index))
+
+
+def where(source: types.Source, index: int) -> str:
+  """The file or record that holds an example; "" if the source does not say.
+
+  What goes wrong in a source's own `where` becomes the answer: a run that only
+  reports a bad example must not end for it.
+  """
+  place = getattr(source, "where", None)
+  if not callable(place):
+    return ""
+  try:
+    return str(place(index))
+  except Exception as error:
+    return f"where({index}) raised {type(error).__name__}: {error}"
 
 
 class Limit(NamedTuple):
@@ -154,7 +184,7 @@ def add(
   sentence = _excess(recent, len(tally.recent), tally.begin, bound)
   if sentence is not None:
     newest = [each for _, each in failures if each.attempt == 0][-_NAMED:]
-    named = "".join(f"\n  example {f.example}: {f.message}" for f in newest)
+    named = "".join(f"\n  {each.said}" for each in newest)
     sentence += f" The newest:{named}"
   reads = collections.Counter(tally.reads)
   reads.update(each.reason for _, each in failures)

@@ -51,8 +51,10 @@ def _list(listed: Sequence[Mapping[str, Any]]) -> str:
   if not listed:
     return ""
   shown = [
-      (row["index"], row["reason"], row["message"].removeprefix(f"{row['reason']}: "))
-      for row in listed[:_SHOWN]
+      (
+          row["index"], row.get("where", ""), row["reason"],
+          row["message"].removeprefix(f"{row['reason']}: "),
+      ) for row in listed[:_SHOWN]
   ]
   more = (
       f" These are the first {_SHOWN} of {len(listed):,}."
@@ -61,7 +63,7 @@ def _list(listed: Sequence[Mapping[str, Any]]) -> str:
   return (
       "<h3>Examples that could not be read</h3><p>All that are listed are in "
       f'<a href="quarantine.jsonl">quarantine.jsonl</a>, each once.{more}</p>'
-      + _table(("example", "reason", "message"), shown)
+      + _table(("example", "file or record", "reason", "message"), shown)
   )
 
 

@@ -5,6 +5,7 @@ import logging
 from typing import Any
 
 from basic import sources, types
+from basic.data import damage
 
 _MOST = 0.1  # the default of `unreadable.most`
 _log = logging.getLogger(__name__)
@@ -32,26 +33,28 @@ def check(*, source: types.Source, examples: int = 64) -> types.Counts:
     raise ValueError("\n".join(["the source cannot be used as it is:", *faults]))
   asked = min(examples, len(source))
   reasons: collections.Counter[str] = collections.Counter()
-  first = ""
+  said: dict[str, str] = {}  # reason -> its first example
   for position in range(asked):
     index = position * len(source) // asked
     try:
       _read(source, index)
     except types.Unreadable as error:
       reasons[error.reason] += 1
-      first = first or f"example {index}: {error}"
-  bad = reasons.total()
+      said.setdefault(error.reason, damage.failure(source, index, error).said)
+  bad, firsts = reasons.total(), "\n".join(f"  {each}" for each in said.values())
   if bad == asked:
     raise ValueError(
-        f"none of {asked} examples that were read can be used ({_listed(reasons)}); "
-        f"the first is {first}. Mend the data or the settings of the source."
+        f"none of {asked} examples that were read can be used ({_listed(reasons)}):"
+        f"\n{firsts}\nMend the data or the settings of the source."
     )
   counts: dict[str, Any] = {
       "examples": len(source), "read": asked - bad,
       **{f"unreadable/{reason}": count for reason, count in reasons.items()},
   }
   if bad:
-    _log.warning("%d of %d cannot be read; the first is %s", bad, asked, first)
+    _log.warning(
+        "%d of %d cannot be read; the first of each reason:\n%s", bad, asked, firsts
+    )
   if bad > _MOST * asked:
     counts["verdict"] = (
         f"{bad / asked:.0%} is unreadable, and a run stops above {_MOST:.0%} "

@@ -59,6 +59,10 @@ class Rows(Protocol):
     """(path of the picture, captions and label); may raise `Unreadable`."""
     ...
 
+  def place(self, index: int) -> str:
+    """The picture, and the row of the table, of an example that may be broken."""
+    ...
+
   def seen(self) -> str:
     """What tells that the files have changed, in words."""
     ...
@@ -203,6 +207,13 @@ class TableRows:
       fields["text"] = (self.classes[fields["label"]],)
     return self._path(row), fields
 
+  def place(self, index: int) -> str:
+    row = f"row {index + 1} of {self.where}"
+    try:
+      return f"{self._path(self._table.row(index))}, {row}"
+    except types.Unreadable:
+      return row
+
   def seen(self) -> str:
     return f"{self._table.size} bytes with {len(self)} rows"
 
@@ -296,6 +307,9 @@ class TextRows:
     except OSError as error:
       raise types.Unreadable("failed read", str(error)) from error
 
+  def place(self, index: int) -> str:
+    return self._tree.path(index)
+
   def seen(self) -> str:
     return f"{len(self)} pictures with names of the digest {self.digest()[:16]}"
 
@@ -336,6 +350,9 @@ class ClassRows:
     return self._tree.path(index), {
         "label": np.int32(label), "text": (self.classes[label],)
     }
+
+  def place(self, index: int) -> str:
+    return self._tree.path(index)
 
   def seen(self) -> str:
     return f"{len(self)} pictures with names of the digest {self.digest()[:16]}"

@@ -9,6 +9,7 @@ from typing import Any, Literal, SupportsIndex
 import numpy as np
 
 from basic import types
+from basic.data import damage
 from basic.sources import _image_files, _layouts, _records, _stable, _storage
 
 _LOOKED_AT = 1_000  # examples, when opening
@@ -143,6 +144,10 @@ class _Folder:
         "image": _records.image(data, self._channels, self._max_pixels),
     }
 
+  def where(self, index: int) -> str:
+    """The path of the picture; with a table, also the row, from 1 without header."""
+    return self._rows.place(index)
+
   def _path(self, index: int) -> str | None:
     try:
       return self._rows.example(index)[0]
@@ -186,7 +191,7 @@ class _Folder:
     try:
       return f"{self._rows.example(0)[0]} does not exist"
     except types.Unreadable as error:
-      return str(error)
+      return damage.failure(self, 0, error).said
 
 
 def _spread(length: int, count: int) -> list[int]:

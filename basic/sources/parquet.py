@@ -160,6 +160,11 @@ class _Parquet:
     )
     return example
 
+  def where(self, index: int) -> str:
+    """The file, the row group in it, and the row in that, from 0."""
+    file, group, row = self._places.find(index)
+    return f"{self._files[file]} row group {group} row {row}"
+
   def _image(self, found: Any, file: int) -> Any:
     """The content of an image that is in the row, or in a file it names."""
     if isinstance(found, dict):  # Hugging Face's: the path counts without bytes.

@@ -144,10 +144,19 @@ class _TfRecord:
     )
     return example
 
+  def where(self, index: int) -> str:
+    """The file, and the record in it, from 0."""
+    file, at = self._place(index)
+    return f"{self._files[file]} record {at}"
+
+  def _place(self, index: int) -> tuple[int, int]:
+    """(the file of a record, its number in it)."""
+    file = int(np.searchsorted(self._firsts, index, side="right")) - 1
+    return file, index - int(self._firsts[file])
+
   def _record(self, index: int) -> Mapping[str, Any]:
     """The features of a record, whose checksum is right."""
-    file = int(np.searchsorted(self._firsts, index, side="right")) - 1
-    at = index - int(self._firsts[file])
+    file, at = self._place(index)
     start, stop = (int(each) for each in self._starts[file][at : at + 2])
     try:
       frame = _storage.read(self._files[file], start + _HEADER, stop)

@@ -33,7 +33,7 @@ def test_a_source_of_which_nothing_can_be_read_is_refused_with_the_reasons():
   with pytest.raises(ValueError, match="none of 50 examples") as error:
     check.check(source=Torn(50))
   assert "50 x truncated image" in str(error.value)
-  assert "the first is example 0: truncated image: number 0" in str(error.value)
+  assert "\n  example 0: truncated image: number 0\n" in str(error.value)
 
 
 @pytest.mark.parametrize(("torn", "stops"), [(0, False), (5, False), (6, True)])
