@@ -133,9 +133,15 @@ class Tally:
     return dataclasses.replace(self, begin=position, recent=())
 
   def fraction(self, position: int, limit: Limit) -> float:
-    """The fraction that the limit bounds, of the window before `position`."""
-    start = max(self.begin, limit.start(position - 1))
-    return sum(at >= start for at, _ in self.recent) / limit.span
+    """Bad positions among the latest that were reached, at most a window of them.
+
+    It is what to expect of the next ones, whereas `add` judges a whole window, or
+    epoch, of which some positions may not be reached yet.
+    """
+    start = max(self.begin, position - limit.window)
+    if position <= start:
+      return 0.0
+    return sum(at >= start for at, _ in self.recent) / (position - start)
 
   def record(self) -> dict[str, Any]:
     """The tally as JSON data; `restored` reads it."""

@@ -27,7 +27,7 @@ def section(rows: Rows, listed: Sequence[Mapping[str, Any]]) -> str:
   ]
   if not counts and not listed:
     return "<p>Every example that this run asked for could be read.</p>"
-  return _summary(last) + _table(("in", "reason", "reads"), counts) + _list(listed)
+  return _summary(last, len(listed)) + _table(("in", "reason", "reads"), counts) + _list(listed)
 
 
 def _place(name: str) -> tuple[str, str]:
@@ -36,14 +36,19 @@ def _place(name: str) -> tuple[str, str]:
   return "training" if name.startswith(_TRAINING) else where, reason
 
 
-def _summary(last: Mapping[str, Any]) -> str:
+def _summary(last: Mapping[str, Any], listed: int) -> str:
   if "data/substituted" not in last:
     return "<p>In training, every example could be read.</p>"
+  count = int(last["data/substituted"])
   return (
-      f"<p>In training, {last['data/substituted']:,.0f} examples could not be "
-      "read and were replaced by others. Of the latest examples these are "
-      f"{last.get('data/unreadable_fraction', 0):.2%}; above "
-      "<code>unreadable.most</code> the run stops.</p>"
+      f"<p>In training, an example could not be read {count:,} "
+      f"time{'s' if count > 1 else ''}, and another took its place. "
+      f"<code>quarantine.jsonl</code> lists {listed:,} different "
+      f"example{'s' if listed != 1 else ''}. Of the latest examples, at most "
+      "<code>unreadable.window</code> of them, "
+      f"{last.get('data/unreadable_fraction', 0):.2%} could not be read. The run "
+      "stops when more than <code>unreadable.most</code> of a whole window, or of "
+      "an epoch if that is smaller, cannot be read.</p>"
   )
 
 
