@@ -302,6 +302,7 @@ class Source(Protocol):
       order of its own. Without it each epoch is a random permutation.
     shards: the first index of each file, ascending from 0, where examples of
       one file are faster to read together.
+    found: a str that says what was found: which files, columns, extensions.
     where: (index) -> str, the file or record that holds an example, also one
       that cannot be read: "pictures/a.png", "train-0.tar key a". Messages have
       it, and `quarantine.jsonl`. Without it they have the index alone.

@@ -2,9 +2,18 @@
 
 import hashlib
 import logging
+import math
 import os
 import pathlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import random
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import Any, TypeAlias
 
 import jax
@@ -26,6 +35,7 @@ from basic.sharding import layout
 Settings = settings.Settings
 Tokenizer: TypeAlias = tokenizer.Tokenizer | vocabulary.Vocabulary
 
+_MEASURED = 1_000  # captions whose length is measured
 _log = logging.getLogger(__name__)
 
 
@@ -243,11 +253,37 @@ def _trained(config: Settings) -> tokenizer.Tokenizer:
       caption=caption(source, config["captions"]), seed=config["seed"],
   )
   clean = cleaning.cleaner(config["tokenizer"]["clean"])
+  some: list[str] = []
   content = tokenizer.train(
-      texts if clean is None else map(clean, texts),
+      _noted(texts if clean is None else map(clean, texts), some),
       vocab=config["text"]["vocab"], seed=config["seed"],
   )
-  return tokenizer.Tokenizer(content, config["text"]["length"])
+  made = tokenizer.Tokenizer(content, config["text"]["length"])
+  _say_how_long(made, some)
+  return made
+
+
+def _noted(texts: Iterable[str], kept: list[str]) -> Iterator[str]:
+  """The texts; a random sample of them, drawn evenly, is put into `kept`."""
+  rng = random.Random(0)
+  for number, text in enumerate(texts):
+    if number < _MEASURED:
+      kept.append(text)
+    elif (place := rng.randrange(number + 1)) < _MEASURED:
+      kept[place] = text
+    yield text
+
+
+def _say_how_long(made: tokenizer.Tokenizer, texts: Sequence[str]) -> None:
+  """Warns if some captions are cut off, since they are longer than a row."""
+  lengths = sorted(len(made.ids(text)) + 1 for text in texts)  # with the end
+  cut = sum(length > made.length for length in lengths)
+  if cut:
+    _log.warning(
+        "%.3g%% of the captions have more than text.length=%d tokens, and what is "
+        "beyond is cut off; 99%% have at most %d.", 100 * cut / len(lengths),
+        made.length, lengths[math.ceil(0.99 * len(lengths)) - 1],
+    )
 
 
 def _store(new: Tokenizer, folder: pathlib.Path) -> None:

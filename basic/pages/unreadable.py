@@ -27,7 +27,8 @@ def section(rows: Rows, listed: Sequence[Mapping[str, Any]]) -> str:
   ]
   if not counts and not listed:
     return "<p>Every example that this run asked for could be read.</p>"
-  return _summary(last, len(listed)) + _table(("in", "reason", "reads"), counts) + _list(listed)
+  table = _table(("in", "reason", "reads"), counts)
+  return _summary(last, len(listed)) + table + _list(listed)
 
 
 def _place(name: str) -> tuple[str, str]:

@@ -2,12 +2,13 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from basic import types
-from basic.sources import _columns, _storage, _table, _tree
+from basic.sources import _columns, _image_files, _storage, _table, _tree
 
 _METADATA = ("metadata.csv", "metadata.jsonl")  # of Hugging Face's imagefolder
 _TRIED = 32  # rows, to find where relative paths start
@@ -155,6 +156,21 @@ def _refuse_columns(settings: Settings) -> None:
     )
 
 
+def _beside(folder: str) -> str:
+  """A sentence about tables that lie beside a folder, not in it."""
+  if _storage.is_remote(folder):
+    return ""
+  above = os.path.dirname(os.path.abspath(folder))
+  ends = tuple(end for end in _table.KINDS if end != ".txt")
+  tables = [
+      os.path.join(os.path.dirname(folder), name)
+      for name in sorted(_tree.names(above)) if name.lower().endswith(ends)
+  ]
+  if not tables:
+    return ""
+  return f" Beside it is {tables[0]}: if that is its table, set table={tables[0]!r}."
+
+
 def _advice(tree: _tree.Tree) -> str:
   """What a folder without pictures has instead, and what reads that."""
   has = ", ".join(f"{n} {end or 'other'}" for end, n in tree.others.most_common(5))
@@ -187,10 +203,7 @@ class TableRows:
         classes=tuple(names or ()), layout="table",
     )
     self.meaning = (self._columns, self._table.separator, names)
-    self.found = (
-        f"a table with the files in {self._columns.image!r}, captions in "
-        f"{list(self._columns.text)} and labels in {self._columns.label!r}"
-    )
+    self.found = f"a table with the files of {self._columns.said}"
 
   def __len__(self) -> int:
     return len(self._table)
@@ -229,10 +242,23 @@ class TableRows:
           f"{self.where} has no header: its first row is {list(names)}. Set "
           "`columns` to the names of its columns, such as ('filepath', 'title')."
       )
+    self._refuse_separator(names)
     return _columns.choose(
         self.where, names, usual=_columns.FILES, image=settings.image,
         text=settings.text, weights=settings.weights, label=settings.label,
     )
+
+  def _refuse_separator(self, names: Sequence[str]) -> None:
+    """Refuses a header that is one column for want of another separator."""
+    other = next(
+        (each for each in _table.SNIFFED if len(names) == 1 and each in names[0]), None
+    )
+    if other is not None:
+      raise ValueError(
+          f"{self.where} has one column, {names[0]!r}: its fields are separated by "
+          f"{other!r}, not by {self._table.separator!r}. Set separator={other!r}, "
+          "or rename the file to end in .csv, whose separator is found."
+      )
 
   def _path(self, row, base: str | None = None) -> str:
     """The path of the picture of a row."""
@@ -251,23 +277,22 @@ class TableRows:
   def _find_base(self, path: str) -> str:
     """The folder below which the pictures of the first rows are found."""
     own = os.path.dirname(self.where) or "."
-    if _is_file(path) or own == path.rstrip("/"):
-      return own
-    return max((own, path.rstrip("/")), key=self._found_below)
+    alone = _is_file(path) or own == path.rstrip("/")
+    bases = (own,) if alone else (own, path.rstrip("/"))
+    best = max(bases, key=self._found_below)
+    # Tables of open_clip have paths from the folder where training starts.
+    here = not _storage.is_remote(own) and not self._found_below(best)
+    return "." if here and self._found_below(".") else best
 
   def _found_below(self, base: str) -> int:
-    return sum(
-        _storage.exists(path) for path in self._paths(base, _TRIED)
-    )
-
-  def _paths(self, base: str, most: int) -> list[str]:
-    paths = []
-    for number in range(min(len(self), most)):
+    count = 0
+    for number in range(min(len(self), _TRIED)):
       try:
-        paths.append(self._path(self._table.row(number), base))
+        _image_files.check(self._path(self._table.row(number), base))
+        count += 1
       except types.Unreadable:
         continue  # Counted where it is read.
-    return paths
+    return count
 
   def _names(self, column: str) -> tuple[str, ...]:
     """The names that a column of labels holds, sorted; () for numbers."""
@@ -326,9 +351,11 @@ class ClassRows:
     if not names:
       raise ValueError(
           f"{tree.root} has {len(tree)} pictures, and neither captions nor "
-          "classes for them. Add a table with the columns file_name and caption, "
-          "a text file of the same name beside each picture, or a folder for "
-          "each class."
+          f"classes for them.{_beside(tree.root)} Put a table into it, or set "
+          "`table` to the path of one, with a column of files (filepath, "
+          "file_name, ...) and one of captions (title, caption, text, ...); or "
+          "put a text file of the same name beside each picture, or the pictures "
+          "into a folder for each class."
       )
     tree.keep(labels >= 0)
     self._tree, self._labels = tree, labels[labels >= 0]
@@ -338,8 +365,8 @@ class ClassRows:
     self.meaning = ("classes", names)
     self.left_out = outside
     self.found = (
-        f"pictures in {len(names)} folders, which are classes; {outside} pictures "
-        "outside of them are left out"
+        f"pictures in {len(names)} folders, which are classes, whose names are the "
+        f"captions; {outside} pictures outside of them are left out"
     )
 
   def __len__(self) -> int:

@@ -28,6 +28,7 @@ IMAGES = (
     "jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif",
 )
 
+_SHOWN = 12  # extensions
 _log = logging.getLogger(__name__)
 
 
@@ -198,6 +199,7 @@ class _Tar:
     return _stable.fingerprint("tar", settings, content)
 
   def _report(self) -> None:
+    self.found = f"members with the extensions {self._extensions()}"
     said = ", ".join(f"{n:,} {reason}" for reason, n in self.damage.items())
     total = sum(shard.samples for shard in self._shards)
     found = (
@@ -206,11 +208,19 @@ class _Tar:
     )
     if not len(self):
       raise ValueError(
-          f"{found}. The first shard is {self._shards[0].path}; check the "
-          "settings image, text and label against the extensions of its members."
+          f"{found}. The samples have {self.found}; the settings image, text and "
+          f"label name some of these. The first shard is {self._shards[0].path}."
       )
     if self.damage:
       _log.warning("tar: %s", found)
+
+  def _extensions(self) -> str:
+    """The extensions of members, and how many samples have each."""
+    counts: Counter[str] = Counter()
+    for shard in self._shards:
+      for pattern, count in shard.patterns:
+        counts.update(dict.fromkeys({e for e, _ in pattern if e}, count))
+    return ", ".join(f"{e} ({n:,})" for e, n in counts.most_common(_SHOWN)) or "none"
 
   def __getstate__(self) -> Mapping[str, Any]:
     return {**vars(self), "_before": {}}

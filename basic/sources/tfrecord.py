@@ -99,6 +99,7 @@ class _TfRecord:
     self.classes = self._labels.names
     self._labels.check_captions(self._columns.text, "features", self._features())
     self._content = _storage.fingerprint(self._files)
+    self.found = f"{len(self._files)} files, {self._columns.said}"
 
   def __getstate__(self) -> Mapping[str, Any]:
     return self._settings

@@ -117,3 +117,27 @@ def test_what_is_shared_has_the_same_settings():
     assert schema.make("sources", {"name": "shapes", "seed": 1, "length": 4}) is one
     other = schema.make("sources", {"name": "shapes", "length": 4, "seed": 2})
   assert not np.array_equal(other[0]["image"], one[0]["image"])
+
+
+@pytest.mark.parametrize("length", [4, 9, 60])
+def test_captions_that_are_cut_off_are_counted_once(caplog, tmp_path, length):
+  given = tiny.config(text=dict(name="toy", vocab=40, length=length))
+  config = settings.complete(given)
+  made = input_pipeline.run_tokenizer([config], tmp_path)
+  longer = tokenizer.Tokenizer(made.content, 200)
+  source, cut, total = schema.make("sources", config["source"]), 0, 0
+  for index in np.linspace(0, len(source) - 1, 50).astype(int):
+    for caption in source[index]["text"]:
+      total += 1
+      cut += np.count_nonzero(longer(caption)) > length
+  said = f"{100 * cut / total:.3g}% of the captions have more than text.length="
+  assert total < 1000 and caplog.text.count("is cut off") == (cut > 0)
+  assert not cut or f"{said}{length} " in caplog.text
+
+
+def test_the_length_that_captions_need_is_said(caplog):
+  content = tokenizer.train(["a b c d"] * 9, vocab=12)
+  made = tokenizer.Tokenizer(content, 4)
+  ids = len(tokenizer.Tokenizer(content, 99).ids("a b c d"))
+  input_pipeline._say_how_long(made, ["a"] * 98 + ["a b c d", "a b c d a b c d"])
+  assert f"99% have at most {ids + 1}." in caplog.text

@@ -11,7 +11,7 @@ import tar_shards
 from PIL import Image
 from pyarrow import parquet as parquet_file
 
-from basic import types
+from basic import cli, types
 from basic.data import captions, damage, examples, images, pipeline
 from basic.pages import unreadable
 from basic.preparation import check
@@ -203,8 +203,8 @@ def test_a_check_has_one_file_of_each_reason(torn, caplog):
   other = f"{path}/class 0/10.png"
   with open(other, "wb"):
     pass
-  counts = check.check(source=folder.folder(path=path), examples=12)
-  assert counts["read"] == 10
+  with pytest.raises(cli.DamagedData, match="17% of the 12 examples"):
+    check.check(source=folder.folder(path=path), examples=12)
   assert f"({bad}): truncated image: " in caplog.text
   assert f"({other}): empty image" in caplog.text
 
