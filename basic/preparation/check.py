@@ -2,6 +2,7 @@
 
 import collections
 import logging
+import textwrap
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from basic import cli, sources, types
 from basic.data import damage
 
 _NAMED = 5  # classes
+_LONGEST = 80  # characters of a caption
 _MOST = 0.1  # the default of `unreadable.most`
 _log = logging.getLogger(__name__)
 
@@ -103,15 +105,16 @@ def _described(source: types.Source, read: list[_Found]) -> dict[str, Any]:
     found["classes"] = f"{len(classes)}: {shown}{', ...' * (len(classes) > _NAMED)}"
   counts = sorted({len(each.captions) for each in read})
   if counts[-1]:
-    found["caption"] = next(repr(c) for each in read for c in each.captions)
+    first = next(caption for each in read for caption in each.captions)
+    found["caption"] = repr(textwrap.shorten(first, _LONGEST, placeholder="..."))
     found["captions"] = f"{_span(counts)} an example"
   if sizes := [each.size for each in read if each.size is not None]:
     by_pixels = sorted(sizes, key=lambda size: size[0] * size[1])
-    (top, left), (bottom, right) = by_pixels[0], by_pixels[-1]
+    ends = dict.fromkeys((by_pixels[0], by_pixels[-1]))
     formats = collections.Counter(each.format for each in read if each.format)
     found["images"] = (
-        f"{top} by {left} to {bottom} by {right} pixels (height by width), "
-        f"{_listed(formats)}"
+        f"{' to '.join(f'{height} by {width}' for height, width in ends)} pixels "
+        f"(height by width), {_listed(formats)}"
     )
   return found
 

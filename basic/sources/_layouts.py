@@ -203,7 +203,7 @@ class TableRows:
         classes=tuple(names or ()), layout="table",
     )
     self.meaning = (self._columns, self._table.separator, names)
-    self.found = f"a table with the files of {self._columns.said}"
+    self.found = f"a table with paths of {self._columns.said}"
 
   def __len__(self) -> int:
     return len(self._table)

@@ -220,7 +220,8 @@ class _Tar:
     for shard in self._shards:
       for pattern, count in shard.patterns:
         counts.update(dict.fromkeys({e for e, _ in pattern if e}, count))
-    return ", ".join(f"{e} ({n:,})" for e, n in counts.most_common(_SHOWN)) or "none"
+    ordered = sorted(counts.items(), key=lambda each: (-each[1], each[0]))[:_SHOWN]
+    return ", ".join(f"{end} ({count:,})" for end, count in ordered) or "none"
 
   def __getstate__(self) -> Mapping[str, Any]:
     return {**vars(self), "_before": {}}

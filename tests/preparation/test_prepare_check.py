@@ -48,7 +48,7 @@ def test_more_than_a_tenth_unreadable_stops_it_as_it_would_a_run(torn, stops, ca
     assert check.check(source=Torn(torn)) == {
         "examples": 50, "read": 50 - torn, "caption": repr(f"a {torn}"),
         "captions": "1 an example",
-        "images": f"4 by 4 to 4 by 4 pixels (height by width), {50 - torn} x pixels",
+        "images": f"4 by 4 pixels (height by width), {50 - torn} x pixels",
     } | ({"unreadable/truncated image": torn} if torn else {})
   assert ("example 0: truncated image: number 0" in caplog.text) == bool(torn)
 
@@ -88,8 +88,11 @@ def test_what_is_found_in_shards_and_tables_is_said(tmp_path):
   (tmp_path / "t.csv").write_text("file_name,title\n0.png,a cat\n")
   found = check.check(source=folder.folder(path=str(tmp_path)))
   assert found["layout"].endswith(
-      "a table with the files of images in 'file_name', captions in 'title', no labels")
-  assert found["caption"] == "'a cat'"
+      "a table with paths of images in 'file_name', captions in 'title', no labels")
+  assert found["caption"] == "'a cat'" and "labels" not in found
+  (tmp_path / "t.csv").write_text("file_name,title\n0.png," + "word " * 40)
+  found = check.check(source=folder.folder(path=str(tmp_path)))
+  assert found["caption"].endswith("word...'") and len(found["caption"]) < 90
 
 
 @pytest.mark.parametrize("examples", [0, -1])
