@@ -304,7 +304,12 @@ class Source(Protocol):
       order of its own. Without it each epoch is a random permutation.
     shards: the first index of each file, ascending from 0, where examples of
       one file are faster to read together.
-    name: (index) -> where a person finds the example: the path of its file.
+    name: (index) -> str, the path of an example's file or the key of its record,
+      by which `basic.embed` and searches name it.
+    found: a str that says what was found: which files, columns, extensions.
+    where: (index) -> str, the file or record that holds an example, also one
+      that cannot be read: "pictures/a.png", "train-0.tar key a". Messages have
+      it, and `quarantine.jsonl`. Without it they have the index alone.
 
   `basic.sources.check` says what a source lacks.
   """

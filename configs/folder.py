@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
       mesh=dict(data=-1, fsdp=1, model=1),
       evals=dict(pairs=dict(
           name="retrieval", every=500,
-          source=dict(name="folder", path="pictures", text=None, label=None))),
+          source=dict(
+              name="folder", path="test_pictures", text=None, label=None))),
       checkpoint=dict(every=500, keep=2),
   ))

@@ -41,8 +41,9 @@ def test_the_source_of_the_page_is_one(birds):
   assert sources.check(source) == []
   assert source[2]["text"] == ("bird 2",)
   assert np.asarray(source[0]["image"]).shape == (4, 6, 3)
-  with pytest.raises(types.Unreadable, match=r"no caption: 1\.jpg"):
+  with pytest.raises(types.Unreadable, match="no caption"):
     source[1]
+  assert source.where(1) == f"{birds['folder']}/train/1.jpg"
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda p: p.name)

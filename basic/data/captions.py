@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from basic import types
+from basic.data import damage
 
 Caption: TypeAlias = Callable[[types.Example, np.random.Generator | None], str]
 
@@ -147,7 +148,7 @@ def spread(
       texts = _texts(source[index], caption, (seed, index))
     except types.Unreadable as error:  # Training counts and reports it.
       reasons[error.reason] += 1
-      first = first or f"example {index}: {error}"
+      first = first or damage.failure(source, index, error).said
       continue
     said = said or any(text.strip() for text in texts)
     yield from texts

@@ -31,9 +31,10 @@ class Failure(NamedTuple):
   Attributes:
     example: its index in the source.
     reason: as in `types.Unreadable`.
-    message: the whole error, which says where the example is stored.
+    message: the whole error.
     row: of the batch that the example was read for.
     attempt: 0 for the example itself, 1, 2, ... for its substitutes.
+    where: the file or record that holds it; "" if the source does not say.
   """
 
   example: int
@@ -41,6 +42,35 @@ class Failure(NamedTuple):
   message: str
   row: int = 0
   attempt: int = 0
+  where: str = ""
+
+  @property
+  def said(self) -> str:
+    """Which example it is, where it is stored, and what is wrong with it."""
+    at = f" ({self.where})" if self.where else ""
+    return f"example {self.example}{at}: {self.message}"
+
+
+def failure(
+    source: types.Source, index: int, error: types.Unreadable
+) -> Failure:
+  """The failed attempt to read an example of a source."""
+  return Failure(index, error.reason, str(error), where=where(source, index))
+
+
+def where(source: types.Source, index: int) -> str:
+  """The file or record that holds an example; "" if the source does not say.
+
+  What goes wrong in a source's own `where` becomes the answer: a run that only
+  reports a bad example must not end for it.
+  """
+  place = getattr(source, "where", None)
+  if not callable(place):
+    return ""
+  try:
+    return str(place(index))
+  except Exception as error:
+    return f"where({index}) raised {type(error).__name__}: {error}"
 
 
 class Limit(NamedTuple):
@@ -103,9 +133,15 @@ class Tally:
     return dataclasses.replace(self, begin=position, recent=())
 
   def fraction(self, position: int, limit: Limit) -> float:
-    """The fraction that the limit bounds, of the window before `position`."""
-    start = max(self.begin, limit.start(position - 1))
-    return sum(at >= start for at, _ in self.recent) / limit.span
+    """Bad positions among the latest that were reached, at most a window of them.
+
+    It is what to expect of the next ones, whereas `add` judges a whole window, or
+    epoch, of which some positions may not be reached yet.
+    """
+    start = max(self.begin, position - limit.window)
+    if position <= start:
+      return 0.0
+    return sum(at >= start for at, _ in self.recent) / (position - start)
 
   def record(self) -> dict[str, Any]:
     """The tally as JSON data; `restored` reads it."""
@@ -154,7 +190,7 @@ def add(
   sentence = _excess(recent, len(tally.recent), tally.begin, bound)
   if sentence is not None:
     newest = [each for _, each in failures if each.attempt == 0][-_NAMED:]
-    named = "".join(f"\n  example {f.example}: {f.message}" for f in newest)
+    named = "".join(f"\n  {each.said}" for each in newest)
     sentence += f" The newest:{named}"
   reads = collections.Counter(tally.reads)
   reads.update(each.reason for _, each in failures)

@@ -58,6 +58,23 @@ _FORMATS = (  # offset, magic bytes, what reads the header
     (4, b"ftypavif", _avif.header),
     (4, b"ftypavis", _avif.header),  # animated
 )
+_OTHERS = (  # offset, magic bytes, what such a file is, and what to do
+    *(
+        (4, b"ftyp" + brand, "HEIC; save it as JPEG or PNG")
+        for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+    ),
+    (4, b"ftyp", "a video; a picture is expected"),
+    (0, b"\xff\x0a", "JPEG XL; save it as JPEG or PNG"),
+    (0, b"\0\0\0\x0cJXL ", "JPEG XL; save it as JPEG or PNG"),
+    (0, b"\0\0\0\x0cjP  ", "JPEG 2000; save it as JPEG or PNG"),
+    (0, b"8BPS", "a file of Photoshop; save it as PNG"),
+    (0, b"\0\0\x01\0", "an icon (ICO); save it as PNG"),
+    (0, b"%PDF", "PDF; draw its pages as PNG"),
+    (0, b"version https://git-lfs", "a pointer of Git LFS; run `git lfs pull`"),
+    (0, b"\x1f\x8b", "compressed with gzip; unpack it"),
+    (0, b"PK\3\4", "a ZIP archive; unpack it"),
+)
+_LOOKED_AT = 1_024  # bytes
 _COLOR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _BY_REDUCTION = {  # These bits name a scale; the color is that of _COLOR.
     1: _COLOR,
@@ -148,7 +165,10 @@ def read_header(data: bytes, max_pixels: int) -> decoding_limits.Header:
   try:
     header = read(data)
   except (struct.error, IndexError) as error:  # It ends within its header.
-    raise types.Unreadable("broken image header", str(error)) from error
+    raise types.Unreadable(
+        "broken image header", f"it ends, or leads out of the file, of {len(data)} "
+        f"bytes ({error})"
+    ) from error
   decoding_limits.check(header, max_pixels)
   return header
 
@@ -159,7 +179,21 @@ def _reader(data: bytes) -> Callable[[bytes], decoding_limits.Header]:
   for offset, magic, read in _FORMATS:
     if data.startswith(magic, offset):
       return read
-  raise types.Unreadable("unknown image format", f"starts with {data[:12]!r}")
+  kind = _kind(data)
+  said = f"it is {kind}; " if kind else ""
+  raise types.Unreadable(
+      "unknown image format", f"{said}it starts with {data[:12]!r}"
+  )
+
+
+def _kind(data: bytes) -> str:
+  """What a file is that is read by no decoder here; "" if that is not known."""
+  start = data[:_LOOKED_AT].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+  if start.startswith((b"<!doctype html", b"<html")):
+    return "a web page, such as an error of the server it was downloaded from"
+  if start.startswith((b"<svg", b"<?xml")) and b"<svg" in start:
+    return "SVG; draw it as PNG"
+  return next((kind for at, magic, kind in _OTHERS if data.startswith(magic, at)), "")
 
 
 def _decode(

@@ -241,10 +241,11 @@ def read(
   try:
     return Row(index, prepared(source[index], rng, *beside))
   except types.Unreadable as error:
-    failure = damage.Failure(index, error.reason, str(error))
-    return Row(index, None, (failure,))
+    return Row(index, None, (damage.failure(source, index, error),))
   except Exception as error:
-    error.add_note(f"while reading example {index} of {len(source)}")
+    place = damage.where(source, index)
+    at = f" ({place})" if place else ""
+    error.add_note(f"while reading example {index} of {len(source)}{at}")
     raise
 
 
@@ -296,7 +297,7 @@ def read_or_substitute(
       return Row(row.index, row.arrays, tuple(failures))
   raise cli.DamagedData(
       f"example {index} and {ATTEMPTS} substitutes for it are unreadable "
-      f"({_tally(failures)}); the last is {_said(failures[-1])}. So many do not "
+      f"({_tally(failures)}); the last is {failures[-1].said}. So many do not "
       "fail by chance: check the source"
   )
 
@@ -322,7 +323,7 @@ def companion(seed: int, batch: int, count: int) -> int:
 
 def _companion(source: types.Source, index: int) -> types.Example:
   """The companion, or the first of its substitutes that can be read."""
-  last = None
+  last = ""
   for attempt in range(ATTEMPTS + 1):
     candidate = substitute(index, attempt, len(source)) if attempt else index
     try:
@@ -332,15 +333,11 @@ def _companion(source: types.Source, index: int) -> types.Example:
         return example
       return {**example, "image": image.decode()}
     except types.Unreadable as error:
-      last = error
+      last = damage.failure(source, candidate, error).said
   raise cli.DamagedData(
       f"example {index}, a companion, and {ATTEMPTS} substitutes for it are "
       f"unreadable; the last: {last}. Check the source"
   )
-
-
-def _said(failure: damage.Failure) -> str:
-  return f"example {failure.example}: {failure.message}"
 
 
 def _tally(failures: Sequence[damage.Failure]) -> str:
@@ -358,5 +355,5 @@ def filler(read: Callable[[int], Row], count: int) -> Row:
     failures.extend(row.failures)
   raise ValueError(
       f"none of {count} examples is readable ({_tally(failures)}); the last is "
-      f"{_said(failures[-1])}"
+      f"{failures[-1].said}"
   )

@@ -53,8 +53,7 @@ class _Batches(Iterator):
     for failure in failures:
       if failure.reason not in self._unreadable:
         _log.warning(
-            "unreadable, the first for this reason: example %d: %s",
-            failure.example, failure.message,
+            "unreadable, the first for this reason: %s", failure.said
         )
       self._unreadable[failure.reason] += 1
     return collated

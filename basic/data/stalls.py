@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from basic import cli, types
+from basic.data import damage
 
 _log = logging.getLogger(__name__)
 _SHOWN = 4  # reads whose stacks are shown
@@ -68,6 +69,10 @@ class Watched:
     finally:
       del self._reads[thread]
       self.last_read = time.monotonic()
+
+  def where(self, index: int) -> str:
+    """The file or record of an example; "" if the source does not say."""
+    return damage.where(self.source, index)
 
   def reads(self) -> list[tuple[int, float, int | None]]:
     """(example that is read, since when, by which thread), the longest first.

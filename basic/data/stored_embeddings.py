@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from jax.interpreters import partial_eval
 
 from basic import paths, types
+from basic.data import damage
 
 FOLDER = "stored"
 
@@ -186,6 +187,10 @@ class Stored:
   def shards(self) -> Any:
     """The first index of each file of the source, where it says so."""
     return getattr(self.source, "shards", None)
+
+  def where(self, index: int) -> str:
+    """The file or record of an example, where the source says so."""
+    return damage.where(self.source, index)
 
   def __len__(self) -> int:
     return len(self.source)

@@ -95,6 +95,7 @@ class Stage(NamedTuple):
   starts_anew: tuple[str, ...]
 
 
+@schema.sharing()
 def run(config: Settings, workdir: str | os.PathLike) -> list[Stage]:
   """Builds every stage of a complete configuration.
 
@@ -112,6 +113,7 @@ def run(config: Settings, workdir: str | os.PathLike) -> list[Stage]:
   """
   mesh = layout.mesh(**config["mesh"])
   configs = stage_configs(config)
+  input_pipeline.check_sources(configs, workdir)
   tokenizer = input_pipeline.run_tokenizer(configs, workdir)
   stages: list[Stage] = []
   starts = np.cumsum([0] + [c["steps"] for c in configs]).tolist()

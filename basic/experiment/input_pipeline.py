@@ -1,9 +1,19 @@
 """Builds the input pipeline from settings: source, captions, tokenizer, batches."""
 
 import hashlib
+import logging
+import math
 import os
 import pathlib
-from collections.abc import Callable, Collection, Sequence
+import random
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import Any, TypeAlias
 
 import jax
@@ -25,6 +35,73 @@ from basic.sharding import layout
 
 Settings = settings.Settings
 Tokenizer: TypeAlias = tokenizer.Tokenizer | vocabulary.Vocabulary
+
+_MEASURED = 1_000  # captions whose length is measured
+_log = logging.getLogger(__name__)
+
+
+def check_sources(
+    configs: Sequence[Settings], workdir: str | os.PathLike
+) -> None:
+  """Opens all sources of a new run before anything takes long; warns about them.
+
+  Warns of a batch that is larger than the data set, and of an evaluation that
+  reads the data of training.
+
+  Args:
+    configs: complete configurations of all stages.
+    workdir: folder of the run; one that has begun is not checked.
+
+  Raises:
+    Exception: as the sources do, with the name of the setting in a note.
+  """
+  if (pathlib.Path(workdir) / "config.json").exists():
+    return
+  said: dict[str, None] = {}
+  for config in configs:
+    source = _opened("source", config["source"])
+    if config["batch_size"] > len(source) > 0:
+      said[
+          f"batch_size is {config['batch_size']}, and the data has {len(source)} "
+          "examples: every batch has some of them several times, which are no "
+          "negatives of each other. Lower batch_size, or give more examples."
+      ] = None
+    for label, evaluation in config["evals"].items():
+      judged = _opened(f"evals.{label}.source", evaluation["source"])
+      if _overlap(config["source"], source, evaluation["source"], judged):
+        said[
+            f"evals.{label} reads the data that the run trains on, so its results "
+            "say how well that was learned, and nothing of other data. Set "
+            f"evals.{label}.source to examples that training does not see."
+        ] = None
+  for sentence in said:
+    _log.warning("%s", sentence)
+
+
+def _opened(setting: str, config: Settings) -> types.Source:
+  try:
+    return schema.make("sources", config)
+  except Exception as error:
+    error.add_note(f"It is `{setting}` of the configuration.")
+    raise
+
+
+def _overlap(config, source, other_config, other) -> bool:
+  """Whether one of two sources is the other, or is made of it."""
+  if config in _parts(other_config) or other_config in _parts(config):
+    return True
+  if config["name"] != other_config["name"]:
+    return False
+  found = [getattr(each, "fingerprint", None) for each in (source, other)]
+  return found[0] is not None and found[0] == found[1]
+
+
+def _parts(config: Any) -> Iterator[Any]:
+  """The settings of a source, and of all sources that it reads."""
+  if isinstance(config, Mapping):
+    yield config
+    for value in config.values():
+      yield from _parts(value)
 
 
 def run_tokenizer(
@@ -196,11 +273,37 @@ def _trained(config: Settings) -> tokenizer.Tokenizer:
       caption=caption(source, config["captions"]), seed=config["seed"],
   )
   clean = cleaning.cleaner(config["tokenizer"]["clean"])
+  some: list[str] = []
   content = tokenizer.train(
-      texts if clean is None else map(clean, texts),
+      _noted(texts if clean is None else map(clean, texts), some),
       vocab=config["text"]["vocab"], seed=config["seed"],
   )
-  return tokenizer.Tokenizer(content, config["text"]["length"])
+  made = tokenizer.Tokenizer(content, config["text"]["length"])
+  _say_how_long(made, some)
+  return made
+
+
+def _noted(texts: Iterable[str], kept: list[str]) -> Iterator[str]:
+  """The texts; a random sample of them, drawn evenly, is put into `kept`."""
+  rng = random.Random(0)
+  for number, text in enumerate(texts):
+    if number < _MEASURED:
+      kept.append(text)
+    elif (place := rng.randrange(number + 1)) < _MEASURED:
+      kept[place] = text
+    yield text
+
+
+def _say_how_long(made: tokenizer.Tokenizer, texts: Sequence[str]) -> None:
+  """Warns if some captions are cut off, since they are longer than a row."""
+  lengths = sorted(len(made.ids(text)) + 1 for text in texts)  # with the end
+  cut = sum(length > made.length for length in lengths)
+  if cut:
+    _log.warning(
+        "%.3g%% of the captions have more than text.length=%d tokens, and what is "
+        "beyond is cut off; 99%% have at most %d.", 100 * cut / len(lengths),
+        made.length, lengths[math.ceil(0.99 * len(lengths)) - 1],
+    )
 
 
 def _store(new: Tokenizer, folder: pathlib.Path) -> None:

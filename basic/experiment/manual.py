@@ -193,7 +193,8 @@ def unreadable(
   Args:
     most: the fraction of unreadable examples, 0 to 1, above which the run stops
       (data/damage.py); 1: it never does.
-    window: number of latest examples that the fraction is of.
+    window: number of latest examples that the fraction is of; fewer, if an epoch
+      has fewer.
     listed: number of examples that quarantine.jsonl lists at most.
     warn_after: seconds without any example until a warning.
     stop_after: seconds without any example until the run stops; None: it waits.

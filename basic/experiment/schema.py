@@ -8,19 +8,26 @@ any device is used.
 """
 
 import collections.abc
+import contextlib
+import contextvars
 import difflib
 import importlib
 import inspect
+import json
 import pathlib
 import types as python_types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from basic import types
 
 _PACKAGE = pathlib.Path(__file__).parent.parent
 _SOURCES = Mapping[str, types.Source]  # sources by label, of a source of sources
+# Sources by their settings, where they are shared.
+_shared: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar(
+    "shared", default=None
+)
 
 
 def plugins(folder: str) -> list[str]:
@@ -95,6 +102,19 @@ def _foreign(name: str) -> Callable[..., Any]:
   return function
 
 
+@contextlib.contextmanager
+def sharing() -> Iterator[None]:
+  """Within it, `make` opens sources of equal settings once, and returns the same.
+
+  Opening lists folders and reads tables and footers, and warns of what it finds.
+  """
+  token = _shared.set({})
+  try:
+    yield
+  finally:
+    _shared.reset(token)
+
+
 def make(folder: str, settings: Mapping[str, Any], **extra: Any) -> Any:
   """Calls the plug-in that complete settings name.
 
@@ -108,6 +128,19 @@ def make(folder: str, settings: Mapping[str, Any], **extra: Any) -> Any:
     What the plug-in returns. Its arguments of type `types.Source`, or
     `Mapping[str, types.Source]`, are made of their settings first.
   """
+  shared = _shared.get() if folder == "sources" else None
+  if shared is None:
+    return _make(folder, settings, extra)
+  key = json.dumps([settings, extra], sort_keys=True, default=repr)
+  if key not in shared:
+    shared[key] = _make(folder, settings, extra)
+  return shared[key]
+
+
+def _make(
+    folder: str, settings: Mapping[str, Any], extra: Mapping[str, Any]
+) -> Any:
+  """See `make`."""
   function = plugin(folder, settings["name"])
   arguments = {**extra, **settings}
   types_of = hints(function)

@@ -30,7 +30,7 @@ def section(rows: Rows, listed: Sequence[Mapping[str, Any]]) -> str:
   if not counts and not listed:
     return "<p>Every example that this run asked for could be read.</p>"
   by_reason = _table(("in", "reason", "reads"), counts[:_ROWS]) if counts else ""
-  return _summary(last) + by_reason + _list(listed)
+  return _summary(last, len(listed)) + by_reason + _list(listed)
 
 
 def _place(name: str) -> tuple[str, str]:
@@ -39,14 +39,19 @@ def _place(name: str) -> tuple[str, str]:
   return "training" if name.startswith(_TRAINING) else where, reason
 
 
-def _summary(last: Mapping[str, Any]) -> str:
+def _summary(last: Mapping[str, Any], listed: int) -> str:
   if "data/substituted" not in last:
     return "<p>In training, every example could be read.</p>"
+  count = int(last["data/substituted"])
   return (
-      f"<p>In training, {last['data/substituted']:,.0f} examples could not be "
-      "read and were replaced by others. Of the latest examples these are "
-      f"{last.get('data/unreadable_fraction', 0):.2%}; above "
-      "<code>unreadable.most</code> the run stops.</p>"
+      f"<p>In training, an example could not be read {count:,} "
+      f"time{'s' if count > 1 else ''}, and another took its place. "
+      f"<code>quarantine.jsonl</code> lists {listed:,} different "
+      f"example{'s' if listed != 1 else ''}. Of the latest examples, at most "
+      "<code>unreadable.window</code> of them, "
+      f"{last.get('data/unreadable_fraction', 0):.2%} could not be read. The run "
+      "stops when more than <code>unreadable.most</code> of a whole window, or of "
+      "an epoch if that is smaller, cannot be read.</p>"
   )
 
 
@@ -54,8 +59,10 @@ def _list(listed: Sequence[Mapping[str, Any]]) -> str:
   if not listed:
     return ""
   shown = [
-      (row["index"], row["reason"], row["message"].removeprefix(f"{row['reason']}: "))
-      for row in listed[:_SHOWN]
+      (
+          row["index"], row.get("where", ""), row["reason"],
+          row["message"].removeprefix(f"{row['reason']}: "),
+      ) for row in listed[:_SHOWN]
   ]
   more = (
       f" These are the first {_SHOWN} of {len(listed):,}."
@@ -64,7 +71,7 @@ def _list(listed: Sequence[Mapping[str, Any]]) -> str:
   return (
       "<h3>Examples that could not be read</h3><p>All that are listed are in "
       f'<a href="quarantine.jsonl">quarantine.jsonl</a>, each once.{more}</p>'
-      + _table(("example", "reason", "message"), shown)
+      + _table(("example", "file or record", "reason", "message"), shown)
   )
 
 

@@ -123,17 +123,17 @@ class Pending:
     """Counts and lists what no process could read; a sentence if it is too much."""
     source = getattr(self._stream.source, "fingerprint", None)
     own, self._failures = self._failures, []
-    messages = {failure.example: failure.message for _, failure in own}
-    listed = {k for k in messages if not self._listed.new(source, k)}
+    whole = {failure.example: failure for _, failure in own}
+    listed = {k for k in whole if not self._listed.new(source, k)}
     parts = self._exchange([
-        (at, *(f._replace(message="") if f.example in listed else f))
+        (at, *(f._replace(message="", where="") if f.example in listed else f))
         for at, f in own
     ])
     failures = [
         (at, damage.Failure(*rest)) for part in parts for at, *rest in part
     ]
     failures = [
-        (at, f._replace(message=f.message or messages.get(f.example, f.reason)))
+        (at, f if f.message else _restored(f, whole.get(f.example)))
         for at, f in sorted(failures, key=lambda each: (each[0], each[1].attempt))
     ]
     self._listed.add(source, (failure for _, failure in failures))
@@ -188,6 +188,15 @@ class Pending:
         f"{'none' if saved is None else f'that of step {saved}'}. Lower the "
         "learning rate or clip the gradient, in a new workdir."
     )
+
+
+def _restored(
+    failure: damage.Failure, own: damage.Failure | None
+) -> damage.Failure:
+  """A failure with the texts that were not exchanged, where this process has them."""
+  if own is None:
+    return failure._replace(message=failure.reason)
+  return failure._replace(message=own.message, where=own.where)
 
 
 @jax.jit

@@ -1,7 +1,7 @@
 """The list of the examples that could not be read, in the folder of a run.
 
-    {"index": 12, "reason": "truncated image", "message": "truncated image: ...",
-     "source": "0123456789abcdef"}
+    {"index": 12, "where": "pictures/a.png", "reason": "truncated image",
+     "message": "truncated image: ...", "source": "0123456789abcdef"}
 
 One JSON object a line, each example once, in the order in which they were found.
 Lines are only ever appended, so a kill can truncate only the last one, which
@@ -21,7 +21,7 @@ from basic.data import damage
 from basic.recording import redact
 
 NAME = "quarantine.jsonl"
-_LONGEST = 500  # characters of a message
+_LONGEST = 500  # characters of a message, or of a place
 
 
 class Quarantine:
@@ -88,9 +88,10 @@ def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
 
 def _line(source: str | None, failure: damage.Failure) -> bytes:
   message = redact.value("message", failure.message)[:_LONGEST]
+  where = redact.value("where", failure.where)[:_LONGEST]
   return json.dumps({
-      "index": failure.example, "reason": failure.reason, "message": message,
-      "source": source,
+      "index": failure.example, "where": where, "reason": failure.reason,
+      "message": message, "source": source,
   }).encode() + b"\n"
 
 
@@ -114,7 +115,12 @@ def _content(path: pathlib.Path) -> tuple[bytes, list[dict[str, Any]]]:
 
 def _parsed(line: bytes) -> dict[str, Any]:
   row = json.loads(line)
-  expected = {"index": int, "reason": str, "message": str, "source": str | None}
+  if isinstance(row, dict):
+    row = {"where": "", **row}  # Lists of older runs do not have it.
+  expected = {
+      "index": int, "where": str, "reason": str, "message": str,
+      "source": str | None,
+  }
   for name, kind in expected.items():
     if not isinstance(row, dict) or not isinstance(row.get(name), kind):
       raise ValueError(f"it has no {name!r}")

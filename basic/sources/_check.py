@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from basic import types
-from basic.data import decoding
+from basic.data import damage, decoding
 
 _TEXT = ("text", "text_weights", "text_languages")  # as long as there are captions
 
@@ -69,6 +69,7 @@ def _attributes(source, length: int) -> Iterator[str]:
     yield f"source.classes: found {classes!r:.80}; expected a tuple of str."
   elif len(set(classes)) < len(classes):
     yield "source.classes: two classes have the same name; names are unique."
+  yield from _where(source, length)
   yield from _order(source, length)
   shards = np.asarray(getattr(source, "shards", (0,)))
   if not (
@@ -79,6 +80,30 @@ def _attributes(source, length: int) -> Iterator[str]:
         "source.shards: expected the first index of each file, ascending from 0 "
         f"and below {length}."
     )
+
+
+def _where(source, length: int) -> Iterator[str]:
+  """Faults of what says where an example is stored."""
+  where = getattr(source, "where", None)
+  if where is None:
+    return
+  if not callable(where):
+    yield (
+        f"source.where: found {where!r:.80}; expected a function from an index to "
+        "the file or record of that example, a str."
+    )
+    return
+  for index in sorted({0, length - 1}):
+    try:
+      found = where(index)
+    except Exception as error:
+      yield (
+          f"source.where({index}): {_said(error)}; expected a str, also for an "
+          "example that cannot be read."
+      )
+      continue
+    if not isinstance(found, str):
+      yield f"source.where({index}): found {found!r:.80}; expected a str."
 
 
 def _order(source, length: int) -> Iterator[str]:
@@ -259,6 +284,8 @@ def _copies(source, read) -> Iterator[str]:
   for index in indices[:4]:
     if not _same(_attempt(copy, index), read[index]):
       yield f"source[{index}]: a pickled copy of the source gives something else."
+    if damage.where(copy, index) != damage.where(source, index):
+      yield f"source.where({index}): a pickled copy of the source gives something else."
   if getattr(copy, "fingerprint", None) != getattr(source, "fingerprint", None):
     yield "source.fingerprint: a pickled copy of the source has another one."
 

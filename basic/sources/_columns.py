@@ -52,6 +52,14 @@ class Columns:
   )
 
   @property
+  def said(self) -> str:
+    """Which columns hold what, in words."""
+    captions = " and ".join(map(repr, self.text)) or "the names of the labels"
+    labels = "no labels" if self.label is None else f"labels in {self.label!r}"
+    where = f"captions in {captions}" if self.text else f"as captions {captions}"
+    return f"images in {self.image!r}, {where}, {labels}"
+
+  @property
   def names(self) -> tuple[str, ...]:
     """All columns, each once."""
     label = () if self.label is None else (self.label,)

@@ -31,13 +31,13 @@ _EXPECTED = (
 
 
 class KarpathyRows:
-  """The images and captions of one split; `_layouts.Rows` is the contract."""
+  """The images and captions of one split; `_folder_rows.Rows` is the contract."""
 
   def __init__(self, settings: Any, table: str):
     """Reads the splits.
 
     Args:
-      settings: `_layouts.Settings`, with `path`, `split` and `base`.
+      settings: `_folder_rows.Settings`, with `path`, `split` and `base`.
       table: the JSON file.
 
     Raises:
@@ -65,6 +65,11 @@ class KarpathyRows:
     """(path of the picture, its captions); may raise `types.Unreadable`."""
     folder, name, texts = self._images[index]
     return _joined(self.base, folder, name), _columns.texts([texts], None)
+
+  def place(self, index: int) -> str:
+    """The path of the picture."""
+    folder, name, _ = self._images[index]
+    return _joined(self.base, folder, name)
 
   def seen(self) -> str:
     """What tells that the file has changed, in words."""

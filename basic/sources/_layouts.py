@@ -2,75 +2,25 @@
 
 import dataclasses
 import os
-from typing import Any, Protocol, runtime_checkable
-
-import numpy as np
+from collections.abc import Sequence
+from typing import Any
 
 from basic import types
-from basic.sources import _columns, _karpathy, _storage, _table, _tree
+from basic.sources import (
+  _columns,
+  _image_files,
+  _karpathy,
+  _storage,
+  _table,
+  _tree,
+)
 
 _METADATA = ("metadata.csv", "metadata.jsonl")  # of Hugging Face's imagefolder
 _TRIED = 32  # rows, to find where relative paths start
 _OTHER_SOURCES = {".tar": "tar", ".parquet": "parquet", ".tfrecord": "tfrecord"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """Settings of the source folder; after opening, with what was decided."""
-
-  path: str
-  table: str | None = None
-  layout: str | None = None
-  image: str | None = None
-  text: str | tuple[str, ...] | None = None
-  weights: tuple[float, ...] | None = None
-  label: str | None = None
-  classes: tuple[str, ...] | None = None
-  columns: tuple[str, ...] | None = None
-  separator: str | None = None
-  language: str | tuple[str, ...] | None = None
-  split: str | None = None
-  base: str | None = None
-
-
-@runtime_checkable
-class Rows(Protocol):
-  """Paths of pictures and the other fields of examples, by number.
-
-  Attributes:
-    where: the folder or the table, for messages.
-    found: what was found there, for messages.
-    left_out: number of files that should belong to an example and do not.
-    base: where relative paths of pictures start.
-    classes: names of the labels.
-    settings: that open the same again.
-    meaning: what of the settings changes examples, without paths.
-  """
-
-  where: str
-  found: str
-  left_out: int
-  base: str
-  classes: tuple[str, ...]
-  settings: Settings
-  meaning: tuple[Any, ...]
-
-  def __len__(self) -> int: ...
-
-  def example(self, index: int) -> tuple[str, dict[str, Any]]:
-    """(path of the picture, captions and label); may raise `Unreadable`."""
-    ...
-
-  def seen(self) -> str:
-    """What tells that the files have changed, in words."""
-    ...
-
-  def digest(self) -> str:
-    """Hashes what the table, or the names of the files, say."""
-    ...
-
-
-def opened(settings: Settings) -> Rows:
+def opened(settings: _folder_rows.Settings) -> _folder_rows.Rows:
   """Opens a folder: the first layout that applies, or the one that is set.
 
   Raises:
@@ -106,11 +56,14 @@ def opened(settings: Settings) -> Rows:
     raise ValueError(f"{settings.path} has no pictures{_advice(tree)}")
   layout = settings.layout or ("text" if tree.with_text else "classes")
   settings = dataclasses.replace(settings, layout=layout)
-  rows = {"text": TextRows, "classes": ClassRows, "pictures": PictureRows}
+  rows = {
+      "text": _picture_trees.TextRows, "classes": _picture_trees.ClassRows,
+      "pictures": _picture_trees.PictureRows,
+  }
   return rows[layout](settings, tree)
 
 
-def _find_table(settings: Settings) -> str | None:
+def _find_table(settings: _folder_rows.Settings) -> str | None:
   """The path of the table that is set or found."""
   path, table = settings.path, settings.table
   if settings.layout in ("text", "classes", "pictures"):
@@ -152,7 +105,7 @@ def _is_file(path: str) -> bool:
   )
 
 
-def _refuse_columns(settings: Settings) -> None:
+def _refuse_columns(settings: _folder_rows.Settings) -> None:
   """Refuses settings of tables where there is none."""
   names = ("image", "text", "weights", "label", "classes", "columns", "separator",
            "language")
@@ -175,9 +128,9 @@ def _advice(tree: _tree.Tree) -> str:
 
 
 class TableRows:
-  """Pictures, captions and labels that a table lists. See `Rows`."""
+  """Pictures, captions and labels that a table lists. See `_folder_rows.Rows`."""
 
-  def __init__(self, settings: Settings):
+  def __init__(self, settings: _folder_rows.Settings):
     self.where = settings.table or ""
     self.left_out = 0
     self._table = _table.Table(
@@ -196,10 +149,7 @@ class TableRows:
         classes=tuple(names or ()), layout="table",
     )
     self.meaning = (*self._columns.hashed, self._table.separator, names)
-    self.found = (
-        f"a table with the files in {self._columns.image!r}, captions in "
-        f"{list(self._columns.text)} and labels in {self._columns.label!r}"
-    )
+    self.found = f"a table with paths of {self._columns.said}"
 
   def __len__(self) -> int:
     return len(self._table)
@@ -215,13 +165,20 @@ class TableRows:
       fields["text"] = (self.classes[fields["label"]],)
     return self._path(row), fields
 
+  def place(self, index: int) -> str:
+    row = f"row {index + 1} of {self.where}"
+    try:
+      return f"{self._path(self._table.row(index))}, {row}"
+    except types.Unreadable:
+      return row
+
   def seen(self) -> str:
     return f"{self._table.size} bytes with {len(self)} rows"
 
   def digest(self) -> str:
     return self._table.digest()
 
-  def _choose(self, settings: Settings) -> _columns.Columns:
+  def _choose(self, settings: _folder_rows.Settings) -> _columns.Columns:
     names = self._table.names
     if settings.columns is None and any(
         name.lower().endswith(_tree.PICTURES) for name in names
@@ -230,11 +187,24 @@ class TableRows:
           f"{self.where} has no header: its first row is {list(names)}. Set "
           "`columns` to the names of its columns, such as ('filepath', 'title')."
       )
+    self._refuse_separator(names)
     return _columns.choose(
         self.where, names, usual=_columns.FILES, image=settings.image,
         text=settings.text, weights=settings.weights, label=settings.label,
         language=settings.language,
     )
+
+  def _refuse_separator(self, names: Sequence[str]) -> None:
+    """Refuses a header that is one column for want of another separator."""
+    other = next(
+        (each for each in _table.SNIFFED if len(names) == 1 and each in names[0]), None
+    )
+    if other is not None:
+      raise ValueError(
+          f"{self.where} has one column, {names[0]!r}: its fields are separated by "
+          f"{other!r}, not by {self._table.separator!r}. Set separator={other!r}, "
+          "or rename the file to end in .csv, whose separator is found."
+      )
 
   def _path(self, row, base: str | None = None) -> str:
     """The path of the picture of a row."""
@@ -253,23 +223,22 @@ class TableRows:
   def _find_base(self, path: str) -> str:
     """The folder below which the pictures of the first rows are found."""
     own = os.path.dirname(self.where) or "."
-    if _is_file(path) or own == path.rstrip("/"):
-      return own
-    return max((own, path.rstrip("/")), key=self._found_below)
+    alone = _is_file(path) or own == path.rstrip("/")
+    bases = (own,) if alone else (own, path.rstrip("/"))
+    best = max(bases, key=self._found_below)
+    # Tables of open_clip have paths from the folder where training starts.
+    here = not _storage.is_remote(own) and not self._found_below(best)
+    return "." if here and self._found_below(".") else best
 
   def _found_below(self, base: str) -> int:
-    return sum(
-        _storage.exists(path) for path in self._paths(base, _TRIED)
-    )
-
-  def _paths(self, base: str, most: int) -> list[str]:
-    paths = []
-    for number in range(min(len(self), most)):
+    count = 0
+    for number in range(min(len(self), _TRIED)):
       try:
-        paths.append(self._path(self._table.row(number), base))
+        _image_files.check(self._path(self._table.row(number), base))
+        count += 1
       except types.Unreadable:
         continue  # Counted where it is read.
-    return paths
+    return count
 
   def _names(self, column: str) -> tuple[str, ...]:
     """The names that a column of labels holds, sorted; () for numbers."""
@@ -283,101 +252,3 @@ class TableRows:
         seen.add(value.strip())
     numbers = all(map(_columns.is_number, seen))
     return () if numbers else tuple(sorted(seen))
-
-
-class TextRows:
-  """Pictures with a text file of the same name beside each. See `Rows`."""
-
-  def __init__(self, settings: Settings, tree: _tree.Tree):
-    self._tree = tree
-    self.settings = settings
-    self.where = self.base = tree.root
-    self.classes: tuple[str, ...] = ()
-    self.meaning = ("text",)
-    self.left_out = tree.lonely
-    self.found = (
-        f"pictures with a text file of the same name, {len(tree) - tree.with_text} "
-        f"without, {tree.lonely} text files without a picture"
-    )
-
-  def __len__(self) -> int:
-    return len(self._tree)
-
-  def example(self, index: int) -> tuple[str, dict[str, Any]]:
-    try:
-      return self._tree.path(index), self._tree.fields(index)
-    except OSError as error:
-      raise types.Unreadable("failed read", str(error)) from error
-
-  def seen(self) -> str:
-    return f"{len(self)} pictures with names of the digest {self.digest()[:16]}"
-
-  def digest(self) -> str:
-    return self._tree.digest()
-
-
-class ClassRows:
-  """Pictures in a folder for each class. See `Rows`."""
-
-  def __init__(self, settings: Settings, tree: _tree.Tree):
-    names, labels = tree.classes()
-    outside = int(np.count_nonzero(labels < 0))
-    if not names:
-      raise ValueError(
-          f"{tree.root} has {len(tree)} pictures, and neither captions nor "
-          "classes for them. Add a table with the columns file_name and caption, "
-          "a text file of the same name beside each picture, or a folder for "
-          "each class. To embed or search pictures alone, set `layout` to "
-          "'pictures'."
-      )
-    tree.keep(labels >= 0)
-    self._tree, self._labels = tree, labels[labels >= 0]
-    self.settings = settings
-    self.where = self.base = tree.root
-    self.classes = _columns.Labels(self.where, names).names
-    self.meaning = ("classes", names)
-    self.left_out = outside
-    self.found = (
-        f"pictures in {len(names)} folders, which are classes; {outside} pictures "
-        "outside of them are left out"
-    )
-
-  def __len__(self) -> int:
-    return len(self._tree)
-
-  def example(self, index: int) -> tuple[str, dict[str, Any]]:
-    label = self._labels[index]
-    return self._tree.path(index), {
-        "label": np.int32(label), "text": (self.classes[label],)
-    }
-
-  def seen(self) -> str:
-    return f"{len(self)} pictures with names of the digest {self.digest()[:16]}"
-
-  def digest(self) -> str:
-    return self._tree.digest()
-
-
-class PictureRows:
-  """Pictures at any depth, without captions and labels. See `Rows`."""
-
-  def __init__(self, settings: Settings, tree: _tree.Tree):
-    self._tree = tree
-    self.settings = settings
-    self.where = self.base = tree.root
-    self.classes: tuple[str, ...] = ()
-    self.meaning = ("pictures",)
-    self.left_out = 0
-    self.found = "pictures alone"
-
-  def __len__(self) -> int:
-    return len(self._tree)
-
-  def example(self, index: int) -> tuple[str, dict[str, Any]]:
-    return self._tree.path(index), {}
-
-  def seen(self) -> str:
-    return f"{len(self)} pictures with names of the digest {self.digest()[:16]}"
-
-  def digest(self) -> str:
-    return self._tree.digest()

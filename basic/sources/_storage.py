@@ -30,6 +30,7 @@ _PERMANENT = (
 _SAMPLE = 4096  # bytes of each sample of a file's content
 _SAMPLED_FILES = 64
 _BRACES = re.compile(r"\{([^{}]*)\}")
+_BRACKETS = re.compile(r"\[(\d+\.\.\d+)\]")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
@@ -69,6 +70,7 @@ def expand(
     raise FileNotFoundError(
         f"{len(missing)} of {len(found)} files do not exist, the first of them "
         f"is {missing[0]}; restore them, or leave them out of the pattern."
+        f"{_commas(missing[0])}"
     )
   folder = next((path for path in found if is_folder(path)), None)
   if folder is not None:
@@ -128,11 +130,25 @@ def _find(name: str) -> list[str]:
     found = sorted(glob.glob(name, recursive=True))
   if not found:
     raise FileNotFoundError(
-        f"no file matches {name!r}. If the data has not been prepared yet, the head "
-        "of a configuration names the command, and `python -m basic.prepare` lists "
-        "all of them."
+        f"no file matches {name!r}.{_brackets(name)} If the data has not been "
+        "prepared yet, the head of a configuration names the command, and `python -m "
+        "basic.prepare` lists all of them."
     )
   return found
+
+
+def _commas(name: str) -> str:
+  """What to do with several paths in one, if all of them exist."""
+  parts = [part.strip() for part in name.split(",")]
+  if len(parts) < 2 or not all(parts) or not all(map(exists, parts)):
+    return ""
+  return f" To name several files, give a tuple, ({', '.join(map(repr, parts))})."
+
+
+def _brackets(name: str) -> str:
+  """What to do with a range in brackets, which are a wildcard of one character."""
+  braces = _BRACKETS.sub(r"{\1}", name)
+  return "" if braces == name else f" A range stands in braces: {braces!r}."
 
 
 @functools.lru_cache(maxsize=64)

@@ -26,12 +26,12 @@ from basic.sources import _storage
 SEPARATORS = {".csv": "", ".tsv": "\t", ".tab": "\t", ".txt": ""}
 LINES = (".jsonl", ".ndjson")
 KINDS = (*SEPARATORS, *LINES)
+SNIFFED = ("\t", ",", ";", "|")  # separators that are looked for in a header
 
 _PIECE = 1 << 24  # bytes scanned at once
 _PIECE_LINES = 1 << 16
 _LONGEST_ROW = 1 << 24  # bytes
 _MOST_LINES = 100  # of a row; a quote that spans more is not closed
-_SNIFFED = ("\t", ",", ";", "|")
 _BOM = b"\xef\xbb\xbf"
 _PAST_THE_END = "the line after the last one"
 
@@ -129,7 +129,9 @@ class Table:
     try:
       return data.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
-      raise types.Unreadable("row is not UTF-8", str(error)) from error
+      raise types.Unreadable(
+          "row is not UTF-8", f"{error}; save the table as UTF-8"
+      ) from error
 
   def _names(self) -> tuple[str, ...]:
     """The names of the columns, from the header or the first objects."""
@@ -222,7 +224,7 @@ def _separator(path: str, content, first: int) -> str:
     return known
   end = content.find(b"\n", first)
   header = bytes(content[first : end if end >= 0 else len(content)])
-  return max(_SNIFFED, key=lambda each: header.count(each.encode()))
+  return max(SNIFFED, key=lambda each: header.count(each.encode()))
 
 
 def _row_starts(content, lines: np.ndarray, separator: str) -> Iterator[int]:

@@ -2,6 +2,7 @@
 
 import collections
 import logging
+import os
 from collections.abc import Mapping
 from concurrent import futures
 from typing import Any, Literal, SupportsIndex
@@ -9,7 +10,15 @@ from typing import Any, Literal, SupportsIndex
 import numpy as np
 
 from basic import types
-from basic.sources import _image_files, _layouts, _records, _stable, _storage
+from basic.data import damage
+from basic.sources import (
+  _folder_rows,
+  _image_files,
+  _layouts,
+  _records,
+  _stable,
+  _storage,
+)
 
 _LOOKED_AT = 1_000  # examples, when opening
 _log = logging.getLogger(__name__)
@@ -98,7 +107,7 @@ def folder(
       none of the examples looked at can be read.
   """
   _records.check_image(channels, max_pixels)
-  rows = _layouts.opened(_layouts.Settings(
+  rows = _layouts.opened(_folder_rows.Settings(
       path=path, table=table, layout=layout, image=image, text=text,
       weights=weights, label=label, classes=classes, columns=columns,
       separator=separator, language=language, split=split,
@@ -111,12 +120,13 @@ def folder(
 class _Folder:
   """An open folder; unpickling opens it again, as it was decided to be."""
 
-  def __init__(self, rows: _layouts.Rows, channels: int, max_pixels: int):
+  def __init__(self, rows: _folder_rows.Rows, channels: int, max_pixels: int):
     self._rows = rows
     self._channels = channels
     self._max_pixels = max_pixels
     self._fingerprint: str | None = None
     self.classes = rows.classes
+    self.found = f"{rows.where}: {rows.found}"
 
   def __getstate__(self) -> Mapping[str, Any]:
     return {
@@ -139,7 +149,7 @@ class _Folder:
   def fingerprint(self) -> str:
     if self._fingerprint is None:
       paths = (self._path(i) for i in _spread(len(self), 64))
-      there = sorted({path for path in paths if path and _storage.exists(path)})
+      there = sorted({path for path in paths if path})
       self._fingerprint = _stable.fingerprint(
           "folder", self._channels, self._max_pixels, self._rows.meaning,
           self._rows.digest(), _storage.fingerprint(there) if there else "",
@@ -165,9 +175,13 @@ class _Folder:
       return str(index)
     return path.removeprefix(self._rows.base.rstrip("/") + "/")
 
+  def where(self, index: int) -> str:
+    """The path of the picture; with a table, also the row, from 1 without header."""
+    return self._rows.place(index)
+
   def _path(self, index: int) -> str | None:
     try:
-      return self._rows.example(index)[0]
+      return _image_files.check(self._rows.example(index)[0])
     except types.Unreadable:
       return None
 
@@ -175,40 +189,45 @@ class _Folder:
     """Looks at examples without reading pictures; says what is there."""
     chosen = _spread(len(self), _LOOKED_AT)
     with futures.ThreadPoolExecutor(16) as pool:
-      reasons = collections.Counter(pool.map(self._fault, chosen))
-    fine = reasons.pop("", 0)
+      failures = [f for f in pool.map(self._fault, chosen) if f is not None]
+    reasons = collections.Counter(failure.reason for failure in failures)
+    first = {failure.reason: failure for failure in reversed(failures)}
     bad = ", ".join(f"{count} {why}" for why, count in reasons.most_common())
     silent = not bad and not self._rows.left_out
-    _log.log(
-        logging.INFO if silent else logging.WARNING,
-        "%s: %d examples, %s; of %d looked at, %s", self._rows.where, len(self),
-        self._rows.found, len(chosen), f"unreadable: {bad}" if bad else "all fine",
-    )
-    if fine:
+    firsts = " ".join(f"{each.said}." for each in first.values())
+    if len(failures) < len(chosen):
+      _log.log(
+          logging.INFO if silent else logging.WARNING,
+          "%s: %d examples, %s; of %d looked at, %s", self._rows.where, len(self),
+          self._rows.found, len(chosen),
+          f"unreadable: {bad}; the first of each reason: {firsts}" if bad
+          else "all fine",
+      )
       return
     sentence = (
         f"{self._rows.where}: none of {len(chosen)} examples looked at can be "
-        f"read ({bad}); the first: {self._first_fault()}."
+        f"read ({bad}); the first of each reason: {firsts}"
     )
     if set(reasons) == {"missing file"}:
-      raise FileNotFoundError(
-          f"{sentence} Relative paths start at {self._rows.base}."
-      )
+      raise FileNotFoundError(f"{sentence} {self._advice()}")
     raise ValueError(sentence)
 
-  def _fault(self, index: int) -> str:
-    """The reason for which an example cannot be read; "" if there is none."""
+  def _fault(self, index: int) -> damage.Failure | None:
+    """Why an example cannot be read, as far as that shows without reading it."""
     try:
       _image_files.check(self._rows.example(index)[0])
     except types.Unreadable as error:
-      return error.reason
-    return ""
+      return damage.failure(self, index, error)
+    return None
 
-  def _first_fault(self) -> str:
-    try:
-      return f"{self._rows.example(0)[0]} does not exist"
-    except types.Unreadable as error:
-      return str(error)
+  def _advice(self) -> str:
+    """Where paths start, and which file the first one probably means."""
+    base = self._rows.base
+    path = self._rows.example(0)[0]
+    said = f"{path} does not exist. Relative paths start at {base}."
+    if meant := _image_files.meant(path, base):
+      said += f" Is {meant} meant? Then write {os.path.relpath(meant, base)!r}."
+    return said
 
 
 def _spread(length: int, count: int) -> list[int]:

@@ -67,7 +67,7 @@ class _Labels:
     own = getattr(source, "fingerprint", None)
     if own is not None:
       self.fingerprint = _stable.fingerprint("labels", *settings, own)
-    for name in ("shards", "order"):
+    for name in ("shards", "order", "where"):
       if hasattr(source, name):
         setattr(self, name, getattr(source, name))
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 import numpy as np
 
 from basic import types
-from basic.data import orders
+from basic.data import damage, orders
 from basic.sources import _stable
 
 # What belongs to captions, and not all sources have.
@@ -137,11 +137,21 @@ class _Mixture:
     return self._starts[-1]
 
   def __getitem__(self, index: SupportsIndex) -> types.Example:
-    index = _stable.position(index, len(self))
-    part = bisect.bisect_right(self._starts, index) - 1
-    example = self._parts[part][index - self._starts[part]]
+    part, inside = self._place(_stable.position(index, len(self)))
+    example = self._parts[part][inside]
     kept = {k: v for k, v in example.items() if k in self._fields}
     return {**kept, "id": np.int64(index)}
+
+  def where(self, index: int) -> str:
+    """The label of the source, and where that has the example."""
+    part, inside = self._place(index)
+    place = damage.where(self._parts[part], inside) or f"example {inside}"
+    return f"{self._labels[part]}: {place}"
+
+  def _place(self, index: int) -> tuple[int, int]:
+    """(the part that has an example, its number there)."""
+    part = bisect.bisect_right(self._starts, index) - 1
+    return part, index - self._starts[part]
 
   def order(self, seed: int) -> Callable[[int], int]:
     """Position of a stream -> index; see the top of this file."""
@@ -288,15 +298,15 @@ def _fields(
 
 def _sample(label: str, part: types.Source) -> types.Example:
   """An example of a source that can be read."""
-  error = None
+  said = ""
   for index in range(min(len(part), _ATTEMPTS)):
     try:
       return part[index]
-    except types.Unreadable as unreadable:
-      error = unreadable
+    except types.Unreadable as error:
+      said = damage.failure(part, index, error).said
   raise ValueError(
       f"the first {_ATTEMPTS} examples of the source {label!r} are unreadable; "
-      f"the last is: {error}"
+      f"the last is {said}"
   )
 
 

@@ -112,6 +112,10 @@ class _Parquet:
     )
     self._largest = max(size for each in found for size in each.sizes)
     self._content = _storage.fingerprint(self._files)
+    self.found = (
+        f"{len(self._places.groups)} row groups of {len(self._files)} files, "
+        f"{self._columns.said}"
+    )
     self._say()
 
   def __getstate__(self) -> Mapping[str, Any]:
@@ -165,6 +169,11 @@ class _Parquet:
     )
     return example
 
+  def where(self, index: int) -> str:
+    """The file, the row group in it, and the row in that, from 0."""
+    file, group, row = self._places.find(index)
+    return f"{self._files[file]} row group {group} row {row}"
+
   def _image(self, found: Any, file: int) -> Any:
     """The content of an image that is in the row, or in a file it names."""
     if isinstance(found, dict):  # Hugging Face's: the path counts without bytes.
@@ -176,12 +185,7 @@ class _Parquet:
     return _image_files.content(path)
 
   def _say(self) -> None:
-    groups = len(self._places.groups)
-    _log.info(
-        "%s: %d rows in %d row groups of %d files, images in %r, captions in %s, "
-        "labels in %r", self._files[0], len(self), groups, len(self._files),
-        self._columns.image, list(self._columns.text), self._columns.label,
-    )
+    _log.info("%s: %d rows in %s", self._files[0], len(self), self.found)
     if self._largest > _LARGE:
       _log.warning(
           "a row group of %s has %d MiB when decoded, and is decoded whole for "

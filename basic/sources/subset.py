@@ -13,6 +13,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from basic import types
+from basic.data import damage
 from basic.sources import _stable, _storage
 
 # Files of a folder of kept examples.
@@ -91,6 +92,10 @@ class _Subset:
     return _stable.fingerprint(
         "subset", getattr(self._source, "fingerprint", None), self._report["digest"]
     )
+
+  def where(self, index: int) -> str:
+    """Where the source has an example; "" if it does not say."""
+    return damage.where(self._source, int(self._examples[index]))
 
   def __len__(self) -> int:
     return len(self._examples)

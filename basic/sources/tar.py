@@ -13,10 +13,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, SupportsIndex
 
 import numpy as np
-from jaxtyping import UInt8
 
 from basic import types
-from basic.data import decoding
 from basic.sources import (
     _records,
     _stable,
@@ -30,6 +28,7 @@ IMAGES = (
     "jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif",
 )
 
+_SHOWN = 12  # extensions
 _log = logging.getLogger(__name__)
 
 
@@ -86,7 +85,7 @@ def tar(
     member", "unsafe name", "unknown kind of member", "bad header" before a
     member, "sample too large"), members ("not part of a sample"), and places as
     in `_tar_format.members`. What shows only on reading raises
-    `types.Unreadable`, with shard and key: "no caption", "broken JSON", "JSON
+    `types.Unreadable`: "no caption", "broken JSON", "JSON
     too long", "failed read", "shard differs from its index", and the reasons of
     captions, labels and images.
 
@@ -189,25 +188,6 @@ class _Settings:
     return _tar_samples.Wanted(self.images, captions, label)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Image(decoding.Encoded):
-  """An image file that says where it is from if it cannot be decoded."""
-
-  where: str = ""
-
-  def decode(self, *arguments: Any, **named: Any) -> UInt8[np.ndarray, "h w c"]:
-    try:
-      return super().decode(*arguments, **named)
-    except types.Unreadable as error:
-      raise _at(self.where, error) from error
-
-
-def _at(where: str, error: types.Unreadable) -> types.Unreadable:
-  """An error with the place of the sample in its message."""
-  detail = str(error).removeprefix(error.reason).removeprefix(": ")
-  return types.Unreadable(error.reason, f"{where}: {detail}" if detail else where)
-
-
 class _Tar:
   """Open shards: small tables in memory, no open files. Can be pickled."""
 
@@ -244,6 +224,7 @@ class _Tar:
     return _stable.fingerprint("tar", settings, content)
 
   def _report(self) -> None:
+    self.found = f"members with the extensions {self._extensions()}"
     said = ", ".join(f"{n:,} {reason}" for reason, n in self.damage.items())
     total = sum(shard.samples for shard in self._shards)
     found = (
@@ -252,11 +233,20 @@ class _Tar:
     )
     if not len(self):
       raise ValueError(
-          f"{found}. The first shard is {self._shards[0].path}; check the "
-          "settings image, text and label against the extensions of its members."
+          f"{found}. The samples have {self.found}; the settings image, text and "
+          f"label name some of these. The first shard is {self._shards[0].path}."
       )
     if self.damage:
       _log.warning("tar: %s", found)
+
+  def _extensions(self) -> str:
+    """The extensions of members, and how many samples have each."""
+    counts: Counter[str] = Counter()
+    for shard in self._shards:
+      for pattern, count in shard.patterns:
+        counts.update(dict.fromkeys({e for e, _ in pattern if e}, count))
+    ordered = sorted(counts.items(), key=lambda each: (-each[1], each[0]))[:_SHOWN]
+    return ", ".join(f"{end} ({count:,})" for end, count in ordered) or "none"
 
   def __getstate__(self) -> Mapping[str, Any]:
     return {**vars(self), "_before": {}}
@@ -266,11 +256,24 @@ class _Tar:
 
   def __getitem__(self, index: SupportsIndex) -> types.Example:
     index = _stable.position(index, len(self))
-    where, members = self._members(index)
+    _, members = self._members(index)
+    return {"id": np.int64(index), **self._example(members)}
+
+  def where(self, index: int) -> str:
+    """The shard and the key; the number in the shard where that is unreadable."""
+    shard, inside = self._place(index)
+    path = self._shards[shard].path
     try:
-      return {"id": np.int64(index), **self._example(members, where)}
-    except types.Unreadable as error:
-      raise _at(where, error) from error
+      key, _ = self._members(index)
+    except types.Unreadable:
+      return f"{path} sample {inside}"
+    shown = key if key.isprintable() and len(key) < 200 else f"{key!r:.200}"
+    return f"{path} key {shown}"
+
+  def _place(self, index: int) -> tuple[int, int]:
+    """(the number of the shard of a sample, its number among the usable ones)."""
+    number = int(np.searchsorted(self._ends, index, side="right"))
+    return number, index - int(self._ends[number - 1]) if number else index
 
   def name(self, index: int) -> str:
     """The shard and the key of a sample, which is read for it."""
@@ -280,26 +283,23 @@ class _Tar:
       return str(index)
 
   def _members(self, index: int) -> tuple[str, dict[str, bytes]]:
-    """("shard NAME key KEY", contents of a sample by extension)."""
-    number = int(np.searchsorted(self._ends, index, side="right"))
+    """(key of a sample, its contents by extension)."""
+    number, inside = self._place(index)
     shard = self._shards[number]
-    inside = index - int(self._ends[number - 1]) if number else index
     try:
       row = self._row(number, inside)
       start, length = int(row["start"]), int(row["length"])
       data = _storage.read(shard.path, start, start + length)
     except OSError as error:
       raise types.Unreadable(
-          "failed read", f"shard {shard.name} sample {inside}: {error}"
+          "failed read", f"{shard.path} sample {inside}: {error}"
       ) from error
     key, members = _tar_samples.contents(data)
-    shown = key if key.isprintable() and len(key) < 200 else f"{key!r:.200}"
-    where = f"shard {shard.name} key {shown}"
     if len(data) < length or _tar_samples.hashed(key) != row["key"]:
       raise types.Unreadable(
-          "shard differs from its index", f"{where} at byte {start}"
+          "shard differs from its index", f"at byte {start} of {shard.path}"
       )
-    return where, members
+    return key, members
 
   def _row(self, number: int, inside: int) -> np.void:
     """The row of the index for a usable sample of a shard, by its number."""
@@ -312,9 +312,7 @@ class _Tar:
     row = inside + int(np.searchsorted(before, inside, side="right"))
     return _tar_index.read_rows(shard, row, row + 1)[0]
 
-  def _example(
-      self, members: Mapping[str, bytes], where: str
-  ) -> dict[str, Any]:
+  def _example(self, members: Mapping[str, bytes]) -> dict[str, Any]:
     settings = self._settings
     example: dict[str, Any] = {}
     if settings.label is not None:
@@ -331,10 +329,9 @@ class _Tar:
     elif settings.classes:
       example["text"] = (settings.classes[example["label"]],)
     found = (members[e] for e in members if e in settings.images and members[e])
-    image = _records.image(
+    example["image"] = _records.image(
         next(found, None), settings.channels, settings.max_pixels
     )
-    example["image"] = _Image(**vars(image), where=where)
     return example
 
   def _label(self, members: Mapping[str, bytes]) -> np.int32:

@@ -149,6 +149,14 @@ class _Tfds:
     )
     return example
 
+  def where(self, index: int) -> str:
+    """The file, and the record in it, from 0."""
+    for path, (_, first, count, _) in zip(self._files, self._shards, strict=True):
+      if index < count:
+        return f"{path} record {first + index}"
+      index -= count
+    raise IndexError(index)
+
   def check_files(self) -> None:
     """Warns of files that do not hold the records they should; none may be left."""
     with futures.ThreadPoolExecutor(16) as pool:  # Remote storage has latency.

@@ -99,6 +99,7 @@ class _TfRecord:
     self.classes = self._labels.names
     self._labels.check_captions(self._columns.text, "features", self._features())
     self._content = _storage.fingerprint(self._files)
+    self.found = f"{len(self._files)} files, {self._columns.said}"
 
   def __getstate__(self) -> Mapping[str, Any]:
     return self._settings
@@ -144,10 +145,19 @@ class _TfRecord:
     )
     return example
 
+  def where(self, index: int) -> str:
+    """The file, and the record in it, from 0."""
+    file, at = self._place(index)
+    return f"{self._files[file]} record {at}"
+
+  def _place(self, index: int) -> tuple[int, int]:
+    """(the file of a record, its number in it)."""
+    file = int(np.searchsorted(self._firsts, index, side="right")) - 1
+    return file, index - int(self._firsts[file])
+
   def _record(self, index: int) -> Mapping[str, Any]:
     """The features of a record, whose checksum is right."""
-    file = int(np.searchsorted(self._firsts, index, side="right")) - 1
-    at = index - int(self._firsts[file])
+    file, at = self._place(index)
     start, stop = (int(each) for each in self._starts[file][at : at + 2])
     try:
       frame = _storage.read(self._files[file], start + _HEADER, stop)

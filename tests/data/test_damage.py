@@ -128,12 +128,12 @@ def test_substitutes_are_counted_as_reads_and_not_as_positions():
   assert tally.recent == ((3, REASONS[0]), (5, REASONS[0]))
 
 
-def test_the_fraction_is_of_the_window_whatever_has_been_seen():
+def test_the_fraction_is_of_the_positions_of_the_window_that_were_reached():
   tally = damage.Tally().of_stage(100)
   bound = damage.Limit(1.0, 50)
   assert tally.fraction(100, bound) == 0
   tally, _ = damage.add(tally, [(105, failure(0))], 110, bound)
-  assert tally.fraction(110, bound) == 1 / 50
+  assert tally.fraction(110, bound) == 1 / 10
   tally, _ = damage.add(tally, [], 155, bound)
   assert tally.fraction(155, bound) == 1 / 50
   tally, _ = damage.add(tally, [], 156, bound)
@@ -146,7 +146,7 @@ def test_a_stage_begins_with_an_empty_window_and_keeps_the_counts():
   tally = tally.of_stage(4)
   tally, sentence = damage.add(tally, [(4, failure(0))], 6, bound)
   assert sentence is None
-  assert (tally.substituted, tally.fraction(6, bound)) == (3, 1 / 4)
+  assert (tally.substituted, tally.fraction(6, bound)) == (3, 1 / 2)
 
 
 def test_the_sentence_has_reasons_the_newest_examples_and_the_limit():
@@ -184,17 +184,47 @@ def test_a_source_with_its_own_order_is_judged_over_as_many_as_it_has():
   assert small.span == 50
   bad = [(p, failure(p)) for p in (3, 8, 13, 18, 23)]
   tally, sentence = damage.add(damage.Tally(), bad, 24, small)
-  assert sentence is None and tally.fraction(24, small) == 5 / 50
+  assert sentence is None and tally.fraction(24, small) == 5 / 24
   _, sentence = damage.add(tally, [(28, failure(28))], 29, small)
   assert sentence is not None
   _, sentence = damage.add(tally, [(60, failure(10))], 61, small)
   assert sentence is None  # position 3 and 8 have left the window
 
 
-def test_the_fraction_that_is_shown_is_the_one_that_is_judged():
-  bound = damage.Limit(0.1, 10_000, 50)
-  tally, _ = damage.add(
-      damage.Tally(), [(p, failure(p)) for p in range(5)], 40, bound
-  )
-  assert tally.fraction(40, bound) == 0.1
-  assert tally.fraction(60, bound) == 0.0  # the next epoch has none yet
+@pytest.mark.parametrize("window", [7, 40, 64, 1000])
+@pytest.mark.parametrize("length", [40, 300])
+@pytest.mark.parametrize("kind", [list, Ordered])
+def test_the_fraction_is_that_of_the_latest_positions(window, length, kind):
+  """Of streams over epochs, with a window longer than the data and a shorter one."""
+  draw = np.random.default_rng(window + length)
+  torn = draw.random(length) < 0.1
+  bad = np.concatenate([torn[draw.permutation(length)] for _ in range(700 // length)])
+  bound = damage.limit(kind([{}] * length), most=1.0, window=window)
+  most = min(window, length) if kind is Ordered else window
+  for begin in (0, 33):
+    tally, position = damage.Tally().of_stage(begin), begin
+    assert tally.fraction(begin, bound) == 0
+    while position < len(bad):
+      stop = min(position + 16, len(bad))
+      rows = [(p, failure(p)) for p in range(position, stop) if bad[p]]
+      tally, _ = damage.add(tally, rows, stop, bound)
+      tally, position = damage.restored(tally.record()), stop
+      reached = count = 0
+      for p in range(begin, position):
+        if p >= position - most:
+          reached += 1
+          count += bad[p]
+      assert tally.fraction(position, bound) == pytest.approx(count / reached)
+  if window > length:  # After whole epochs it is the share of the data set.
+    share = torn.sum() / length
+    assert tally.fraction(len(bad), bound) == pytest.approx(share, rel=0.3)
+
+
+def test_a_hundredth_of_the_data_is_a_hundredth_in_every_epoch():
+  """Early in an epoch the fraction does not start again from 0."""
+  bound = damage.limit([{}] * 1000, most=0.1, window=10_000)
+  tally = damage.Tally()
+  for position in range(100, 3100, 100):
+    at = position - 50
+    tally, _ = damage.add(tally, [(at, failure(at))], position, bound)
+    assert tally.fraction(position, bound) == 0.01

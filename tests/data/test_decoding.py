@@ -364,3 +364,35 @@ def test_floating_point_pixels_are_refused():
 def test_two_channels_are_refused():
   with pytest.raises(ValueError, match="1 or 3"):
     decoding.decode(encoded(picture()), channels=2)
+
+
+@pytest.mark.parametrize(("data", "kind"), [
+    (b"\0\0\0\x18ftypheic" + b"\0" * 99, "HEIC; save it as JPEG or PNG"),
+    (b"\0\0\0\x18ftypmif1" + b"\0" * 99, "HEIC; save it as JPEG or PNG"),
+    (b"\0\0\0\x18ftypisom" + b"\0" * 99, "a video; a picture is expected"),
+    (b"\xef\xbb\xbf<?xml version='1.0'?>\n<svg/>", "SVG; draw it as PNG"),
+    (b"<svg xmlns='...'/>", "SVG; draw it as PNG"),
+    (b"\n<!DOCTYPE html><svg>", "a web page"),
+    (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS"),
+    (b"%PDF-1.7", "PDF"), (b"\xff\x0a\xfa", "JPEG XL"),
+])
+def test_a_file_of_another_kind_is_named(data, kind):
+  with pytest.raises(types.Unreadable) as raised:
+    decoding.decode(data)
+  assert str(raised.value).startswith(f"unknown image format: it is {kind}")
+  assert repr(data[:12]) in str(raised.value)
+
+
+@pytest.mark.parametrize("data", [b"<?xml version='1.0'?><rss/>", b"no picture"])
+def test_a_file_of_no_known_kind_shows_its_start(data):
+  with pytest.raises(types.Unreadable) as raised:
+    decoding.decode(data)
+  assert str(raised.value) == f"unknown image format: it starts with {data[:12]!r}"
+
+
+def test_a_file_that_ends_in_its_header_says_how_long_it_is():
+  file = io.BytesIO()
+  Image.new("RGB", (64, 48)).save(file, "JPEG")
+  with pytest.raises(types.Unreadable, match="the file, of 100 bytes") as raised:
+    decoding.decode(file.getvalue()[:100])
+  assert raised.value.reason == "broken image header"

@@ -191,9 +191,10 @@ def test_two_metrics_of_the_same_predictions_share_one_card():
   assert found.count('class="figure"') == 3 and "per class" not in found
 
 
-def entry(index, message="truncated image: shard-0003.tar, key 00031"):
+def entry(index, message="truncated image: key 00031", where="shard-0003.tar"):
   reason = message.partition(":")[0]
-  return {"index": index, "reason": reason, "message": message, "source": None}
+  return {"index": index, "where": where, "reason": reason, "message": message,
+          "source": None}
 
 
 def test_a_run_whose_data_could_be_read_says_so():
@@ -214,13 +215,15 @@ def test_what_could_not_be_read_is_counted_and_named():
   found = made.Reader(made.build(
       rows=made.rows() + damaged, quarantine=[entry(n) for n in range(1000, 1031)]
   ))
-  text = found.text[found.text.index("In training, 1,200 examples"):]
-  assert "Of the latest examples these are 6.25%" in text
+  text = found.text[found.text.index("In training, an example could not"):]
+  assert "could not be read 1,200 times, and another took its place" in text
+  assert "lists 31 different examples" in text
+  assert "6.25% could not be read" in text
   for row in ("trainingno caption7", "trainingtruncated image1,234",
               "retrieval/testno caption3"):
     assert row in text
   assert "first 20 of 31." in text
-  assert "1,019truncated imageshard-0003.tar, key 00031" in text
+  assert "1,019shard-0003.tartruncated imagekey 00031" in text
   assert "1,020t" not in text
   assert "quarantine.jsonl" in found.links
 
@@ -233,10 +236,13 @@ def test_only_an_evaluation_may_have_been_unreadable():
 
 
 def test_names_of_files_are_text_and_not_markup():
-  text = made.build(quarantine=[entry(1, f"torn: {made.HOSTILE}\ud800\0")])
+  text = made.build(quarantine=[
+      entry(1, f"torn: {made.HOSTILE}\ud800\0"),
+      entry(2, where=f"{made.HOSTILE}\ud800"),
+  ])
   assert "<script>alert" not in text
   text.encode()
-  assert made.HOSTILE in made.Reader(text).text
+  assert made.Reader(text).text.count(made.HOSTILE) == 2
 
 
 def test_the_nearest_image_is_another_one():

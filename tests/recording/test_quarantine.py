@@ -26,7 +26,7 @@ def test_an_example_is_listed_once_whatever_is_resumed(tmp_path):
   again.add("a", failures(3, 6))
   assert indices(tmp_path) == [3, 5, 4, 6]
   assert quarantine.read(tmp_path)[0] == {
-      "index": 3, "reason": "torn", "message": "torn: shard 3, key 0013",
+      "index": 3, "where": "", "reason": "torn", "message": "torn: shard 3, key 0013",
       "source": "a",
   }
 

@@ -106,6 +106,35 @@ class Sharded(Good):
   shards = (0, 2, 2)
 
 
+class Placed(Good):
+  where = "a shelf"
+
+
+class Lost(Good):
+
+  def where(self, index):
+    return ["shelf", "shelf"][index]
+
+
+class Numbered(Good):
+
+  def where(self, index):
+    return index
+
+
+class Elsewhere(Good):
+  """A pickled copy of it says other places."""
+
+  def __init__(self, copies=0):
+    self.copies = copies
+
+  def __reduce__(self):
+    return Elsewhere, (self.copies + 1,)
+
+  def where(self, index):
+    return f"shelf {index} of {self.copies}"
+
+
 @pytest.mark.parametrize(("source", "expected"), [
     (Empty, "at least one example"),
     (Endless, "expected an IndexError"),
@@ -116,6 +145,10 @@ class Sharded(Good):
     (Doubled, "names are unique"),
     (Unnamed, "expected a tuple of str"),
     (Sharded, "first index of each file"),
+    (Placed, "source.where: found 'a shelf'; expected a function"),
+    (Lost, r"source.where\(3\): raised IndexError"),
+    (Numbered, r"source.where\(0\): found 0; expected a str"),
+    (Elsewhere, r"source.where\(0\): a pickled copy"),
     (raising(OSError("disk")), r"source\[2\]: raised OSError: disk"),
     (planted(image=np.zeros((2, 3, 3))), "expected uint8"),
     (planted(image=np.zeros((2, 3), np.uint8)), "expected uint8"),

@@ -58,6 +58,9 @@ def test_it_reads_the_kept_examples_with_their_kept_captions(tmp_path):
   run(source, tmp_path)
   kept = subset.subset(source=source, kept=str(tmp_path))
   assert [int(kept[i]["id"]) for i in range(len(kept))] == [1, 2, 4, 5, 7, 8]
+  assert kept.where(0) == ""
+  source.where = "shelf {}".format
+  assert [kept.where(i) for i in (0, 2, 5)] == ["shelf 1", "shelf 4", "shelf 8"]
   assert kept[0]["text"] == ("a red cat", "a blue dog")
   assert kept[0]["text_weights"] == (0.5, 0.25)
   assert source[1]["text_weights"] == (0.5, 0.25, 0.25)

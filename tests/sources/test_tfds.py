@@ -173,6 +173,20 @@ def test_a_bad_example_says_why(folder, number, reason):
   assert raised.value.reason == reason
 
 
+@pytest.mark.parametrize(("split", "first"), [("train", 0), ("train[3:9]", 3)])
+def test_an_example_is_named_by_its_file_and_record(folder, split, first):
+  source = opened(folder, split=split, text="title")
+  for index in range(len(source)):
+    path, _, number = source.where(index).rpartition(" record ")
+    reader = tfds.array_record_data_source.array_record_module.ArrayRecordReader(path)
+    (record,) = reader.read([int(number)])
+    assert int(number) == first + index
+    title = f"title {numbers(folder)[first + index]}".encode()
+    assert title in record and source[index]["text"] == (title.decode(),)
+  with pytest.raises(IndexError):
+    source.where(len(source))
+
+
 def test_numbers_are_not_captions(folder):
   with pytest.raises(types.Unreadable) as raised:
     opened(folder, text="number")[0]
