@@ -286,6 +286,8 @@ class Source(Protocol):
     text: a caption, or a tuple of captions, of which training draws one.
     text_weights: a tuple of non-negative floats, one per caption, in proportion
       to which it is drawn; without it all are equally probable.
+    text_languages: a tuple of names of languages, one per caption, "" for none:
+      "de", "en-GB". Evaluations of retrieval measure each language.
     label: an integer from 0, a class; or integers [m], padded with -1.
     id: an integer that no other example of the data set has.
     others: numbers, arrays or text, of one shape in all examples.

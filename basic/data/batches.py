@@ -166,7 +166,8 @@ def _failures(rows: Sequence[examples.Failures]) -> examples.Failures:
 class Masked:
   """A batch whose unreadable rows repeat a readable one, with a mask.
 
-  Its "captions" [b k t] have the k of the example with the most captions.
+  Its "captions" [b k t], and "caption_languages" [b k], have the k of the example
+  with the most captions.
 
   Args:
     size: rows, b.
@@ -200,12 +201,12 @@ class Masked:
 
 
 def _pad_captions(row: examples.Row, count: int) -> examples.Row:
-  """Adds rows of zeros to the captions of an example, up to `count` of them."""
+  """Adds zeros to the captions of an example, up to `count` of them."""
   arrays = row.arrays or {}
-  if "captions" not in arrays:
-    return row
-  captions = arrays["captions"]
-  widths = ((0, count - len(captions)), *((0, 0),) * (captions.ndim - 1))
-  return examples.Row(
-      row.index, {**arrays, "captions": np.pad(captions, widths)}
-  )
+  padded = {}
+  for name in arrays.keys() & {"captions", "caption_languages"}:
+    values = arrays[name]
+    # Zeros of a type of text are "".
+    more = np.zeros((count - len(values), *values.shape[1:]), values.dtype)
+    padded[name] = np.concatenate([values, more])
+  return examples.Row(row.index, {**arrays, **padded})

@@ -55,7 +55,7 @@ class _Prepare:
       if name == "image":
         if not looks:
           arrays[name] = self._image(value, rng)
-      elif name not in ("text", "text_weights"):
+      elif name not in ("text", "text_weights", "text_languages"):
         arrays[name] = _narrow(name, value)
     if len(looks) > 1 and isinstance(example.get("image"), decoding.Encoded):
       example = {**example, "image": example["image"].decode()}  # once for all
@@ -97,7 +97,11 @@ class _Prepare:
       ids = self.tokenize(captions[drawn])
       return {"text": ids, "caption_id": _identity(ids)}
     rows = np.stack([self.tokenize(captions[n]) for n in visible])
-    return {"text": rows[0], "captions": rows}
+    languages = _parallel(example, "text_languages", captions)
+    if languages is None:
+      return {"text": rows[0], "captions": rows}
+    spoken = np.array([languages[n] for n in visible], str)
+    return {"text": rows[0], "captions": rows, "caption_languages": spoken}
 
 
 def _visible(captions: Sequence[Any]) -> list[int]:
@@ -113,11 +117,18 @@ def _visible(captions: Sequence[Any]) -> list[int]:
   return visible
 
 
+def _parallel(example, name: str, captions: Sequence[Any]) -> Any:
+  """A field with one value a caption; None if there is none."""
+  values = example.get(name)
+  # Captions made from labels have neither weights nor languages.
+  return None if values is None or len(captions) != len(values) else values
+
+
 def _weights(example, captions, visible) -> list[float] | None:
   """The weights of the captions that are not blank; None: all are equal."""
-  weights = example.get("text_weights")
-  if weights is None or len(captions) != len(weights):
-    return None  # A caption made from labels has no weight.
+  weights = _parallel(example, "text_weights", captions)
+  if weights is None:
+    return None
   kept = [float(weights[n]) for n in visible]
   if not sum(kept):
     raise types.Unreadable("no caption", "those that are not blank have weight 0")
@@ -189,8 +200,9 @@ def prepare(
     (example, generator or None, companion=None) -> arrays: "text" int32 [t];
     "image" [h w c], or with a generator the looks if there are any; with one
     also "caption_id" int32 [2], equal where texts are equal;
-    without one also "captions" int32 [k t]; every other field unchanged, but
-    int64 as int32 and float64 as float32. It raises `types.Unreadable` if there
+    without one also "captions" int32 [k t] and, if the example has
+    "text_languages", "caption_languages" text [k]; every other field unchanged,
+    but int64 as int32 and float64 as float32. It raises `types.Unreadable` if there
     is no caption or a caption is not text, ValueError if a field is neither
     number nor text or exceeds int32. It can be pickled if its parts can.
 

@@ -311,7 +311,8 @@ def once(
   and counts unreadable examples in `unreadable`.
 
   "captions" [b k t] has the k of the example with the most captions in this
-  batch of this process. Examples with fewer captions are padded with zeros.
+  batch of this process. Examples with fewer captions are padded with zeros, and
+  their "caption_languages" [b k], if they have any, with "".
 
   Args:
     source: at least one example. Threads read it concurrently.

@@ -37,6 +37,22 @@ class Ranks(NamedTuple):
   of_item_in_kind: Int[np.ndarray, "m"]
 
 
+class Pairs(NamedTuple):
+  """Which items belong to which queries.
+
+  Attributes:
+    owner: int32 [m], the query of each item.
+    order: int32 [m], items sorted by owner.
+    first: int32 [n + 1]; the items of query i are order[first[i]:first[i + 1]].
+    kind: int32 [m], or None if all are of one kind.
+  """
+
+  owner: Array | np.ndarray
+  order: Array | np.ndarray
+  first: Array | np.ndarray
+  kind: Array | np.ndarray | None
+
+
 def pair_ranks(
     x: Float[Array | np.ndarray, "n d"],
     y: Float[Array | np.ndarray, "m d"],
@@ -95,34 +111,37 @@ def pair_ranks(
     raise ValueError(f"block is {block}; expected 1 or more.")
   block = block or distributed.tile_rows()
   counts = np.bincount(owner, minlength=n)
-  pairs = _Pairs(
+  pairs = Pairs(
       np.asarray(owner, np.int32),
       np.argsort(owner, kind="stable").astype(np.int32),
       np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
       None if kind is None else np.asarray(kind, np.int32),
   )
-  found = _pair_ranks(x, y, pairs, slots=int(counts.max()), block=block)
+  found = count(x, y, pairs, slots=int(counts.max()), block=block)
   return Ranks(*(np.asarray(each) for each in found))
 
 
-class _Pairs(NamedTuple):
-  """Which items belong to which queries.
-
-  Attributes:
-    owner: int32 [m], the query of each item.
-    order: int32 [m], items sorted by owner.
-    first: int32 [n + 1]; the items of query i are order[first[i]:first[i + 1]].
-    kind: int32 [m], or None if all are of one kind.
-  """
-
-  owner: Array
-  order: Array
-  first: Array
-  kind: Array | None
-
-
 @functools.partial(jax.jit, static_argnames=("slots", "block"))
-def _pair_ranks(x, y, pairs, *, slots, block):
+def count(
+    x: Float[Array, "n d"],
+    y: Float[Array, "m d"],
+    pairs: Pairs,
+    *,
+    slots: int,
+    block: int,
+) -> tuple[Int[Array, "m"], Int[Array, "m"], Int[Array, "m"]]:
+  """The compiled part of `pair_ranks`, for those who plan its memory.
+
+  Args:
+    x: queries.
+    y: items.
+    pairs: which belong together.
+    slots: the most items that a query has.
+    block: rows and columns of the scores in memory.
+
+  Returns:
+    The three counts of `Ranks`, on the device.
+  """
   n, m = x.shape[0], y.shape[0]
   score = queries.total(
       functools.partial(_own_scores, block=block), x, y, pairs.owner
@@ -154,7 +173,7 @@ def _own_scores(x, first, y, owner, *, block):
     here = (row >= 0) & (row < size)
 
     def take():
-      s = _scores(a.cut(x), b.cut(y))
+      s = queries.scores(a.cut(x), b.cut(y))
       own = jnp.take_along_axis(s, jnp.clip(row, 0, size - 1)[None, :], 0)[0]
       return b.put(score, jnp.where(here, own, b.cut(score)))
 
@@ -180,7 +199,7 @@ def _counts(x, first, y, pairs, score, *, slots, block):
     def of_tile(number, carry):
       of_query, by_slot = carry
       b = queries.span(number, width, m)
-      s = _scores(asking.x, b.cut(y))
+      s = queries.scores(asking.x, b.cut(y))
       before = _queries_before(s, asking, b, pairs.owner, score)
       of_query = b.put(of_query, b.cut(of_query) + before)
       return of_query, _items_before(s, asking, b, score, by_slot)
@@ -213,7 +232,7 @@ class _Asking(NamedTuple):
   numbers: Array  # int32 [size]
   valid: Array  # bool [size]: neither padding nor counted before
   x: Array
-  pairs: _Pairs
+  pairs: Pairs
 
   @property
   def _range(self):
@@ -265,12 +284,3 @@ def _items_before(s, asking, b, score, by_slot):
     return by_slot.at[slot].add(jnp.stack([every, same]))
 
   return jax.lax.fori_loop(0, asking.slots, add, by_slot)
-
-
-def _scores(x, y):
-  """One tile of inner products, without TF32 or bfloat16 rounding."""
-  return jnp.einsum(
-      "id,jd->ij", x, y,
-      precision=jax.lax.Precision.HIGHEST,
-      preferred_element_type=precision.accumulator(x.dtype),
-  )

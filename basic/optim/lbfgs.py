@@ -52,7 +52,7 @@ def minimize(
 
   Example:
     >>> found = minimize(lambda x: jnp.sum((x - 3.0) ** 2), jnp.zeros(2))
-    >>> print(found.params)
+    >>> print(jnp.round(found.params, 3))
     [3. 3.]
   """
   tx = optax.lbfgs()

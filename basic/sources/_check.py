@@ -10,6 +10,8 @@ import numpy as np
 from basic import types
 from basic.data import decoding
 
+_TEXT = ("text", "text_weights", "text_languages")  # as long as there are captions
+
 
 def check(source: Any, examples: int = 64) -> list[str]:
   """What keeps an object from being a source, or makes it a worse one.
@@ -138,7 +140,7 @@ def _fields(source, index: int, example) -> Iterator[str]:
           f'{where}["label"]: found {label.tolist()}, and source.classes names '
           f"{classes}; labels count from 0."
       )
-  for name in example.keys() - {"image", "text", "text_weights", "label"}:
+  for name in example.keys() - {"image", "label", *_TEXT}:
     if np.asarray(example[name]).dtype.kind not in "biufUS":
       yield (
           f"{where}[{name!r}]: found {type(example[name]).__name__}, which no "
@@ -185,6 +187,15 @@ def _text(where: str, example) -> Iterator[str]:
         f"{where}: {len(captions)} captions have text_weights {weights!r:.80}; "
         "expected one non-negative number each, not all of them 0."
     )
+  languages = example.get("text_languages")
+  if languages is not None and not (
+      isinstance(languages, tuple | list) and len(languages) == len(captions)
+      and all(isinstance(language, str) for language in languages)
+  ):
+    yield (
+        f"{where}: {len(captions)} captions have text_languages "
+        f"{languages!r:.80}; expected the name of a language each, '' for none."
+    )
 
 
 def _equal_fields(read) -> Iterator[str]:
@@ -199,7 +210,7 @@ def _equal_fields(read) -> Iterator[str]:
           f"{sorted(read[first])}; all examples have the same."
       )
       continue
-    for name in example.keys() - {"image", "text", "text_weights"}:
+    for name in example.keys() - {"image", *_TEXT}:
       shapes = [np.shape(each[name]) for each in (example, read[first])]
       if shapes[0] != shapes[1]:
         yield (

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,18 +38,38 @@ class Columns:
     weights: one for each column of `text`: how probable its captions are
       together; None: all captions of an example are equally probable.
     label: holds the class; None if there is none.
+    language: holds the language of the captions of a row, or several, one for
+      each caption; or the languages of the columns of `text`; None: unknown.
   """
 
   image: str
   text: tuple[str, ...]
   weights: tuple[float, ...] | None
   label: str | None
+  # Not in the repr, which fingerprints of older runs hash.
+  language: str | tuple[str, ...] | None = dataclasses.field(
+      default=None, repr=False
+  )
 
   @property
   def names(self) -> tuple[str, ...]:
     """All columns, each once."""
     label = () if self.label is None else (self.label,)
-    return tuple(dict.fromkeys((self.image, *self.text, *label)))
+    language = (self.language,) if isinstance(self.language, str) else ()
+    return tuple(dict.fromkeys((self.image, *self.text, *label, *language)))
+
+  @property
+  def hashed(self) -> tuple[Any, ...]:
+    """What a fingerprint of the examples hashes."""
+    return (self,) if self.language is None else (self, self.language)
+
+  def fields(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The captions of a row, with what belongs to each; see `texts`."""
+    values = [row.get(name) for name in self.text]
+    languages = self.language
+    if isinstance(languages, str):
+      languages = [row.get(languages)] * len(values)
+    return texts(values, self.weights, languages)
 
 
 def choose(
@@ -61,6 +81,7 @@ def choose(
     text: str | Sequence[str] | None,
     weights: Sequence[float] | None,
     label: str | None,
+    language: str | Sequence[str] | None = None,
 ) -> Columns:
   """The columns that settings name, and those of usual names for the others.
 
@@ -72,10 +93,11 @@ def choose(
     text: one column, or several; None: the first usual one; "": none.
     weights: as in `Columns`.
     label: None: the first usual one, if there is one; "": none.
+    language: as in `Columns`.
 
   Raises:
-    ValueError: if a column does not exist or is not found, or the weights do
-      not fit; the message lists the columns that exist.
+    ValueError: if a column does not exist or is not found, or the weights or
+      languages do not fit; the message lists the columns that exist.
   """
   named = (text,) if isinstance(text, str) else tuple(text or ())
   if text is None:
@@ -86,7 +108,8 @@ def choose(
     image = _usual(present, usual)
   if label is None:
     label = _usual(present, LABELS)
-  for name in (image, *named, label):
+  spoken = _language(where, language, named)
+  for name in (image, *named, label, spoken if isinstance(spoken, str) else None):
     if name and name not in present:
       raise ValueError(
           f"{where} has no column {name!r}; it has {list(present)}."
@@ -97,7 +120,9 @@ def choose(
         f"{where} has the columns {list(present)}, none of which has a usual "
         f"name of the column with {lacking} to the right one."
     )
-  return Columns(image, named, _weights(where, weights, named), label or None)
+  return Columns(
+      image, named, _weights(where, weights, named), label or None, spoken
+  )
 
 
 def _usual(present: Sequence[str], names: Sequence[str]) -> str | None:
@@ -117,37 +142,55 @@ def _weights(where, weights, text) -> tuple[float, ...] | None:
   return tuple(map(float, weights))
 
 
+def _language(where, language, text) -> str | tuple[str, ...] | None:
+  if language is None or isinstance(language, str):
+    return language or None
+  if len(language) != len(text) or not all(map(str.strip, language)):
+    raise ValueError(
+        f"{where}: language is {tuple(language)} where the columns of captions "
+        f"are {list(text)}; expected the language of each, or the name of a "
+        "column that holds it."
+    )
+  return tuple(language)
+
+
 def texts(
-    values: Sequence[Any], weights: Sequence[float] | None
+    values: Sequence[Any],
+    weights: Sequence[float] | None,
+    languages: Sequence[Any] | None = None,
 ) -> dict[str, Any]:
-  """The fields "text" and, with weights, "text_weights" of an example.
+  """The captions of an example, and what belongs to each.
 
   Args:
     values: what its columns of captions hold: one caption each, or several.
     weights: as in `Columns`; those of a column are shared by its captions.
+    languages: of each column the language of its captions, or of each of them;
+      None: unknown.
+
+  Returns:
+    "text", with weights "text_weights", with languages "text_languages".
 
   Raises:
-    types.Unreadable: if no caption is left that may be drawn, or one is bad.
+    types.Unreadable: if no caption is left that may be drawn, or one is bad, or
+      there are more or fewer languages than captions.
   """
-  kept: list[tuple[str, float]] = []
-  for value, weight in zip(values, weights or (1.0,) * len(values), strict=True):
-    several = _without_blank(value)
-    kept += [(caption, weight / len(several)) for caption in several]
-  if not sum(weight for _, weight in kept) > 0:
+  kept: list[tuple[str, float, str]] = []
+  columns = zip(
+      values, weights or (1.0,) * len(values), languages or (None,) * len(values),
+      strict=True,
+  )
+  for value, weight, language in columns:
+    several = _records.spoken(value, language)
+    kept += [(caption, weight / len(several), said) for caption, said in several]
+  if not sum(weight for _, weight, _ in kept) > 0:
     raise types.Unreadable("no caption")
-  example: dict[str, Any] = {"text": tuple(caption for caption, _ in kept)}
+  captions, shares, spoken = zip(*kept, strict=True)
+  example: dict[str, Any] = {"text": captions}
   if weights is not None:
-    example["text_weights"] = tuple(weight for _, weight in kept)
+    example["text_weights"] = shares
+  if languages is not None:
+    example["text_languages"] = spoken
   return example
-
-
-def _without_blank(value: Any) -> tuple[str, ...]:
-  try:
-    return _records.captions(value)
-  except types.Unreadable as error:
-    if error.reason != "no caption":
-      raise
-    return ()
 
 
 def is_number(text: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from basic import types
-from basic.sources import _columns, _storage, _table, _tree
+from basic.sources import _columns, _karpathy, _storage, _table, _tree
 
 _METADATA = ("metadata.csv", "metadata.jsonl")  # of Hugging Face's imagefolder
 _TRIED = 32  # rows, to find where relative paths start
@@ -28,6 +28,8 @@ class Settings:
   classes: tuple[str, ...] | None = None
   columns: tuple[str, ...] | None = None
   separator: str | None = None
+  language: str | tuple[str, ...] | None = None
+  split: str | None = None
   base: str | None = None
 
 
@@ -83,6 +85,15 @@ def opened(settings: Settings) -> Rows:
         f"{settings.path} does not exist; `path` takes the folder of the pictures."
     )
   table = _find_table(settings)
+  if table is not None and table.lower().endswith(".json"):
+    _refuse_columns(settings)
+    return _karpathy.KarpathyRows(settings, table)
+  if settings.split is not None or settings.layout == "karpathy":
+    raise ValueError(
+        f"split is {settings.split!r} and layout {settings.layout!r}, but table "
+        f"is {settings.table!r}; set `table` to the JSON of Karpathy's splits, "
+        "such as dataset_coco.json."
+    )
   if table is not None:
     return TableRows(dataclasses.replace(settings, table=table, layout="table"))
   if settings.layout == "table":
@@ -142,12 +153,13 @@ def _is_file(path: str) -> bool:
 
 def _refuse_columns(settings: Settings) -> None:
   """Refuses settings of tables where there is none."""
-  names = ("image", "text", "weights", "label", "classes", "columns", "separator")
+  names = ("image", "text", "weights", "label", "classes", "columns", "separator",
+           "language")
   given = [name for name in names if getattr(settings, name) is not None]
   if given:
     raise ValueError(
-        f"{given} are settings of tables, and {settings.path} is read without "
-        "one; set `table`, or leave them out."
+        f"{given} are settings of tables with columns, and {settings.path} is "
+        "read without one; set `table` to a CSV, TSV or JSONL, or leave them out."
     )
 
 
@@ -182,7 +194,7 @@ class TableRows:
         settings, separator=self._table.separator or None, base=self.base,
         classes=tuple(names or ()), layout="table",
     )
-    self.meaning = (self._columns, self._table.separator, names)
+    self.meaning = (*self._columns.hashed, self._table.separator, names)
     self.found = (
         f"a table with the files in {self._columns.image!r}, captions in "
         f"{list(self._columns.text)} and labels in {self._columns.label!r}"
@@ -197,8 +209,7 @@ class TableRows:
     if self._columns.label is not None:
       fields["label"] = self._labels.number(row.get(self._columns.label))
     if self._columns.text:
-      values = [row.get(name) for name in self._columns.text]
-      fields |= _columns.texts(values, self._columns.weights)
+      fields |= self._columns.fields(row)
     else:
       fields["text"] = (self.classes[fields["label"]],)
     return self._path(row), fields
@@ -221,6 +232,7 @@ class TableRows:
     return _columns.choose(
         self.where, names, usual=_columns.FILES, image=settings.image,
         text=settings.text, weights=settings.weights, label=settings.label,
+        language=settings.language,
     )
 
   def _path(self, row, base: str | None = None) -> str:

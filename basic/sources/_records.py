@@ -1,6 +1,6 @@
 """Captions, labels and images of a record, whatever kind of file it is from."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,12 +93,42 @@ def captions(value: Any) -> tuple[str, ...]:
   Raises:
     types.Unreadable: if none is left, or one is not text or is too long.
   """
-  several = isinstance(value, Iterable) and not isinstance(value, str | bytes)
-  texts = tuple(caption(each) for each in (value if several else (value,)))
+  texts = tuple(caption(each) for each in _several(value))
   texts = tuple(text for text in texts if text)
   if not texts:
     raise types.Unreadable("no caption")
   return texts
+
+
+def spoken(value: Any, language: Any) -> list[tuple[str, str]]:
+  """(caption, its language) of one or several captions, without blank ones.
+
+  Args:
+    value: as of `captions`.
+    language: a name for all of them, or one for each; None: unknown, "".
+
+  Raises:
+    types.Unreadable: if a caption or a language is not text or is too long, or
+      there are more or fewer languages than captions.
+  """
+  several = _several(value)
+  languages = _several(language)
+  if not isinstance(language, str | bytes | None) and len(languages) != len(several):
+    raise types.Unreadable(
+        "languages do not fit",
+        f"found {len(languages)} for {len(several)} captions",
+    )
+  if len(languages) != len(several):
+    languages *= len(several)
+  pairs = zip(map(caption, several), map(caption, languages), strict=True)
+  return [(text, name) for text, name in pairs if text]
+
+
+def _several(value: Any) -> list[Any]:
+  """A value as a list: its elements, or itself if it is text or nothing."""
+  if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping):
+    return list(value)
+  return [value]
 
 
 def caption(value: Any) -> str:

@@ -199,25 +199,29 @@ def at(members: Mapping[str, bytes], path: str) -> Any:
 
 
 def captions(
-    members: Mapping[str, bytes], weights: Mapping[str, float]
-) -> tuple[tuple[str, ...], tuple[float, ...]]:
-  """The captions of a sample and the weight of each.
+    members: Mapping[str, bytes],
+    weights: Mapping[str, float],
+    language: str | Mapping[str, str] | None = None,
+) -> tuple[tuple[str, ...], tuple[float, ...], tuple[str, ...]]:
+  """The captions of a sample, and the weight and the language of each.
 
   Args:
     members: contents by extension.
     weights: by path; several captions at one path share its weight.
+    language: the path of the language of all captions, or of a list with that
+      of each; or languages by the path of captions; None: unknown, "".
 
   Raises:
-    types.Unreadable: if there is none, or one is not text or is too long.
+    types.Unreadable: if there is none, or one is not text or is too long, or
+      there are more or fewer languages than captions.
   """
-  texts: list[str] = []
-  shares: list[float] = []
+  kept: list[tuple[str, float, str]] = []
+  shared = at(members, language) if isinstance(language, str) else None
   for path, weight in weights.items():
-    value = at(members, path)
-    several = value if isinstance(value, list) else [value]
-    found = [text for text in map(_records.caption, several) if text]
-    texts += found
-    shares += [weight / max(1, len(found))] * len(found)
-  if not texts:
+    spoken = language[path] if isinstance(language, Mapping) else shared
+    found = _records.spoken(at(members, path), spoken)
+    kept += [(text, weight / len(found), name) for text, name in found]
+  if not kept:
     raise types.Unreadable("no caption")
-  return tuple(texts), tuple(shares)
+  texts, shares, languages = zip(*kept, strict=True)
+  return texts, shares, languages

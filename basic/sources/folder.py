@@ -19,7 +19,7 @@ def folder(
     *,
     path: str,
     table: str | None = None,
-    layout: Literal["table", "text", "classes"] | None = None,
+    layout: Literal["table", "text", "classes", "karpathy"] | None = None,
     image: str | None = None,
     text: str | tuple[str, ...] | None = None,
     weights: tuple[float, ...] | None = None,
@@ -27,6 +27,8 @@ def folder(
     classes: tuple[str, ...] | None = None,
     columns: tuple[str, ...] | None = None,
     separator: str | None = None,
+    language: str | tuple[str, ...] | None = None,
+    split: str | None = None,
     channels: int = 3,
     max_pixels: int = 40_000_000,
 ) -> types.Source:
@@ -41,6 +43,9 @@ def folder(
     same file. Paths of pictures may be absolute, and may lead out of the folder
     (".."); relative ones start at the folder of the table, or at `path`,
     wherever the first pictures are.
+  - "karpathy": `table` is a `.json`, the splits of COCO or Flickr30K by
+    Karpathy; `path` is the folder with train2014 and val2014, or with the
+    pictures themselves. `split` is needed.
   - "text": pictures with a `.txt` of the same name beside them, which is one
     caption, or a `.json` with "caption": img2dataset's `files`. Folders at any
     depth.
@@ -50,7 +55,7 @@ def folder(
   Args:
     path: the folder, or a table; a local path, or a URL of fsspec.
     table: the file with the captions, from `path` or from the working folder.
-    layout: one of the three; None: the first that applies.
+    layout: one of the four; None: the first that applies.
     image: column with the files. None: "filepath", "file_name", "image", ...
     text: columns with captions, each with one or, in JSONL, several. None:
       "title", "caption", "text", ... The names of the labels are the captions
@@ -65,13 +70,19 @@ def folder(
     separator: of the fields; None: tab for `.tsv`, otherwise the one of tab,
       comma, semicolon and "|" that the header has most of (open_clip's tables
       have tabs).
+    language: column with the language of the captions, by which retrieval is
+      then also measured: "en", or in JSONL one for each caption. Several:
+      the languages of the columns of `text`.
+    split: of Karpathy's: "test", "val", "train", and of COCO "restval";
+      "train+restval" for both.
     channels: 3 for RGB, 1 for luminance.
     max_pixels: an image with more is unreadable.
 
   Returns:
     A source of "image" (a `decoding.Encoded`; the content of a file counts, not
     its extension), "text" (a tuple of captions), "text_weights" if `weights` is
-    given, "label" int32 if there are labels, and "id" int64, the index. Of a
+    given, "text_languages" if `language` is, "label" int32 if there are labels,
+    and "id" int64, the index. Of a
     table only offsets are in memory, 8 bytes a row. Reading raises
     `types.Unreadable` for a missing or broken file, a broken row or caption
     file, a row with more or fewer fields, one that is not UTF-8, one without a
@@ -86,7 +97,7 @@ def folder(
   rows = _layouts.opened(_layouts.Settings(
       path=path, table=table, layout=layout, image=image, text=text,
       weights=weights, label=label, classes=classes, columns=columns,
-      separator=separator,
+      separator=separator, language=language, split=split,
   ))
   source = _Folder(rows, channels, max_pixels)
   source.look()

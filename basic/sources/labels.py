@@ -77,7 +77,8 @@ class _Labels:
   def __getitem__(self, index: SupportsIndex) -> types.Example:
     index = _stable.position(index, len(self))
     example = dict(self._source[index])
-    example.pop("text_weights", None)
+    for field in ("text_weights", "text_languages"):
+      example.pop(field, None)
     rng = _stable.generator(self._key, index)
     text = (caption(example, rng) for caption in self._captions)
     return {**example, "text": tuple(text)}

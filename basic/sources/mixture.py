@@ -26,6 +26,8 @@ from basic import types
 from basic.data import orders
 from basic.sources import _stable
 
+# What belongs to captions, and not all sources have.
+_OF_CAPTIONS = {"text_weights", "text_languages"}
 _ATTEMPTS = 16  # examples of a source tried to learn its fields
 _SHARES = 10**6  # the sum of weights made by a temperature
 # A source by its number, or two sets of sources with the weight of each.
@@ -266,19 +268,21 @@ def _fields(
   found = {label: _sample(label, part) for label, part in parts.items()}
   wanted = None if fields is None else {*fields} - {"id"}
   if wanted and "text" in wanted:
-    wanted.add("text_weights")
+    wanted.update(_OF_CAPTIONS)
   have = {
       label: (set(example) - {"id"} if wanted is None else wanted & set(example))
       for label, example in found.items()
   }
   needed = set.union(*have.values()) | (wanted or set())
   for label, names in have.items():
-    if lacking := sorted(needed - names - {"text_weights"}):
+    if lacking := sorted(needed - names - _OF_CAPTIONS):
       raise ValueError(
           f"the examples of the source {label!r} have no {lacking[0]!r}, those "
           f"of a batch need the same fields; name those that all have, as "
           f"fields={tuple(sorted(set.intersection(*have.values())))}"
       )
+  if not all("text_languages" in names for names in have.values()):
+    needed.discard("text_languages")  # Evaluations need it of all examples.
   return frozenset(needed)
 
 

@@ -31,6 +31,7 @@ def parquet(
     weights: tuple[float, ...] | None = None,
     label: str | None = None,
     classes: tuple[str, ...] | None = None,
+    language: str | tuple[str, ...] | None = None,
     folder: str | None = None,
     memory: int = 512,
     channels: int = 3,
@@ -58,6 +59,9 @@ def parquet(
     label: column with classes, by number or by name. None: Hugging Face's
       feature `ClassLabel`, or "label", ..., if there is one; "": none.
     classes: their names in order. None: those in Hugging Face's metadata.
+    language: column with the language of the captions (LAION's "LANGUAGE"), by
+      which retrieval is then also measured, or a list, one for each caption.
+      Several: the languages of the columns of `text`.
     folder: where relative paths of images start; None: the folder of each file.
     memory: MiB of decoded row groups that each process keeps; the last one is
       kept whatever its size.
@@ -66,10 +70,10 @@ def parquet(
 
   Returns:
     A source of "image" (a `decoding.Encoded`), "text" (a tuple of captions),
-    "text_weights" if `weights` is given, "label" int32 if there are labels, and
-    "id" int64, the index. Reading raises `types.Unreadable` for all rows of a
-    damaged row group, and for a row without an image or a caption, with an
-    unknown label, or whose file is missing.
+    "text_weights" if `weights` is given, "text_languages" if `language` is,
+    "label" int32 if there are labels, and "id" int64, the index. Reading raises
+    `types.Unreadable` for all rows of a damaged row group, and for a row without
+    an image or a caption, with an unknown label, or whose file is missing.
 
   Raises:
     FileNotFoundError: if a file does not exist, or a pattern finds none.
@@ -83,8 +87,8 @@ def parquet(
     _storage.checked("folder", folder)
   return _Parquet(
       files=files, image=image, text=text, weights=weights, label=label,
-      classes=classes, folder=folder, memory=memory, channels=channels,
-      max_pixels=max_pixels,
+      classes=classes, language=language, folder=folder, memory=memory,
+      channels=channels, max_pixels=max_pixels,
   )
 
 
@@ -132,7 +136,7 @@ class _Parquet:
   def fingerprint(self) -> str:
     return _stable.fingerprint(
         "parquet", self._settings["channels"], self._settings["max_pixels"],
-        self._columns, self.classes, len(self), self._content,
+        *self._columns.hashed, self.classes, len(self), self._content,
     )
 
   def __len__(self) -> int:
@@ -150,8 +154,9 @@ class _Parquet:
     if self._columns.label is not None:
       example["label"] = self._labels.number(value(self._columns.label))
     if self._columns.text:
-      values = [value(name) for name in self._columns.text]
-      example |= _columns.texts(values, self._columns.weights)
+      example |= self._columns.fields(
+          {name: value(name) for name in self._columns.names}
+      )
     else:
       example["text"] = (self.classes[example["label"]],)
     example["image"] = _records.image(
@@ -204,6 +209,7 @@ def _choose(
   columns = _columns.choose(
       path, schema.names, usual=_columns.CONTENTS, image=image,
       text=settings["text"], weights=settings["weights"], label=label,
+      language=settings["language"],
   )
   names = settings["classes"]
   if names is None and columns.label is not None:

@@ -31,7 +31,8 @@ def subset(*, source: types.Source, kept: str) -> types.Source:
 
   Returns:
     A source of the kept examples in the order of the source, with its fields.
-    "text" has the kept captions, "text_weights" their weights.
+    "text" has the kept captions, "text_weights" and "text_languages" those of
+    these.
 
   Raises:
     FileNotFoundError: if a file of the folder is missing.
@@ -108,6 +109,9 @@ class _Subset:
       weights = tuple(example["text_weights"][i] for i in chosen)
       # The kept captions may be those that are never drawn.
       result["text_weights"] = weights if sum(weights) else (1.0,) * len(chosen)
+    if "text_languages" in example:
+      languages = example["text_languages"]
+      result["text_languages"] = tuple(languages[i] for i in chosen)
     return result
 
 

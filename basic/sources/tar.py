@@ -40,6 +40,7 @@ def tar(
     text: str | tuple[str, ...] | Mapping[str, int | float] | None = "txt",
     label: str | None = None,
     classes: str | tuple[str, ...] = (),
+    language: str | tuple[str, ...] | None = None,
     channels: int = 3,
     max_pixels: int = 40_000_000,
     index: str | None = None,
@@ -65,6 +66,9 @@ def tar(
       labels.
     classes: the names of the labels, in their order, or the path of a text file
       with one a line; () if they have none.
+    language: where the language of the captions is, by which retrieval is then
+      also measured: "json/LANGUAGE". Several: the languages of the places of
+      `text`, in their order.
     channels: 3 for RGB, 1 for luminance.
     max_pixels: an image with more is unreadable.
     index: folder of the indexes of the shards; None: beside each shard, where
@@ -73,10 +77,11 @@ def tar(
 
   Returns:
     A source of "image" (a `decoding.Encoded`), "text" (a tuple of captions),
-    "text_weights" if `text` has several places, "id" int64 (the index) and, if
-    `label` is set, "label" int32. `damage` is reason -> count, for what the
-    index knows to be unusable: samples ("image without caption", "caption
-    without image", "no image", "no label", "empty image", "empty caption",
+    "text_weights" if `text` has several places, "text_languages" if `language`
+    is set, "id" int64 (the index) and, if `label` is set, "label" int32.
+    `damage` is reason -> count, for what the index knows to be unusable: samples
+    ("image without caption", "caption without image", "no image", "no label",
+    "empty image", "empty caption",
     "duplicate key" in one shard, "truncated sample", "link", "device", "sparse
     member", "unsafe name", "unknown kind of member", "bad header" before a
     member, "sample too large"), members ("not part of a sample"), and places as
@@ -105,8 +110,25 @@ def tar(
   _check_places("text", weights)
   _check_places("label", () if label is None else (label,))
   names = _records.class_names(classes)
-  settings = _Settings(images, weights, label, names, channels, max_pixels)
+  settings = _Settings(
+      images, weights, label, names, channels, max_pixels,
+      _language(language, text, weights),
+  )
   return _Tar(settings, _tar_shards.opened(_paths(shards), index, missing_index))
+
+
+def _language(language: Any, text: Any, weights: Mapping[str, float]) -> Any:
+  """The place of the language of all captions, or languages by place of captions."""
+  if language is None or isinstance(language, str):
+    _check_places("language", () if language is None else (language,))
+    return language
+  if isinstance(text, Mapping) or len(language) != len(weights):
+    raise ValueError(
+        f"language is {tuple(language)} where text is {text!r}; expected the "
+        "language of each of its places, which then are a tuple, or the place "
+        "of the language: 'json/LANGUAGE'."
+    )
+  return dict(zip(weights, language, strict=True))
 
 
 def _paths(shards: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -157,6 +179,7 @@ class _Settings:
   classes: tuple[str, ...]
   channels: int
   max_pixels: int
+  language: str | dict[str, str] | None = None
 
   @property
   def wanted(self) -> _tar_samples.Wanted:
@@ -216,6 +239,8 @@ class _Tar:
   def _fingerprint(self) -> str:
     content = [(s.name, s.size, s.content, s.crc) for s in self._shards]
     settings = dataclasses.astuple(self._settings)
+    if self._settings.language is None:
+      settings = settings[:-1]  # Older runs hashed no language.
     return _stable.fingerprint("tar", settings, content)
 
   def _report(self) -> None:
@@ -288,8 +313,12 @@ class _Tar:
     if settings.label is not None:
       example["label"] = self._label(members)
     if settings.weights:
-      texts, weights = _tar_samples.captions(members, settings.weights)
+      texts, weights, spoken = _tar_samples.captions(
+          members, settings.weights, settings.language
+      )
       example["text"] = texts
+      if settings.language is not None:
+        example["text_languages"] = spoken
       if len(settings.weights) > 1:
         example["text_weights"] = weights
     elif settings.classes:

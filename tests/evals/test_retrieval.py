@@ -1,8 +1,13 @@
 """Recall both ways on 4 images and 20 captions, whose scores are written out."""
 
+import math
+import statistics
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from basic import types
 from basic.data import examples, pipeline
@@ -67,31 +72,38 @@ def whole(images, captions):
   return [(batch, np.ones(len(images), bool))]
 
 
-def oracle(scores, owner):
-  """Ranks of the best own caption and of the own image, by counting."""
-  to_text, to_image = [], []
-  for i, row in enumerate(scores):
-    own = [j for j in range(len(row)) if owner[j] == i]
-    if not own:
-      continue
-    best = max(own, key=lambda j, r=row: (r[j], -j))
-    before = [(s, -j) > (row[best], -best) for j, s in enumerate(row)]
-    to_text.append(sum(before))
-  for j, column in enumerate(scores.T):
-    own = owner[j]
-    before = [(s, -i) > (column[own], -own) for i, s in enumerate(column)]
-    to_image.append(sum(before))
-  return np.array(to_text), np.array(to_image)
-
-
 def recalls(name, ranks, at):
   return {f"{name}@{k}": pytest.approx(np.mean(ranks < k)) for k in at}
 
 
-def test_hand_made_ranks_are_the_counted_ones():
-  to_text, to_image = oracle(HUNDREDTHS, OWNER)
-  np.testing.assert_array_equal(to_text, [0, 2, 15, 3])
-  assert set(to_image) == {0, 1, 2, 3}
+def direction(name, scores, matches, at):
+  """Every metric of a direction from the equations; scores [query, item]."""
+  best, ndcg = [], []
+  for row, own in zip(scores, matches, strict=True):
+    order = sorted(range(len(row)), key=lambda j, r=row: (-r[j], j))
+    ranks = [order.index(j) for j in own]
+    best.append(1 + min(ranks))
+    ndcg.append(
+        sum(1 / math.log2(2 + r) for r in ranks)
+        / sum(1 / math.log2(2 + p) for p in range(len(own))))
+  return {
+      **recalls(name, np.array(best) - 1, at),
+      f"{name}_median_rank": statistics.median(best),
+      f"{name}_mean_rank": pytest.approx(statistics.fmean(best)),
+      f"{name}_ndcg": pytest.approx(statistics.fmean(ndcg), rel=1e-12),
+  }
+
+
+def protocol(scores, owner, at, language=""):
+  """Both directions, for the images that have captions."""
+  owner = np.asarray(owner)
+  asking = np.unique(owner)
+  own = [np.flatnonzero(owner == i) for i in asking]
+  end = f"/{language}" if language else ""
+  return {
+      **direction(f"/image_to_text{end}", scores[asking], own, at),
+      **direction(f"/text_to_image{end}", scores.T, owner[:, None], at),
+  }
 
 
 @pytest.mark.parametrize("block", [3, 1024])
@@ -99,15 +111,15 @@ def test_recall_of_the_hand_made_set(block):
   encode, images, captions = hand_made()
   evaluate = module.retrieval(at=(1, 3, 5, 20, 21), block=block)
   metrics = evaluate(encode, whole(images, captions))
-  _, to_image = oracle(HUNDREDTHS, OWNER)
+  expected = protocol(HUNDREDTHS, OWNER, (1, 3, 5, 20))
+  # There are 4 images, so 5 and more say nothing.
+  del expected["/text_to_image@5"], expected["/text_to_image@20"]
   assert metrics == {
+      **expected, "/count": 4.0, "/captions": 20.0, "/distractors": 0.0,
       "/image_to_text@1": 1 / 4, "/image_to_text@3": 2 / 4,
       "/image_to_text@5": 3 / 4, "/image_to_text@20": 1,
       "/image_to_text_median_rank": 3.5,  # of 1, 3, 16, 4
-      # there are 4 images, so 5 and more say nothing
-      **recalls("/text_to_image", to_image, [1, 3]),
-      "/text_to_image_median_rank": np.median(to_image + 1),
-      "/count": 4.0, "/captions": 20.0, "/distractors": 0.0,
+      "/image_to_text_mean_rank": 6.0,
   }
 
 
@@ -165,13 +177,37 @@ def test_images_may_have_any_number_of_captions(batch_size):
       Encode(*embeddings(scores)),
       pipeline.once(
           Ragged(), prepare=ready, batch_size=batch_size, threads=0))
-  to_text, to_image = oracle(scores, owner)
   assert metrics == {
-      **recalls("/image_to_text", to_text, (1, 5)),
-      **recalls("/text_to_image", to_image, (1, 5)),
-      "/image_to_text_median_rank": np.median(to_text + 1),
-      "/text_to_image_median_rank": np.median(to_image + 1),
-      "/count": 7.0, "/captions": float(len(owner)), "/distractors": 0.0,
+      **protocol(scores, owner, (1, 5)), "/count": 7.0,
+      "/captions": float(len(owner)), "/distractors": 0.0,
+  }
+
+
+class Spoken(Ragged):
+  """The captions of an image are in three languages, in turn."""
+
+  def __getitem__(self, index):
+    example = super().__getitem__(index)
+    spoken = [("de", "en", "")[int(n) % 3] for n in example["text"]]
+    return {**example, "text_languages": tuple(spoken)}
+
+
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_languages_of_a_source_reach_the_metrics(batch_size):
+  owner = np.repeat(np.arange(7), Ragged.COUNTS)
+  scores = np.random.default_rng(0).uniform(-0.3, 0.3, (7, len(owner)))
+  ready = examples.prepare(tokenize=read_number)
+  metrics = module.retrieval(at=(1, 5))(
+      Encode(*embeddings(scores)),
+      pipeline.once(Spoken(), prepare=ready, batch_size=batch_size, threads=0))
+  expected = protocol(scores, owner, (1, 5))
+  for language, remainder in ("de", 0), ("en", 1):
+    chosen = np.flatnonzero((1 + np.arange(len(owner))) % 3 == remainder)
+    expected |= protocol(scores[:, chosen], owner[chosen], (1, 5), language)
+    expected[f"/captions/{language}"] = float(len(chosen))
+  assert metrics == {
+      **expected, "/count": 7.0, "/captions": float(len(owner)),
+      "/distractors": 0.0,
   }
 
 
@@ -191,12 +227,63 @@ def test_absent_captions_and_images_without_any_are_no_question():
   captions[2] = 0
   present = np.array([0, *range(5, 10), *range(15, 20)])
   metrics = module.retrieval(at=(1, 2, 3))(encode, whole(images, captions))
-  to_text, to_image = oracle(HUNDREDTHS[:, present], OWNER[present])
-  assert metrics.items() >= {
-      **recalls("/image_to_text", to_text, (1, 2, 3)),
-      **recalls("/text_to_image", to_image, (1, 2, 3)),
+  assert metrics == {
+      **protocol(HUNDREDTHS[:, present], OWNER[present], (1, 2, 3)),
       "/count": 3.0, "/captions": 11.0, "/distractors": 1.0,
-  }.items()
+  }
+
+
+def test_only_the_first_captions_of_an_image_count_if_so_many_are_asked_for():
+  encode, images, captions = hand_made()
+  captions[3, 1:] = 0  # One caption is fewer than two.
+  metrics = module.retrieval(at=(1, 3), most_captions=2)(
+      encode, whole(images, captions))
+  present = np.array([0, 1, 5, 6, 10, 11, 15])
+  assert metrics.items() >= protocol(
+      HUNDREDTHS[:, present], OWNER[present], (1, 3)).items()
+  assert metrics["/captions"] == 7.0
+
+
+def test_captions_of_each_language_are_judged_among_themselves():
+  encode, images, captions = hand_made()
+  # Image 2 has none in "en", and one of image 3 has no language.
+  languages = np.array([
+      ["de", "en", "en", "de", "sw"], ["en", "de", "de", "en", "sw"],
+      ["de", "de", "sw", "sw", "sw"], ["", "en", "de", "en", "sw"],
+  ])
+  batch = {"image": images, "captions": captions, "caption_languages": languages}
+  metrics = module.retrieval(at=(1, 3), block=3)(
+      encode, [(batch, np.ones(4, bool))])
+  expected = protocol(HUNDREDTHS, OWNER, (1, 3))
+  for language, count in ("de", 7), ("en", 6), ("sw", 6):
+    chosen = np.flatnonzero(languages.reshape(-1) == language)
+    assert len(chosen) == count
+    expected |= protocol(
+        HUNDREDTHS[:, chosen], OWNER[chosen], (1, 3), language)
+    expected[f"/captions/{language}"] = float(count)
+  assert metrics == {
+      **expected, "/count": 4.0, "/captions": 20.0, "/distractors": 0.0,
+  }
+
+
+def test_ties_are_ranked_by_index_and_equal_the_double_loop():
+  rng = np.random.default_rng(1)
+  images, texts = np.eye(8)[rng.integers(0, 3, 9)], np.eye(8)[rng.integers(0, 3, 27)]
+  owner = np.repeat(np.arange(9), 3)
+  metrics = module.retrieval(at=(1, 3, 5), block=4)(
+      Encode(images, texts),
+      whole(np.arange(9)[:, None], np.arange(1, 28).reshape(9, 3, 1)))
+  assert metrics.items() >= protocol(images @ texts.T, owner, (1, 3, 5)).items()
+
+
+def test_four_devices_give_the_metrics_of_one():
+  encode, images, captions = hand_made()
+  evaluate = module.retrieval(at=(1, 3), block=2)
+  expected = evaluate(encode, whole(images, captions))
+  mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,),
+                       devices=jax.devices()[:4])
+  with jax.set_mesh(mesh):
+    assert evaluate(encode, whole(images, captions)) == expected
 
 
 def test_random_set_equals_the_protocol_written_out():
@@ -205,13 +292,10 @@ def test_random_set_equals_the_protocol_written_out():
   cosines = images @ captions.T
   cosines /= np.linalg.norm(images, axis=1)[:, None]
   cosines /= np.linalg.norm(captions, axis=1)[None, :]
-  to_text, to_image = oracle(cosines, np.repeat(np.arange(9), 3))
   batches = whole(np.arange(9)[:, None], np.arange(1, 28).reshape(9, 3, 1))
   metrics = module.retrieval(at=(1, 3), block=4)(Encode(images, captions), batches)
-  assert metrics.items() >= {
-      **recalls("/image_to_text", to_text, (1, 3)),
-      **recalls("/text_to_image", to_image, (1, 3)),
-  }.items()
+  assert metrics.items() >= protocol(
+      cosines, np.repeat(np.arange(9), 3), (1, 3)).items()
 
 
 def test_a_collapsed_encoder_scores_at_chance():
@@ -226,9 +310,14 @@ def test_not_a_number_is_a_miss():
   _, images, captions = hand_made()
   metrics = module.retrieval(at=(1, 4))(encode, whole(images, captions))
   assert metrics["/image_to_text@4"] == metrics["/text_to_image@4"] == 0
+  assert metrics["/image_to_text_ndcg"] == metrics["/text_to_image_ndcg"] == 0
+  assert metrics["/image_to_text_mean_rank"] == 21
+  assert metrics["/text_to_image_mean_rank"] == 5
 
 
-@pytest.mark.parametrize("changes", [{"at": (0, 1)}, {"block": 0}, {"batch_size": 0}])
+@pytest.mark.parametrize("changes", [
+    {"at": (0, 1)}, {"block": 0}, {"batch_size": 0}, {"most_captions": 0},
+])
 def test_what_cannot_be_meant_is_refused_at_once(changes):
   with pytest.raises(ValueError, match="whole numbers from 1"):
     module.retrieval(**changes)
@@ -240,6 +329,9 @@ def test_what_cannot_be_meant_is_refused_at_once(changes):
     (whole(np.zeros((2, 1), int), np.ones((2, 3), int)), r"\[2, 3\] .* \[b k t\]"),
     ([({"image": np.zeros((2, 1), int)}, np.ones(2, bool))],
      r"needs \['captions'\]"),
+    ([({"image": np.zeros((2, 1), int), "captions": np.ones((2, 3, 1), int),
+        "caption_languages": np.array(["de", "en"])}, np.ones(2, bool))],
+     r"'caption_languages' <U2\[2\] and needs text \[2, 3\]"),
 ])
 def test_what_cannot_be_judged_is_said(batches, sentence):
   encode, _, _ = hand_made()

@@ -117,8 +117,8 @@ def memory(queries, items):
     return jax.ShapeDtypeStruct(of, dtype)
 
   integer = functools.partial(shape, dtype=jnp.int32)
-  pairs = module._Pairs(integer(items), integer(items), integer(queries + 1), None)
-  return module._pair_ranks.lower(
+  pairs = module.Pairs(integer(items), integer(items), integer(queries + 1), None)
+  return module.count.lower(
       shape(queries, 16), shape(items, 16), pairs, slots=5, block=128
   ).compile().memory_analysis().temp_size_in_bytes
 
