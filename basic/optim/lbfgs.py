@@ -52,8 +52,8 @@ def minimize(
 
   Example:
     >>> found = minimize(lambda x: jnp.sum((x - 3.0) ** 2), jnp.zeros(2))
-    >>> print(found.params)
-    [3. 3.]
+    >>> [f"{x:.3f}" for x in found.params]
+    ['3.000', '3.000']
   """
   tx = optax.lbfgs()
   value_and_grad = optax.value_and_grad_from_state(function)
