@@ -64,7 +64,7 @@ class Evaluation(NamedTuple):
 
   prefix: str
   every: int | None
-  run: Callable[[types.Params], dict[str, float]]
+  run: Callable[[types.Params], types.Metrics]
   rehearse: Callable[[types.Params], None]
   samples: Callable[[types.Params, int], shown.Shown]
   answers: Callable[[types.Params, int], shown.Answers | None] | None = None

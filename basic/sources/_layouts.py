@@ -7,12 +7,14 @@ from typing import Any
 
 from basic import types
 from basic.sources import (
-  _columns,
-  _image_files,
-  _karpathy,
-  _storage,
-  _table,
-  _tree,
+    _columns,
+    _folder_rows,
+    _image_files,
+    _karpathy,
+    _picture_trees,
+    _storage,
+    _table,
+    _tree,
 )
 
 _METADATA = ("metadata.csv", "metadata.jsonl")  # of Hugging Face's imagefolder
