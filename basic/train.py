@@ -217,7 +217,7 @@ def _stage(run, stage, state, position):
       # Evaluating comes before saving, and both see the new parameters.
       if due := _due(stage, n, run.end):
         pending.flush()
-        _evaluate(due, n, state, run.record)
+        run.record.show(_evaluate(due, n, state, run.record))
       if run.checkpoints.due(n) or n == stage.end or stop:
         position = _save(run, pending, n, state, stream, stage.vocabulary)
       elif pending.full():

@@ -1,5 +1,6 @@
 """Image-text retrieval over a whole dataset, in both directions."""
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -8,6 +9,10 @@ import numpy as np
 
 from basic import types
 from basic.ops import bootstrap, normalize, pair_ranks
+
+
+_FEW = 10  # images that share a caption, on average, before that is said
+_log = logging.getLogger(__name__)
 
 
 def retrieval(
@@ -111,6 +116,7 @@ def retrieval(
           f"eval a source whose {captions!r} hold ids other than 0."
       )
     tokens, spoken, owner = map(np.concatenate, zip(*found, strict=True))
+    _warn_of_equal(tokens)
     x = np.concatenate(images)
     images.clear()
     y = _embed_texts(encode, text, tokens, batch_size)
@@ -121,6 +127,19 @@ def retrieval(
     return _metrics(ranks, owner, names, kind, at, seen)
 
   return evaluate
+
+
+def _warn_of_equal(tokens):
+  """Warns where captions are those of classes: few, and each of many images."""
+  different = len(np.unique(tokens, axis=0))
+  if _FEW * different < len(tokens):
+    _log.warning(
+        "retrieval found %d captions, of which only %d are different: an image's "
+        "own caption alone is a hit, so at most %.2g%% of the captions can find "
+        "their image first. Where captions are names of classes, give the "
+        "evaluation name='zeroshot'.",
+        len(tokens), different, 100 * different / len(tokens),
+    )
 
 
 def _embed(encode, field, rows):

@@ -23,6 +23,8 @@ _UNITS = (
     (r"(.*_)?seconds", "seconds"),
     (r"(.*_)?bytes", "bytes"),
     (r"(.*_)?rank", "rank, 1 is best"),
+    (r"(.*_)?ndcg", "nDCG"),
+    (r".*_to_.*margin", "margin"),
     (r".*_to_.*", "recall"),
 )
 # First parts of the names of training metrics; all others are evaluations.
@@ -30,8 +32,8 @@ _TRAINING = frozenset((
     "data", "gradient", "memory", "model", "objective", "optimizer",
     "throughput", "time", "train",
 ))
-_FRACTION = re.compile(r".*(@\d+|accuracy|recall|precision|top_?\d|per_class)")
-_FALLS = re.compile(r".*(loss|error|perplexity|gap|rank|unreadable)")
+_FRACTION = re.compile(r".*(@\d+|accuracy|recall|precision|top_?\d|per_class|ndcg)")
+_FALLS = re.compile(r".*(loss|error|perplexity|gap|(?<!effective_)rank|unreadable)")
 # Numbers of examples: they are in the table, but not plotted.
 _COUNT = re.compile(r".*(count|captions|distractors)")
 _CARDS = 6

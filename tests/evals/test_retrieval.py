@@ -211,6 +211,19 @@ def test_languages_of_a_source_reach_the_metrics(batch_size):
   }
 
 
+@pytest.mark.parametrize(("names", "warned"), [(2, True), (3, False)])
+def test_captions_that_are_names_of_classes_are_said_to_be_so(caplog, names, warned):
+  encode = Encode(np.eye(30), np.eye(30)[:names])
+  batch = {
+      "image": np.arange(30)[:, None],
+      "captions": (1 + np.arange(30) % names)[:, None, None],
+  }
+  module.retrieval()(encode, [(batch, np.ones(30, bool))])
+  said = f"30 captions, of which only {names} are different"
+  assert (said in caplog.text) == warned
+  assert ("at most 6.7% of the captions" in caplog.text) == warned
+
+
 def test_zero_shot_does_not_mind_how_many_captions_there_are():
   evaluate = zeroshot.zeroshot(
       tokenize=lambda names: np.stack([read_number(x) for x in names]),
