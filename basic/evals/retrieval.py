@@ -10,7 +10,6 @@ import numpy as np
 from basic import types
 from basic.ops import bootstrap, normalize, pair_ranks
 
-
 _FEW = 10  # images that share a caption, on average, before that is said
 _log = logging.getLogger(__name__)
 
