@@ -28,6 +28,7 @@ from absl import app, flags
 
 from basic import cli, files, optim
 from basic.experiment import restore, suite, summary, tasks, towers
+from basic.interface import programs
 from basic.recording import recorder
 from basic.sharding import layout
 
@@ -191,6 +192,8 @@ def main(arguments: list[str]) -> None:
   else:
     print(f"step {step}\n{recorder.table(metrics)}")
 
+
+programs.callable_as(__name__, evaluate)
 
 if __name__ == "__main__":
   flags.DEFINE_multi_string("workdir", [], "A run's folder; may be given again.")

@@ -1,7 +1,10 @@
 """python -m basic.train --config configs/digits.py --workdir runs/digits
 
 Trains an experiment and writes its results and a report. The same command
-resumes a run that was stopped or killed.
+resumes a run that was stopped or killed, and makes one longer that was given more
+steps and a learning rate that does not depend on them. With steps=0 it evaluates
+what it begins from, and trains nothing. --config.NAME=VALUE sets any setting of
+the manual, whether or not the file mentions it (experiment/overrides.py).
 
 SIGTERM and Ctrl-C stop it after the current step, with everything saved (cli.py
 lists the exit statuses).
@@ -30,7 +33,17 @@ from basic.engine import (
     compilation_cache,
     exchange,
 )
-from basic.experiment import build, restore, sanity, settings
+from basic.experiment import (
+    build,
+    configuration,
+    longer,
+    overrides,
+    restore,
+    sanity,
+    settings,
+    start,
+)
+from basic.interface import programs, training
 from basic.pages import report
 from basic.recording import in_flight, lock, manifest, quarantine, recorder
 from basic.sharding import layout
@@ -61,7 +74,10 @@ def train(config: Config, workdir: str | os.PathLike) -> pathlib.Path:
   given, folder = sanity.plain(config), files.checked("--workdir", workdir)
   config = settings.complete(given)
   with _owned(folder):
-    manifest.check(folder, config, upgrade=settings.upgraded)
+    before = longer.shorter(folder, config)
+    manifest.check(folder, before or config, upgrade=settings.upgraded)
+    if before is not None:
+      longer.check(folder, before, config)
     begun = (folder / "config.json").exists()
     if not begun:  # A run that has begun may go on with settings refused today.
       sanity.check(given, config)
@@ -71,9 +87,9 @@ def train(config: Config, workdir: str | os.PathLike) -> pathlib.Path:
     with stages[0].program.layout.context():
       for stage in stages:
         rehearse(stage)
-      state = _train(stages, config, folder)
+      state = _train(stages, config, folder, before)
       params = optim.evaluation_params(state)
-      return report.write(folder, report.samples(stages[-1], params))
+      return report.write(folder, report.held_out(stages[-1], params))
 
 
 @contextlib.contextmanager
@@ -110,7 +126,8 @@ def rehearse(stage: build.Stage) -> None:
   """
   program = stage.program
   state = program.state()
-  jax.eval_shape(program.update, state, program.layout.sharded(program.batch))
+  if stage.end > stage.start:
+    jax.eval_shape(program.update, state, program.layout.sharded(program.batch))
   for evaluation in stage.evals:
     evaluation.rehearse(state.params)
 
@@ -135,13 +152,14 @@ class _Run(NamedTuple):
   end: int
 
 
-def _train(stages, config, folder):
+def _train(stages, config, folder, before):
   """All stages, from the newest checkpoint on; returns the last state."""
   end = stages[-1].end
   with checkpoint.Checkpoints(
       folder.absolute() / restore.FOLDER, **config["checkpoint"]
   ) as checkpoints:
-    state, position = restore.resume(stages, checkpoints)
+    begun = start.resume(stages, checkpoints, manifest.origin(folder))
+    state, position = begun.state, begun.position
     with recorder.Recorder(
         folder, total=end, batch_size=stages[0].config["batch_size"],
         start=int(state.step), tensorboard=config["record"]["tensorboard"],
@@ -150,13 +168,14 @@ def _train(stages, config, folder):
       # Last of all: with config.json the folder refuses other settings, so a
       # start that fails must not leave it behind.
       manifest.begin(
-          folder, config, command=sys.argv, upgrade=settings.upgraded
+          folder, config, command=sys.argv, upgrade=settings.upgraded,
+          shorter=before, origin=begun.origin,
       )
       with cli.requests() as signals:
         listed = quarantine.Quarantine(folder, config["unreadable"]["listed"])
         run = _Run(checkpoints, record, listed, signals, end)
         for stage in stages:
-          if int(state.step) < stage.end:
+          if int(state.step) < stage.end or checkpoints.latest() is None:
             state, position = _stage(run, stage, enter(stage, state), position)
       # A finished run is evaluated again, but not recorded again.
       recorded = {
@@ -186,8 +205,8 @@ def _stage(run, stage, state, position):
         ),
         listed=run.unreadable, exchange=exchange.exchange,
     )
-    if first == 1 and stage.config["weights"] is not None:
-      # For `interpolate`.
+    if first == 1 and (stage.config["weights"] is not None or not run.end):
+      # For `interpolate`; and a run without steps has nothing else to save.
       position = _save(run, pending, 0, state, stream, stage.vocabulary)
     for n in range(first, stage.end + 1):
       batch = program.layout.shard(_next(stream, pending))
@@ -258,31 +277,60 @@ def _evaluate(
   return results
 
 
+def run(
+    config: configuration.Given, workdir: str | os.PathLike | None = None
+) -> training.Run:
+  """Trains from Python, as `basic.train(config)`; a program prints no more.
+
+  Args:
+    config: the path of a file with `get_config`, a mapping or a ConfigDict; see
+      `basic.config`.
+    workdir: folder of the run; an existing run is resumed. None: a new folder
+      runs/NAME-DATE-TIME, which the result names.
+
+  Returns:
+    The results, the metrics as columns, the path of the report; `load()` opens
+    the model.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: and the other errors of `train`.
+
+  Example:
+    run = basic.train(basic.config("configs/digits.py", steps=100))
+    run.results["zeroshot/single@1"]
+    model = run.load()
+  """
+  folder = training.workdir(config, workdir)
+  train(configuration.read(config), folder)
+  return training.Run(folder)
+
+
 def main(arguments: list[str]) -> None:
   """Trains, and prints where the report is."""
-  del arguments
   with cli.sentences():
+    config = overrides.apply(flags.FLAGS.config, arguments[1:])
     # A run that has begun may go on, whatever its first command said.
     if not (pathlib.Path(flags.FLAGS.workdir) / "config.json").exists():
-      sanity.check_overrides(
-          flags.FLAGS.config,
-          config_flags.get_override_values(flags.FLAGS["config"]),
-      )
+      sanity.check_overrides(config, overrides.names(arguments[1:]))
     if flags.FLAGS.compilation_cache:
       compilation_cache.use(flags.FLAGS.compilation_cache)
     if flags.FLAGS.distributed:
       layout.join()
-    page = train(flags.FLAGS.config, flags.FLAGS.workdir)
+    page = train(config, flags.FLAGS.workdir)
   if jax.process_index() == 0:
     print(f"report: {page}")
 
 
+programs.callable_as(__name__, run)
+
 if __name__ == "__main__":
-  config_flags.DEFINE_config_file("config", None, "Experiment to run.")
+  config_flags.DEFINE_config_file("config", None, "Experiment to run.", sys_argv=[])
   flags.DEFINE_string("workdir", None, "Folder of the run.")
   flags.DEFINE_bool("distributed", False, "Join the cluster's processes first.")
   flags.DEFINE_string(
       "compilation_cache", None, "Folder for compiled programs, to start faster."
   )
   flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main, flags_parser=cli.parser(app.parse_flags_with_usage))
+  app.run(main, flags_parser=cli.parser(
+      app.parse_flags_with_usage, overrides.split))

@@ -304,6 +304,7 @@ class Source(Protocol):
       order of its own. Without it each epoch is a random permutation.
     shards: the first index of each file, ascending from 0, where examples of
       one file are faster to read together.
+    name: (index) -> where a person finds the example: the path of its file.
 
   `basic.sources.check` says what a source lacks.
   """

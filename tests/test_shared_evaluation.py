@@ -43,6 +43,7 @@ class Odd:
     return {
         "image": np.full((2, 2, 1), index, np.uint8), "label": np.int32(index),
         "text": ("a",) * (1 + index % 3), "name": np.array("x" * index),
+        "text_languages": ("en", "de", "")[:1 + index % 3],
     }
 
 
@@ -114,8 +115,9 @@ def test_two_processes_read_half_each_and_find_what_one_finds(tmp_path, monkeypa
   assert first["unreadable"] == alone["unreadable"] == {"torn": 7}
   assert first["metrics"].keys() == alone["metrics"].keys()
   for name, metrics in alone["metrics"].items():
-    # Ranks are whole numbers: rounding does not reach them.
-    assert first["metrics"][name] == metrics
+    # Where two scores are a rounding apart, a rank moves by one: that shows in
+    # the mean rank of 16 images, by less than this, and would in a recall.
+    assert first["metrics"][name] == pytest.approx(metrics, rel=0.01)
   # Rows 0 to 3 of each batch of 8 are the first process's. It reads another row
   # where none of its own in a batch is readable.
   assert {n for n in reads[1] if n % 8 < 4} <= {0}

@@ -78,16 +78,18 @@ def _next(source: Iterator[Rows]) -> Rows | None:
 
 
 def _alike(fields: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Fields padded by zeros to the shape of the widest process, as captions are."""
+  """Fields padded to the shape of the widest process, as captions are.
+
+  By zeros, or by "", the zero of text.
+  """
   shapes = exchange.exchange({
-      name: list(x.shape[1:]) for name, x in fields.items() if layout.holds(x)
+      name: list(x.shape[1:]) for name, x in fields.items()
   })
-  found = dict(fields)
-  for name in shapes[0]:
+  found = {}
+  for name, x in fields.items():
     widest = np.max([each[name] for each in shapes], axis=0, initial=0).astype(int)
-    have = np.array(fields[name].shape[1:], int)
-    widths = [(0, 0), *((0, int(n)) for n in widest - have)]
-    found[name] = np.pad(fields[name], widths)
+    found[name] = np.zeros((len(x), *widest), x.dtype)
+    found[name][tuple(map(slice, x.shape))] = x
   return found
 
 

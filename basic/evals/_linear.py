@@ -55,7 +55,7 @@ def fitted(
   def predict(l2, rows):
     weights = solve(l2)
     return _frozen.by_rows(
-        functools.partial(logistic.scores, weights), (rows - shift) / scale
+        functools.partial(_scores, weights), (rows - shift) / scale
     )
 
   return predict
@@ -102,6 +102,9 @@ def of_classes(
     )
 
   return Model(classes.reference, classes.reference, fit, quality, metrics)
+
+
+_scores = jax.jit(logistic.scores)
 
 
 @functools.partial(jax.jit, static_argnames=("classes", "steps", "tolerance"))
@@ -152,13 +155,13 @@ def of_numbers(y: np.ndarray, asked: np.ndarray) -> Model:
 
 def _ridge(x, y):
   """l2 -> (kernel, bias) of ridge regression; features are decomposed once."""
-  shift, mean = x.mean(0), y.mean()
+  shift, mean = x.mean(0), float(y.mean())
   targets = jnp.asarray((y - mean)[:, None].astype(x.dtype))
   decomposed = ridge.decompose(jnp.asarray(x - shift), targets)
 
   def solve(l2):
     kernel = ridge.solve(decomposed, l2)
-    bias = np.float64(mean) - np.float64(shift) @ np.float64(kernel)
+    bias = mean - np.dot(shift.astype(float), np.asarray(kernel, float))
     return kernel, jnp.asarray(bias, kernel.dtype)
 
   return solve
@@ -167,11 +170,11 @@ def _ridge(x, y):
 def _of_numbers(predicted, y):
   """Mean absolute error, coefficient of determination, rank correlation."""
   error, spread = y - predicted, y - y.mean()
-  ranks = [stats.rankdata(each) - (len(y) + 1) / 2 for each in (predicted, y)]
-  lengths = np.linalg.norm(ranks[0]) * np.linalg.norm(ranks[1])
+  first, second = (stats.rankdata(z) - (len(y) + 1) / 2 for z in (predicted, y))
+  lengths = np.linalg.norm(first) * np.linalg.norm(second)
   rest, total = np.sum(error**2), np.sum(spread**2)
   return {
       "/mae": float(np.mean(np.abs(error))),
       "/r2": float(1 - rest / total) if total else float("nan"),
-      "/spearman": float(ranks[0] @ ranks[1] / lengths) if lengths else float("nan"),
+      "/spearman": float(np.dot(first, second) / lengths) if lengths else float("nan"),
   }

@@ -1,5 +1,6 @@
 """Few-shot classification in closed form: least squares on a few examples a class."""
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -122,14 +123,16 @@ def _accuracies(known, asked, classes, rows, l2):
   numbers = jnp.asarray(classes.reference[rows])
   targets = 2 * jax.nn.one_hot(numbers, len(classes.labels), dtype=known.dtype) - 1
   decomposed = ridge.decompose(jnp.asarray(features(x)), targets)
-  wanted, none = features(asked), jnp.zeros(len(classes.labels), known.dtype)
+  wanted = features(asked)
 
   def accuracy(strength):
-    weights = ridge.solve(decomposed, strength), none
-    ranks = _frozen.by_rows(
-        lambda z, own: _frozen.ranks(logistic.scores(weights, z), own),
-        wanted, classes.rows,
-    )
-    return np.mean(ranks < 1)
+    rank = functools.partial(_ranks, ridge.solve(decomposed, strength))
+    return np.mean(_frozen.by_rows(rank, wanted, classes.rows) < 1)
 
   return [accuracy(strength) for strength in l2]
+
+
+@jax.jit
+def _ranks(kernel, x, own):
+  bias = jnp.zeros(kernel.shape[1], kernel.dtype)
+  return _frozen.ranks(logistic.scores((kernel, bias), x), own)

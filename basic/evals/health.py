@@ -81,7 +81,7 @@ def health(
       z = frozen.views[view]
       metrics.update(_of_view(view, z, frozen.fields.get(label), t, block))
     if len(there) > 1:
-      metrics.update(_of_pair(*there[:2], frozen, alpha, block))
+      metrics.update(_of_pair(there[0], there[1], frozen, alpha, block))
     metrics["/count"] = len(frozen.views[there[0]])
     return {name: float(value) for name, value in metrics.items()}
 

@@ -130,13 +130,18 @@ def _embed(encode, field, rows):
 
 
 def _embed_texts(encode, text, tokens, batch_size):
-  """Unit embeddings of captions, in batches of one shape."""
+  """Unit embeddings of captions, in batches of one shape.
+
+  Equal captions are encoded once: in two batches they might be rounded
+  differently, and would no longer tie.
+  """
+  tokens, inverse = np.unique(tokens, axis=0, return_inverse=True)
   embedded = []
   for start in range(0, len(tokens), batch_size):
     chunk = tokens[start : start + batch_size]
     padded = np.pad(chunk, ((0, batch_size - len(chunk)), (0, 0)))
     embedded.append(_embed(encode, text, padded)[: len(chunk)])
-  return np.concatenate(embedded)
+  return np.concatenate(embedded)[inverse.reshape(-1)]
 
 
 def _metrics(ranks, owner, names, kind, at, images):

@@ -84,17 +84,14 @@ def zeroshot(
     0.5
   """
   _check(templates, top, batch_size)
-  candidates = _classes.candidates(classes, subset)
-  said = _classes.said(classes, names, candidates)
-  prompts = [
-      template.replace("{}", name) for name in said for template in templates
-  ]
+  candidates, said = candidate_classes(classes=classes, subset=subset, names=names)
+  prompts = prompts_of(said, templates)
 
   def evaluate(
       encode: Callable[[types.Batch], types.Embedded],
       batches: Iterable[tuple[types.Batch, Any]],
   ) -> types.Metrics:
-    w = _class_embeddings(
+    w = class_embeddings(
         encode, text, tokenize, prompts, len(templates), batch_size
     )
     labels, judged = [], []
@@ -130,8 +127,60 @@ def _embed(encode, field, rows):
   return normalize.unit(jnp.asarray(pooled))
 
 
-def _class_embeddings(encode, text, tokenize, prompts, ways, batch_size):
-  """w [c d]: the mean direction of each run of `ways` prompts."""
+def candidate_classes(
+    *,
+    classes: Sequence[str],
+    subset: Sequence[int | str] | None,
+    names: Mapping[str, str] | None,
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+  """The classes that may be answered.
+
+  Args:
+    classes: names of all, in the order of the labels.
+    subset: labels, or as they are in `classes`; None: all.
+    names: what prompts say for each of `classes`; None: `classes` themselves.
+
+  Returns:
+    (their labels, what prompts call them).
+
+  Raises:
+    ValueError: as `zeroshot`.
+  """
+  chosen = _classes.candidates(classes, subset)
+  return tuple(chosen), tuple(_classes.said(classes, names, chosen))
+
+
+def prompts_of(names: Sequence[str], templates: Sequence[str]) -> list[str]:
+  """The prompts of all classes: every template of the first, then of the second.
+
+  Example:
+    >>> prompts_of(("cat", "dog"), ("a {}", "{}"))
+    ['a cat', 'cat', 'a dog', 'dog']
+  """
+  return [each.replace("{}", name) for name in names for each in templates]
+
+
+def class_embeddings(
+    encode: Callable[[types.Batch], types.Embedded],
+    text: str,
+    tokenize: Callable[[Sequence[str]], Int[np.ndarray, "n t"]],
+    prompts: Sequence[str],
+    ways: int,
+    batch_size: int,
+) -> jax.Array:
+  """w [c d], unit vectors: the mean direction of each run of `ways` prompts.
+
+  Args:
+    encode: the towers.
+    text: the view of the prompts, and the field of a batch that it reads.
+    tokenize: strings -> ids [n t] with a constant t.
+    prompts: `ways` for each class, one class after the other.
+    ways: number of templates.
+    batch_size: rows of every batch of prompts; id 0 fills the last one.
+
+  Returns:
+    Float [c d], with c = len(prompts) / ways.
+  """
   total = None
   for start in range(0, len(prompts), batch_size):
     tokens = np.asarray(tokenize(prompts[start : start + batch_size]), np.int32)

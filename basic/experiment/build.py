@@ -116,7 +116,7 @@ def run(config: Settings, workdir: str | os.PathLike) -> list[Stage]:
   stages: list[Stage] = []
   starts = np.cumsum([0] + [c["steps"] for c in configs]).tolist()
   for n, stage_config in enumerate(configs):
-    first, last = _span(configs, n)
+    first, last = span(configs, n)
     own: Any = {"fresh": ()}  # Settings that only a stage has.
     if config["stages"]:
       own, _ = settings.split_stage(config["stages"][n])
@@ -160,8 +160,15 @@ def check_stages(stages: list[Stage]) -> None:
       raise ValueError(f"stages[{n}]: {error}") from error
 
 
-def _span(configs: Sequence[Settings], n: int) -> tuple[int, int]:
-  """First and last of the consecutive stages that share stage n's optimizer."""
+def span(configs: Sequence[Settings], n: int) -> tuple[int, int]:
+  """First and last of the consecutive stages that share stage n's optimizer.
+
+  They share one learning rate schedule too.
+
+  Args:
+    configs: complete configurations of all stages.
+    n: index of a stage.
+  """
 
   def shared(a, b):
     return all(configs[a][k] == configs[b][k] for k in ("optimizer", "frozen"))
@@ -197,7 +204,7 @@ def program(
   )
   placement.check_batch(config["batch_size"])
   placement.check_waiting(config["batch_size"])
-  optimizer = _call(optim, config["optimizer"], steps=steps)
+  chosen = optimizer(config, steps)
   frozen = config["frozen"]
   stored = config["stored"]
   gradients = _call(
@@ -205,7 +212,7 @@ def program(
       stored_embeddings.encode(network.encode, stored), objective, frozen=frozen,
   )
   init = functools.partial(
-      step.fresh(network, objective, optimizer.tx, frozen=frozen),
+      step.fresh(network, objective, chosen.tx, frozen=frozen),
       jax.random.key(config["seed"]), shapes,
   )
   state = jax.eval_shape(init)
@@ -215,16 +222,26 @@ def program(
       stored, network.encode, state.params, frozen, config["augment"], shapes
   )
   return Program(
-      placement, network, objective, optimizer.rate,
+      placement, network, objective, chosen.rate,
       fresh=jax.jit(init, out_shardings=shardings),
       update=jax.jit(
-          step.update(gradients, optimizer.tx, frozen=frozen),
+          step.update(gradients, chosen.tx, frozen=frozen),
           donate_argnums=0, out_shardings=(shardings, None),
       ),
       batch=stored_embeddings.shapes(
           stored, network.encode, state.params, shapes
       ),
   )
+
+
+def optimizer(config: Settings, steps: int) -> optim.Optimizer:
+  """The optimizer of a stage.
+
+  Args:
+    config: complete configuration of one stage.
+    steps: length of the learning rate schedule, unless the settings give it.
+  """
+  return _call(optim, config["optimizer"], steps=max(steps, 1))
 
 
 def networks(config: Settings) -> tuple[types.Model, types.Objective]:

@@ -1,4 +1,4 @@
-"""Evaluations of a stage: an evaluator, its dataset, and samples for the report."""
+"""Evaluations of a stage: an evaluator, its dataset, and what the report shows."""
 
 import contextlib
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 from basic import cli, types
 from basic.data import pipeline
 from basic.engine import shared_rows
-from basic.experiment import input_pipeline, schema, settings
+from basic.experiment import input_pipeline, schema, settings, shown
 from basic.ops import bootstrap
 from basic.sharding import layout
 
@@ -26,20 +26,6 @@ _REHEARSED = (32, 1024)
 # are encoded in batches of the same size.
 _ROWS = 1024
 _log = logging.getLogger(__name__)
-
-
-class Shown(NamedTuple):
-  """Examples with their embeddings, in host memory.
-
-  Attributes:
-    images: uint8 [n h w c]; None if the data has no images.
-    captions: the first caption of each example; empty if there are none.
-    views: pooled embeddings [n d] by view, not normalised.
-  """
-
-  images: Any
-  captions: list[str]
-  views: Mapping[str, Any]
 
 
 class Encoder(NamedTuple):
@@ -71,14 +57,17 @@ class Evaluation(NamedTuple):
     rehearse: shapes of the parameters -> None; runs the evaluation on a few
       examples with zeros for embeddings, to raise before training what `run`
       would raise after it.
-    samples: (parameters, count) -> the first examples, for the report.
+    samples: (parameters, count) -> some of its examples, for the report.
+    answers: (parameters, count) -> the answers to some of its images, for the
+      report, or None if they have no classes; None unless it is zero-shot.
   """
 
   prefix: str
   every: int | None
   run: Callable[[types.Params], dict[str, float]]
   rehearse: Callable[[types.Params], None]
-  samples: Callable[[types.Params, int], Shown]
+  samples: Callable[[types.Params, int], shown.Shown]
+  answers: Callable[[types.Params, int], shown.Answers | None] | None = None
 
 
 class _Data(NamedTuple):
@@ -86,7 +75,7 @@ class _Data(NamedTuple):
 
   name: str
   source: types.Source
-  count: int
+  used: int
   prepare: Any
 
   @classmethod
@@ -167,29 +156,17 @@ def evaluation(
   source = schema.make("sources", config["source"])
   placement.check_batch(config["batch_size"], f"evals.{label}.batch_size")
   read = _read(label, config, source, tokenizer, stage)
-  most = max(each.count for each in read)
+  most = max(each.used for each in read)
   size = _rows(config["batch_size"], most, placement.mesh.size)
   evaluate = schema.make(
       "evals", {**config, "batch_size": size},
       tokenize=None if tokenizer is None else tokenizer.batch,
       classes=getattr(source, "classes", ()),
   )
-  patience = input_pipeline.patience(stage)
-
-  def batches(data, limit, shard):
-    return pipeline.once(
-        data.source, prepare=data.prepare, batch_size=size, shard=shard,
-        limit=min(data.count, limit), patience=patience,
-    )
-
-  def judge(encode, logits, limit, shard):
-    asked = {"logits": logits} if schema.takes(evaluate, "logits") else {}
-    with contextlib.ExitStack() as opened:
-      passes = [opened.enter_context(batches(each, limit, shard)) for each in read]
-      rows = passes if shard[1] == 1 else [
-          shared_rows.shared(each, placement, towers.fields) for each in passes
-      ]
-      return evaluate(encode, *rows, **asked), passes
+  rows = functools.partial(
+      pipeline.once, batch_size=size, patience=input_pipeline.patience(stage)
+  )
+  judge = functools.partial(_judge, evaluate, read, rows, placement, towers.fields)
 
   def run(params):
     metrics, passes = judge(
@@ -205,16 +182,32 @@ def evaluation(
     zeros = _zeros(towers, params, size)
     _rehearse(label, most, lambda n: judge(zeros, types.Logits(1.0), n, (0, 1)))
 
-  def samples(params, count):
-    with batches(read[0]._replace(count=len(source)), count, (0, 1)) as dataset:
-      return _samples(
-          source, dataset, lambda batch: towers.encode(params, batch),
-          input_pipeline.caption(source, config["label_captions"]), size,
-      )
-
   return Evaluation(
-      f"{config['name']}/{label}", config["every"], run, rehearse, samples
+      f"{config['name']}/{label}", config["every"], run, rehearse,
+      *shown.of(
+          source, config, towers, placement, tokenizer, size,
+          functools.partial(rows, prepare=read[0].prepare),
+      ),
   )
+
+
+def _judge(
+    evaluate, read, rows, placement, fields, encode, logits, limit, shard
+):
+  """(metrics, passes over the data) of the first `limit` examples."""
+  asked = {"logits": logits} if schema.takes(evaluate, "logits") else {}
+  with contextlib.ExitStack() as opened:
+    passes = [
+        opened.enter_context(rows(
+            each.source, prepare=each.prepare, shard=shard,
+            limit=min(each.used, limit),
+        ))
+        for each in read
+    ]
+    batches = passes if shard[1] == 1 else [
+        shared_rows.shared(each, placement, fields) for each in passes
+    ]
+    return evaluate(encode, *batches, **asked), passes
 
 
 def _floats(metrics, counts):
@@ -275,12 +268,12 @@ def _unreadable(label, data, unreadable, stage):
   """Counts by reason; warns if more is unreadable than training allows."""
   unreadable = shared_rows.total(unreadable)
   count = sum(unreadable.values())
-  if count / data.count > stage["unreadable"]["most"]:
+  if count / data.used > stage["unreadable"]["most"]:
     listed = ", ".join(f"{n} x {reason}" for reason, n in unreadable.items())
     _log.warning(
         "evals.%s: %d of its %d examples could not be read (%s), so its results "
         "are those of the others and not comparable.",
-        f"{label}{data.name}".replace("/", "."), count, data.count, listed,
+        f"{label}{data.name}".replace("/", "."), count, data.used, listed,
     )
   return {f"{data.name}/unreadable/{reason}": n for reason, n in unreadable.items()}
 
@@ -303,24 +296,3 @@ def _zeros(towers, params, size):
     return jax.tree.map(lambda z: np.zeros((rows, *z.shape[1:]), z.dtype), shapes)
 
   return encode
-
-
-def _samples(source, dataset, encode, caption, size):
-  """Images, captions and embeddings of all readable examples of a dataset."""
-  images, texts, views = [], [], []
-  for n, (batch, mask) in enumerate(dataset):
-    z = encode(batch)
-    views.append({k: f.pooled[mask] for k, f in z.views.items()})
-    if "image" in batch:
-      images.append(batch["image"][mask])
-    if "text" in batch:
-      texts += [_first(source[n * size + i], caption) for i in mask.nonzero()[0]]
-  joined = jax.tree.map(lambda *parts: np.concatenate(parts), *views)
-  return Shown(np.concatenate(images) if images else None, texts, joined)
-
-
-def _first(example, caption):
-  """The first caption of an example that is not blank, as it is embedded."""
-  text = example["text"] if caption is None else caption(example, None)
-  texts = (text,) if isinstance(text, str) else text
-  return next(text for text in texts if text and text.strip())

@@ -19,7 +19,8 @@ from basic.data import (
     tokenizer,
     vocabulary,
 )
-from basic.experiment import pretrained, schema, settings
+from basic.experiment import manual, pretrained, schema, settings
+from basic.recording import manifest
 from basic.sharding import layout
 
 Settings = settings.Settings
@@ -32,7 +33,8 @@ def run_tokenizer(
   """The run's tokenizer.
 
   That of the run's folder if it has begun; else that of `tokenizer.model`; else
-  that of the pretrained weights; else one trained on the source's captions.
+  that of the weights that it begins from; else one trained on the source's
+  captions.
   A tokenizer_config.json beside it says how captions are cleaned.
 
   Args:
@@ -61,7 +63,7 @@ def run_tokenizer(
   if model_path is not None:
     result = from_file(pathlib.Path(model_path), text["length"])
   else:
-    result = pretrained.words(config) or _trained(config)
+    result = _of_run(config) or pretrained.words(config) or _trained(config)
   if config["tokenizer"]["clean"] is not None:
     result = _as(result, result.length, config["tokenizer"]["clean"])
   for each in with_text:
@@ -166,6 +168,24 @@ def _content(path: pathlib.Path) -> bytes:
     raise FileNotFoundError(
         f"tokenizer.model is {str(path)!r}, and there is no such file. {advice}"
     ) from error
+
+
+def _of_run(config: Settings) -> Tokenizer | None:
+  """The vocabulary of the run whose text tower this run begins from."""
+  initial = config["weights"]
+  if initial is None or initial["name"] != manual.OWN:
+    return None
+  folder = pathlib.Path(initial["path"])
+  stored = manifest.load(folder / "config.json")
+  if stored is None:
+    raise FileNotFoundError(
+        f"weights.path is {initial['path']!r}, which holds no config.json, so it is "
+        "not the folder of a run; give the --workdir that its training was given."
+    )
+  texts = [each.get("text") for each in (stored, *(stored.get("stages") or ()))]
+  if not any(texts) or not pretrained.reads_texts(initial):
+    return None
+  return _stored(folder, config["text"]["length"])
 
 
 def _trained(config: Settings) -> tokenizer.Tokenizer:

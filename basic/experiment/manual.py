@@ -10,6 +10,9 @@ from typing import Any
 
 Settings = Mapping[str, Any]
 
+# The `name` of weights that come from a run of this library.
+OWN = "run"
+
 
 def experiment(
     *,
@@ -43,7 +46,8 @@ def experiment(
   """The settings of an experiment; each group configures what it names.
 
   Args:
-    steps: length of the run; with `stages`, each stage sets its own.
+    steps: length of the run; with `stages`, each stage sets its own. With 0 the
+      run trains nothing, and evaluates what it begins from.
     batch_size: examples in the global batch.
     source: `name` of a source and its settings.
     objective: `name` of an objective and its settings.
@@ -73,8 +77,8 @@ def experiment(
     unreadable: what happens if examples cannot be read (`unreadable` below).
     evals: by label: `name` of an evaluator, its settings, and those of
       `evaluation` below; some need those of `evaluation_with_reference` too.
-    weights: pretrained weights to begin from: `name` of a format in weights/,
-      and `initial` below.
+    weights: pretrained weights to begin from: `name` of a format in weights/, or
+      "run" for those of an own run, and `initial` below.
     stages: for each stage in order, the settings that it changes, and settings
       of its own (`stage` below). A stage that changes `optimizer` or `frozen`
       resets optimizer state, EMA parameters and the learning rate schedule.
@@ -136,12 +140,26 @@ def vocabulary(
   """
 
 
-def initial(*, path: str, paths: tuple[str, ...] = (".*",)) -> None:
+def initial(
+    *,
+    path: str,
+    paths: tuple[str, ...] = (".*",),
+    step: int | None = None,
+    optimizer: bool = False,
+    other_length: bool = False,
+) -> None:
   """Settings of the pretrained weights that a run begins from.
 
   Args:
-    path: the file or folder, in the format `name`.
+    path: the file or folder, in the format `name`; with the name "run", the
+      folder of a run of this library.
     paths: patterns of the paths of parameters to load: ("image/.*",).
+    step: of a run: the checkpoint to begin from; None: the newest one.
+    optimizer: of a run: whether to go on with the parameters as they were
+      trained and the optimizer's moments, in place of the parameters used for
+      evaluation. The learning rate schedule and the data begin anew.
+    other_length: whether text.length may differ from that of weights whose text
+      tower attends to padding, which changes the embedding of every text.
   """
 
 

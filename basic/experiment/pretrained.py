@@ -10,7 +10,7 @@ import numpy as np
 
 from basic import paths, types
 from basic.data import tokenizer, vocabulary
-from basic.experiment import schema
+from basic.experiment import manual, schema
 from basic.ops import learned_positions
 
 # Settings that determine shapes of parameters, where they are compared.
@@ -48,12 +48,7 @@ def begin(
   if initial is None:
     return state
   weights = schema.plugin("weights", initial["name"])().read(initial["path"])
-  selected = paths.any_of(initial["paths"])
-  theirs = {
-      path: leaf for path, leaf in paths.flatten(weights.params).items()
-      if selected(path)
-  }
-  ours = paths.flatten(state.params)
+  theirs = selected(weights.params, initial)
   not_finite = [path for path, x in theirs.items() if not np.isfinite(x).all()]
   if not_finite:
     raise ValueError(
@@ -61,34 +56,82 @@ def begin(
         f"{not_finite[:4]}: the file is damaged, or comes from a run that "
         "diverged."
     )
+  check(state, config, weights.settings, theirs)
+  return types.TrainState(
+      state.step, loaded(state, config, theirs), state.opt_state, state.memory,
+      state.rng,
+  )
+
+
+def selected(params: types.Params, initial: Mapping[str, Any]) -> dict[str, Any]:
+  """The parameters, by path, that the settings `weights` select."""
+  chosen = paths.any_of(initial["paths"])
+  return {
+      path: leaf for path, leaf in paths.flatten(params).items() if chosen(path)
+  }
+
+
+def check(
+    state: types.TrainState,
+    config: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    theirs: Mapping[str, Any],
+) -> None:
+  """Rejects weights for other towers; warns of other image preprocessing.
+
+  Args:
+    state: randomly initialised state of the first stage, or its shapes.
+    config: complete configuration of that stage.
+    settings: groups of a configuration that the weights need.
+    theirs: their parameters by path, or their shapes.
+
+  Raises:
+    ValueError: with a list of all differences.
+  """
+  initial = config["weights"]
   faults = [
-      *_other_settings(config, weights.settings, theirs),
-      *_other_shapes(ours, theirs),
-      *_other_length(config, weights.settings, theirs),
+      *_other_settings(config, settings, theirs),
+      *_other_shapes(paths.flatten(state.params), theirs),
+      *_other_length(config, settings, theirs),
   ]
   if faults:
     raise ValueError("\n  ".join([
         f"the weights at {initial['path']} are not for these towers:", *faults,
         "change these settings, or narrow weights.paths.",
     ]))
-  if other := _other_pixels(config, weights.settings, theirs):
+  if other := _other_pixels(config, settings, theirs):
     _log.warning(
         "the weights at %s were trained with other image preprocessing: %s",
         initial["path"], "; ".join(other),
     )
+
+
+def loaded(
+    state: types.TrainState, config: Mapping[str, Any], theirs: Mapping[str, Any]
+) -> types.Params:
+  """The parameters of a state, replaced where weights have them.
+
+  What is resized, and what stays random, is logged.
+
+  Args:
+    state: randomly initialised state of the first stage.
+    config: complete configuration of that stage.
+    theirs: parameters by path that passed `check`.
+  """
+  ours, where = paths.flatten(state.params), config["weights"]["path"]
   rest = sorted(ours.keys() - theirs.keys())
   _log.info(
       "%d parameters are initialised from %s, %d at random: %s",
-      len(theirs), initial["path"], len(rest), rest,
+      len(theirs), where, len(rest), rest,
   )
-  params = {
+  for path, leaf in theirs.items():
+    if leaf.shape != ours[path].shape:
+      _log.warning("%s", learned_positions.sentence(
+          path, leaf.shape, ours[path].shape))
+  return paths.unflatten({
       path: _placed(path, theirs[path], leaf) if path in theirs else leaf
       for path, leaf in ours.items()
-  }
-  return types.TrainState(
-      state.step, paths.unflatten(params), state.opt_state, state.memory,
-      state.rng,
-  )
+  })
 
 
 def words(config: Mapping[str, Any]) -> vocabulary.Vocabulary | None:
@@ -104,12 +147,17 @@ def words(config: Mapping[str, Any]) -> vocabulary.Vocabulary | None:
     ValueError: if the pretrained weights come without a vocabulary.
   """
   initial = config.get("weights")
-  if initial is None or not paths.any_of(initial["paths"])(_TOKEN_EMBEDDINGS):
+  if initial is None or initial["name"] == manual.OWN or not reads_texts(initial):
     return None
   weights = schema.plugin("weights", initial["name"])().read(initial["path"])
   if _TOKEN_EMBEDDINGS not in paths.flatten(weights.params):
     return None
   return vocabulary_of(weights, initial["path"], config)
+
+
+def reads_texts(initial: Mapping[str, Any]) -> bool:
+  """Whether the settings `weights` select the embeddings of tokens."""
+  return paths.any_of(initial["paths"])(_TOKEN_EMBEDDINGS)
 
 
 def vocabulary_of(
@@ -264,9 +312,17 @@ def _other_length(config, settings, theirs) -> list[str]:
     return []
   if text.get("causal") or text.get("padding") != "read":
     return []
+  if config["weights"].get("other_length"):
+    _log.warning(
+        "text.length is %d and was %d for the weights, whose tower attends to "
+        "padding: every text has another embedding than with them", text["length"],
+        length,
+    )
+    return []
   return [
       f"text.length is {text['length']}, the weights need {length}: their tower "
-      "attends to padding, so its embeddings hold for one text length only"
+      "attends to padding, so its embeddings hold for one text length only; "
+      "weights.other_length=True trains on from them all the same"
   ]
 
 
@@ -276,10 +332,10 @@ def _fits(path: str, theirs: Any, ours: Any) -> bool:
       path, theirs.shape, ours.shape)
 
 
-def _placed(path: str, theirs: np.ndarray, ours: jax.Array) -> jax.Array:
+def _placed(path: str, theirs: Any, ours: jax.Array) -> jax.Array:
   """Their parameter with the shape, dtype and sharding of ours."""
   if theirs.shape == ours.shape:
-    return jax.device_put(np.asarray(theirs, ours.dtype), ours.sharding)
+    return jax.device_put(theirs.astype(ours.dtype), ours.sharding)
   # Compiled, for no process may hold all of `ours`.
   resize = jax.jit(
       functools.partial(learned_positions.resize, path),

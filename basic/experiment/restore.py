@@ -1,65 +1,22 @@
-"""Restores a run's state from its folder, to resume training or to evaluate."""
+"""Restores a run's state from its folder."""
 
 import contextlib
-import logging
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from basic import types
-from basic.data import position as data_position
 from basic.data import tokenizer, vocabulary
 from basic.engine import checkpoint
-from basic.experiment import build, input_pipeline, pretrained, settings
+from basic.experiment import build, settings
 from basic.recording import manifest
 
 FOLDER = "checkpoints"
-_log = logging.getLogger(__name__)
 
 
 class NoCheckpoint(FileNotFoundError):
   """The run has not saved a checkpoint yet."""
-
-
-def resume(
-    stages: list[build.Stage], checkpoints: checkpoint.Checkpoints
-) -> tuple[types.TrainState, dict[str, Any]]:
-  """The newest intact checkpoint, or the initial state of the first stage.
-
-  Args:
-    stages: all stages of the run.
-    checkpoints: checkpoints of the run.
-
-  Returns:
-    (state, position in the data); an empty position at the start of a run.
-
-  Raises:
-    ValueError: if no checkpoint is intact, or the data or the vocabulary have
-      changed.
-  """
-  for name in _without_fingerprint(stages):
-    _log.warning(
-        "the source %s has no `fingerprint`: if its examples change while their "
-        "number stays the same, a resumed run will not notice.", name,
-    )
-  if checkpoints.latest() is None:
-    return pretrained.begin(stages[0].program.fresh(), stages[0].config), {}
-  state, position = read(stages, checkpoints)
-  stage = at(stages, int(state.step))
-  data_position.check(
-      position, stage.source, stage.config["seed"],
-      **input_pipeline.order(stage.config),
-  )
-  return state, position
-
-
-def _without_fingerprint(stages) -> list[str]:
-  """The names of the stages' sources that have no fingerprint, each once."""
-  return list(dict.fromkeys(
-      str(stage.config["source"]["name"]) for stage in stages
-      if getattr(stage.source, "fingerprint", None) is None
-  ))
 
 
 def read(

@@ -136,6 +136,16 @@ def _check_learning(where, config):
 def _useless(config, complete, stages) -> Iterator[str]:
   """Warnings about settings that take effect only at the end, or never."""
   steps = sum(stage["steps"] for stage in stages)
+  if steps:
+    yield from _too_late(config, complete, stages, steps)
+  if all(stage["text"] is None for stage in stages):
+    for name in ("captions", "tokenizer"):
+      if config.get(name):
+        yield f"{name} is set, but no stage has a text tower: it has no effect."
+
+
+def _too_late(config, complete, stages, steps) -> Iterator[str]:
+  """Warnings about intervals that are longer than the run."""
   for group, written in (
       ("record", "metrics are"), ("checkpoint", "a checkpoint is"),
   ):
@@ -160,10 +170,6 @@ def _useless(config, complete, stages) -> Iterator[str]:
           "learning rate never reaches optimizer.peak."
       )
       break
-  if all(stage["text"] is None for stage in stages):
-    for name in ("captions", "tokenizer"):
-      if config.get(name):
-        yield f"{name} is set, but no stage has a text tower: it has no effect."
 
 
 def _unused(config, stages) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Any
 from basic import gradient, optim, types
 from basic.data import captions, images
 from basic.engine import checkpoint, model
-from basic.experiment import manual, renamed, schema
+from basic.experiment import limits, manual, renamed, schema
 from basic.ops import photometric
 from basic.sharding import layout
 
@@ -21,6 +21,7 @@ _FUNCTIONS = {
     "checkpoint": checkpoint.Checkpoints,
     "weights": manual.initial, "captions": captions.captions,
     "label_captions": captions.captions, "evaluation": manual.evaluation,
+    "change": photometric.check,
 }
 # Group of settings -> the folder with the plug-ins that it can name.
 _FOLDERS = {
@@ -76,7 +77,9 @@ def complete(config: Settings) -> dict[str, Any]:
   for key in ("source", "objective", "image", "text", *_MEMBERS):
     if full[key] is not None:
       full[key] = _named(key, key, full[key])
-  _positive("config", full, "steps", "batch_size")
+  _positive("config", full, "batch_size")
+  if full["steps"] < 0:
+    raise ValueError(f"config.steps is {full['steps']}; it takes 0 or more.")
   _positive("checkpoint", full["checkpoint"], "every")
   _positive("record", full["record"], "every")
   _positive("loader", full["loader"], "threads", "window")
@@ -85,7 +88,7 @@ def complete(config: Settings) -> dict[str, Any]:
       raise ValueError(
           f"loader.{name} is {full['loader'][name]}; it takes 0 or more."
       )
-  _check_unreadable(full["unreadable"])
+  limits.unreadable(full["unreadable"])
   full["evals"] = {
       label: evaluation(f"evals.{label}", settings)
       for label, settings in sorted((full["evals"] or {}).items())
@@ -94,7 +97,8 @@ def complete(config: Settings) -> dict[str, Any]:
       field: _look(f"looks.{field}", settings)
       for field, settings in sorted((full["looks"] or {}).items())
   }
-  _check_looks(full)
+  limits.looks(full)
+  limits.weights(full["weights"])
   full["photometric"] = {
       field: _photometric(f"photometric.{field}", settings)
       for field, settings in sorted((full["photometric"] or {}).items())
@@ -135,11 +139,14 @@ def _function(where, group, settings):
   try:
     return _find(group, name)
   except ValueError as error:
-    raise ValueError(f"{where}.name: {error}") from error
+    own = f" {manual.OWN!r} is a run of this library." if group == "weights" else ""
+    raise ValueError(f"{where}.name: {error}{own}") from error
 
 
 def _find(group, name):
   """The function `name` in the folder or module of a group."""
+  if group == "weights" and name == manual.OWN:
+    return manual.initial
   if group in _FOLDERS:
     return schema.plugin(_FOLDERS[group], name)
   module, result = _MEMBERS[group]
@@ -186,8 +193,7 @@ def evaluation(where: str, settings: Settings) -> dict[str, Any]:
 
 def _reference(where, settings):
   """Complete settings of the second source of an evaluator; {} without one."""
-  function = _function(where, "evaluation", settings)
-  if schema.hints(function).get("return") is not types.ReferenceEvaluator:
+  if not _has_reference(_function(where, "evaluation", settings)):
     return {}
   second = manual.evaluation_with_reference
   full = schema.complete(
@@ -197,6 +203,11 @@ def _reference(where, settings):
     _positive(where, full, "reference_limit")
   where = f"{where}.reference"
   return {**full, "reference": _named(where, "reference", full["reference"])}
+
+
+def _has_reference(function):
+  """Whether a plug-in is an evaluator that reads a second source."""
+  return schema.hints(function).get("return") is types.ReferenceEvaluator
 
 
 def _look(where, settings):
@@ -228,30 +239,6 @@ def _photometric(where, settings):
   return full
 
 
-def _check_looks(full):
-  """Rejects looks that nobody reads, and looks of embeddings."""
-  if not full["looks"]:
-    return
-  views = full["views"] or {k: k for k in ("image", "text") if full[k]}
-  if not set(full["looks"]) & set(views):
-    raise ValueError(
-        f"looks are {sorted(full['looks'])}, and views read {sorted(views)}: no "
-        "tower would see an image. Name the looks in views, such as "
-        f"views={{{sorted(full['looks'])[0]!r}: 'image'}}, or name a look 'image'."
-    )
-  size = full["augment"]["size"]
-  if full["evals"] and size is None:
-    raise ValueError(
-        "augment.size is not set, so evaluations would see images of another size "
-        "than the looks: set it to the size of the looks."
-    )
-  if full["stored"]:
-    raise ValueError(
-        f"stored={full['stored']} replaces images by embeddings that are "
-        "computed once, and looks are drawn anew each time; leave one out."
-    )
-
-
 def _check_stage(n, stage_settings, config):
   """Checks a stage as the complete experiment that results from it."""
   own, changes = split_stage(stage_settings)
@@ -265,7 +252,9 @@ def _check_stage(n, stage_settings, config):
         f"a stage cannot change {shared}: all stages of a run share them. Set "
         "them outside `stages`."
     )
-  complete(changed({**config, "stages": ()}, changes))
+  _positive(
+      f"stages[{n}]", complete(changed({**config, "stages": ()}, changes)), "steps"
+  )
 
 
 def _positive(where, settings, *names):
@@ -274,25 +263,6 @@ def _positive(where, settings, *names):
     if settings[name] is None or settings[name] < 1:
       raise ValueError(
           f"{where}.{name} is {settings[name]}; it takes a number of at least 1."
-      )
-
-
-def _check_unreadable(group):
-  """Rejects a fraction beyond 0 to 1, and times that are not positive."""
-  _positive("unreadable", group, "window")
-  if not 0 <= group["most"] <= 1:
-    raise ValueError(
-        f"unreadable.most is {group['most']}; it takes a fraction of the examples, "
-        "0 to 1."
-    )
-  if group["listed"] < 0:
-    raise ValueError(
-        f"unreadable.listed is {group['listed']}; it takes a number of examples."
-    )
-  for name in ("warn_after", "stop_after"):
-    if group[name] is not None and not group[name] > 0:
-      raise ValueError(
-          f"unreadable.{name} is {group[name]}; it takes seconds, more than 0."
       )
 
 
@@ -351,8 +321,10 @@ def changed(base: Settings, changes: Settings) -> dict[str, Any]:
   merged = dict(base)
   for key, value in changes.items():
     old = base.get(key)
-    both = isinstance(old, Mapping) and isinstance(value, Mapping)
-    if key in ("source", "reference") and both:
+    if (
+        key in ("source", "reference")
+        and isinstance(old, Mapping) and isinstance(value, Mapping)
+    ):
       # Its settings are values: the sources of a mixture are not merged.
       same = value.get("name", old.get("name")) == old.get("name")
       merged[key] = {**old, **value} if same else value
@@ -366,6 +338,51 @@ def changed(base: Settings, changes: Settings) -> dict[str, Any]:
   return merged
 
 
+def arguments(where: str, group: str, name: Any) -> dict[str, Any]:
+  """The settings that a group takes, by name, with their types.
+
+  Args:
+    where: path of the group, for messages: "evals.single".
+    group: "" for the experiment itself, "stage" for one of its stages,
+      "evaluation", "look" and "change" for an entry of `evals`, `looks` and
+      `photometric`.
+    name: the plug-in that it names; None if it names none.
+
+  Returns:
+    Setting -> type, also of old names (renamed.py).
+
+  Raises:
+    ValueError: if the group must name a plug-in and does not, or there is none
+      of that name.
+  """
+  named = is_named(group)
+  if named:
+    _function(where, group, {} if name is None else {"name": name})
+  found: dict[str, Any] = {"name": str} if named else {}
+  functions = _functions("" if group == "stage" else group, name)
+  for function in [*functions, *([manual.stage] if group == "stage" else [])]:
+    types_of = schema.hints(function)
+    for key in schema.arguments(function, _SUPPLIED.get(group, ())):
+      found[key] = types_of.get(key, Any)
+    for old, new in renamed.table(function).items():
+      found[old] = types_of.get(new, Any)
+  return found
+
+
+def is_named(group: str) -> bool:
+  """Whether a group has a `name`, which says whose settings it holds."""
+  return group in _FOLDERS or group in _MEMBERS
+
+
+def is_group(outer: str, key: str) -> bool:
+  """Whether a setting of the group `outer` is the group of settings `key`."""
+  if outer == "evaluation":
+    return key in ("source", "label_captions", "reference")
+  known = (*_FUNCTIONS, *_FOLDERS, *_MEMBERS)
+  return outer in ("", "stage") and key in known and schema.takes(
+      manual.experiment, key)
+
+
 def _functions(group: str, name: Any) -> list[Any]:
   """The functions that take a group's settings; none for an unknown name."""
   functions = [_FUNCTIONS[group]] if group in _FUNCTIONS else []
@@ -373,4 +390,6 @@ def _functions(group: str, name: Any) -> list[Any]:
     # `complete` raises for an unknown name, with the path of the setting.
     with contextlib.suppress(ValueError):
       functions.append(_find(group, name))
+      if _has_reference(functions[-1]):
+        functions.append(manual.evaluation_with_reference)
   return functions

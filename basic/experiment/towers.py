@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +29,8 @@ from basic.experiment import (
 from basic.sharding import layout
 
 _AVERAGE, _COUNT = "opt_state/average", "opt_state/count"
+# What of a checkpoint determines the parameters for evaluation.
+EVALUATED = ("params", _AVERAGE, _COUNT)
 # Settings that embeddings depend on.
 _READ = ("image", "text", "views", "projection", "augment")
 
@@ -112,16 +114,15 @@ def of_run(workdir: str | os.PathLike, step: int | None = None) -> Towers:
   words = None if tokenizer is None else input_pipeline.fingerprint(folder)
 
   def place(n, shapes):
-    placement = _Applied.of(_stage_at(configs, n), mesh).layout
+    placement = _Applied.of(stage_at(configs, n), mesh).layout
     return paths.flatten(placement.place(paths.unflatten(shapes)))
 
   with restore.reading(folder, config) as checkpoints:
-    part = checkpoints.parameters(place, step, ("params", _AVERAGE, _COUNT))
+    part = checkpoints.parameters(place, step, EVALUATED)
   restore.check_vocabulary(checkpoints.directory, part.step, part.position, words)
   return _towers(
-      f"{os.fspath(workdir)}, step {part.step}", _stage_at(configs, part.step),
-      mesh, _evaluated(part.leaves), tokenizer, part.step,
-      (json.dumps(part.digest, sort_keys=True), words),
+      f"{os.fspath(workdir)}, step {part.step}", stage_at(configs, part.step),
+      mesh, evaluated(part.leaves), tokenizer, part.step, facts(part, words),
   )
 
 
@@ -154,13 +155,13 @@ def of_weights(
   )
   digest, leaves = hashlib.sha256(), {}
   for name, leaf in paths.flatten({"params": weights.params}).items():
-    array = np.ascontiguousarray(leaf)
+    array = np.asarray(leaf)  # Scalars, such as the scale, stay scalars.
     digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
     leaves[name] = jax.device_put(array, shardings[name])
   if words is not None:
     digest.update(words.content + repr((words.length, words.clean)).encode())
   return _towers(
-      f"{kind}:{os.fspath(path)}", config, mesh, _evaluated(leaves), words, None,
+      f"{kind}:{os.fspath(path)}", config, mesh, evaluated(leaves), words, None,
       (digest.hexdigest(),),
   )
 
@@ -204,15 +205,21 @@ class _Applied(NamedTuple):
     )
 
 
-def _stage_at(configs, step):
+def stage_at(
+    configs: Sequence[settings.Settings], step: int
+) -> settings.Settings:
   """The configuration of the stage that a step belongs to."""
   ends = itertools.accumulate(each["steps"] for each in configs)
   return next((c for c, end in zip(configs, ends, strict=True) if step <= end),
               configs[-1])
 
 
-def _evaluated(leaves: Mapping[str, Any]) -> types.Params:
-  """The parameters for evaluation: averages where they are kept and begun."""
+def evaluated(leaves: Mapping[str, Any]) -> types.Params:
+  """The parameters for evaluation: averages where they are kept and begun.
+
+  Args:
+    leaves: arrays of a checkpoint by path, those of the groups `EVALUATED`.
+  """
   begun = int(leaves.get(_COUNT, 0)) > 0
   return paths.unflatten({
       path.removeprefix("params/"): (
@@ -226,12 +233,37 @@ def _towers(origin, config, mesh, params, tokenizer, step, facts) -> Towers:
   """The towers of a configuration with these parameters."""
   network, objective, placement = _Applied.of(config, mesh)
   views = network.encode.views.values()
-  read = {key: config[key] for key in _READ}
-  digest = hashlib.sha256(json.dumps([facts, read], sort_keys=True).encode())
   return Towers(
       origin, config, params, network, objective, placement,
       evaluation.encoder(
           network, placement, {view.field for view in views}, objective
       ),
-      input_pipeline.at_length(tokenizer, config), step, digest.hexdigest()[:32],
+      input_pipeline.at_length(tokenizer, config), step,
+      fingerprint(config, facts),
   )
+
+
+def facts(part: Any, words: str | None) -> tuple[Any, ...]:
+  """What identifies the parameters of a run and its vocabulary.
+
+  Args:
+    part: of a checkpoint, with the groups `EVALUATED` at least.
+    words: the fingerprint of the vocabulary.
+  """
+  digest = {
+      path: row for path, row in part.digest.items()
+      if any(path == group or path.startswith(f"{group}/") for group in EVALUATED)
+  }
+  return json.dumps(digest, sort_keys=True), words
+
+
+def fingerprint(config: settings.Settings, facts: Sequence[Any]) -> str:
+  """The fingerprint of towers, 32 hexadecimal digits.
+
+  Args:
+    config: complete configuration of their stage.
+    facts: what identifies their parameters and their vocabulary, as JSON data.
+  """
+  read = {key: config[key] for key in _READ}
+  digest = hashlib.sha256(json.dumps([facts, read], sort_keys=True).encode())
+  return digest.hexdigest()[:32]

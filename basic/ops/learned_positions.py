@@ -77,6 +77,26 @@ def resize(path: str, old: jax.Array, new: jax.Array) -> jax.Array:
   return resized.astype(new.dtype)
 
 
+def sentence(path: str, old: tuple[int, ...], new: tuple[int, ...]) -> str:
+  """What `resize` does to a parameter, for a log.
+
+  Example:
+    >>> sentence("text/encoder/positions", (77, 8), (32, 8))
+    'text/encoder/positions: the first 32 of 77 positions are kept, the rest is cut'
+  """
+  if _kind(path, len(old)) != "text":
+    return f"{path}: resized from {list(old)} to {list(new)}"
+  if new[0] < old[0]:
+    return (
+        f"{path}: the first {new[0]} of {old[0]} positions are kept, the rest is "
+        "cut"
+    )
+  return (
+      f"{path}: all {old[0]} positions are kept, and {new[0] - old[0]} new ones "
+      "begin at random"
+  )
+
+
 def _kind(path: str, rank: int) -> str | None:
   if f"/{path}".endswith("/attention/positions"):
     return "offsets" if rank >= 3 else None

@@ -134,12 +134,8 @@ def _of_rows(x, y, first, count, k, block):
 
 
 def _keys(x, y):
-  """Scores without TF32 or bfloat16 rounding; the lowest number for NaN."""
-  scores = jnp.einsum(
-      "id,jd->ij", x, y,
-      precision=jax.lax.Precision.HIGHEST,
-      preferred_element_type=precision.accumulator(x.dtype),
-  )
+  """Scores of a tile; the lowest number for NaN."""
+  scores = queries.scores(x, y)
   lowest = jnp.finfo(scores.dtype).min
   scores = jnp.where(scores == 0, 0.0, scores)  # -0.0 would come after 0.0.
   return jnp.where(jnp.isnan(scores), lowest, jnp.maximum(scores, lowest))

@@ -173,7 +173,7 @@ def _own_scores(x, first, y, owner, *, block):
     here = (row >= 0) & (row < size)
 
     def take():
-      s = _scores(a.cut(x), b.cut(y))
+      s = queries.scores(a.cut(x), b.cut(y))
       own = jnp.take_along_axis(s, jnp.clip(row, 0, size - 1)[None, :], 0)[0]
       return b.put(score, jnp.where(here, own, b.cut(score)))
 
@@ -199,7 +199,7 @@ def _counts(x, first, y, pairs, score, *, slots, block):
     def of_tile(number, carry):
       of_query, by_slot = carry
       b = queries.span(number, width, m)
-      s = _scores(asking.x, b.cut(y))
+      s = queries.scores(asking.x, b.cut(y))
       before = _queries_before(s, asking, b, pairs.owner, score)
       of_query = b.put(of_query, b.cut(of_query) + before)
       return of_query, _items_before(s, asking, b, score, by_slot)
@@ -284,12 +284,3 @@ def _items_before(s, asking, b, score, by_slot):
     return by_slot.at[slot].add(jnp.stack([every, same]))
 
   return jax.lax.fori_loop(0, asking.slots, add, by_slot)
-
-
-def _scores(x, y):
-  """One tile of inner products, without TF32 or bfloat16 rounding."""
-  return jnp.einsum(
-      "id,jd->ij", x, y,
-      precision=jax.lax.Precision.HIGHEST,
-      preferred_element_type=precision.accumulator(x.dtype),
-  )

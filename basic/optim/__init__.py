@@ -11,7 +11,7 @@ repeats the parameter paths, so the axis table that shards a kernel shards its
 moments too.
 """
 
-from basic.optim._chain import NO_DECAY, Optimizer
+from basic.optim._chain import NO_DECAY, Optimizer, with_schedule_of
 from basic.optim._ema import ema_params, evaluation_params, with_ema
 from basic.optim.adafactorw import adafactorw
 from basic.optim.adamw import adamw
@@ -31,4 +31,5 @@ RENAMED = {
 __all__ = [
     "NO_DECAY", "Optimizer", "adafactorw", "adamw", "ema_params",
     "evaluation_params", "lamb", "lars", "lion", "sgd", "with_ema",
+    "with_schedule_of",
 ]

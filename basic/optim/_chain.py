@@ -74,6 +74,22 @@ def optimizer(
   return Optimizer(tx, rate)
 
 
+def with_schedule_of(state: Any, other: Any) -> Any:
+  """An optimizer state whose learning rate schedule stands where another's does.
+
+  Args:
+    state: state of an optimizer.
+    other: state of the same optimizer, such as a fresh one.
+  """
+  def is_schedule(node):
+    return isinstance(node, optax.ScaleByScheduleState)
+
+  return jax.tree.map(
+      lambda own, its: its if is_schedule(own) else own, state, other,
+      is_leaf=is_schedule,
+  )
+
+
 def clip_by_global_norm(norm: float | None) -> optax.GradientTransformation:
   """Scales gradients down to a global norm; None leaves them as they are.
 

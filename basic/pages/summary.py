@@ -1,14 +1,13 @@
 """Shows evaluation results and training metrics as cards, table and plots."""
 
-import html
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from basic.pages import plots
+from basic.pages import markup, plots
 from basic.recording import journal
 
 Rows = Sequence[Mapping[str, Any]]
@@ -36,6 +35,27 @@ _FALLS = re.compile(r".*(loss|error|perplexity|gap|rank|unreadable)")
 # Numbers of examples: they are in the table, but not plotted.
 _COUNT = re.compile(r".*(count|captions|distractors)")
 _CARDS = 6
+_ROWS = 400  # results of a table
+_PLOTS = 80  # plots of a page; each is at most 30 kB
+_SERIES = 9  # curves of a plot
+
+
+class Figure(NamedTuple):
+  """A plot: metrics of one stem.
+
+  Attributes:
+    names: of the metrics, such as "r/to_text@1" and "r/to_text@5".
+    is_result: whether they are of an evaluation, not of training.
+    group: of the evaluation: "retrieval/test"; empty for training.
+    title: what is plotted, text.
+    unit: label of the y axis.
+  """
+
+  names: tuple[str, ...]
+  is_result: bool
+  group: str
+  title: str
+  unit: str
 
 
 def cards(rows: Rows) -> str:
@@ -57,71 +77,151 @@ def cards(rows: Rows) -> str:
 
 def table(rows: Rows) -> str:
   """Lists the last, best and first value of every result."""
+  names = results(rows)
   body = []
-  for name in filter(_is_result, _names(rows)):
+  for name in names[:_ROWS]:
     steps, values = journal.curve(rows, name)
-    cells = "".join(
-        f"<td>{text}</td>" for text in (
-            f"<strong>{_number(name, values[-1])}</strong>",
-            _best(name, steps, values),
-            _number(name, values[0]),
-        )
-    )
-    # Lets a narrow page break long names.
-    shown = re.sub("([/_])", r"\1<wbr>", html.escape(name))
-    body.append(f'<tr><th scope="row">{shown}</th>{cells}</tr>')
+    body.append((
+        markup.name(name), f"<strong>{number(name, values[-1])}</strong>",
+        _best(name, steps, values), number(name, values[0]),
+    ))
   if not body:
     return "<p>No evaluation has been written yet.</p>"
-  columns = ("", "last", "best", "first")
-  head = "".join(f'<th scope="col">{column}</th>' for column in columns)
-  return (
-      '<div class="scroll"><table class="results"><thead><tr>'
-      f"{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+  return markup.table(("", "last", "best", "first"), body) + _left_out(
+      names[_ROWS:], "results"
   )
 
 
-def curves(rows: Rows) -> str:
-  """Plots every metric over steps, metrics of the same stem together."""
-  parts = []
-  names = [n for n in _names(rows) if not _COUNT.fullmatch(n)]
-  for is_result, group in itertools.groupby(names, _is_result):
-    figures = [
-        _plot(rows, list(same)) for _, same in itertools.groupby(group, _stem)
-    ]
+def curves(rows: Rows, marks: Sequence[int] = ()) -> str:
+  """Plots every metric over steps, metrics of the same stem together.
+
+  Args:
+    rows: the lines of `metrics.jsonl`, oldest first.
+    marks: the steps at which stages end, the last one's apart.
+
+  Returns:
+    HTML.
+  """
+  parts, found = [], figures(rows)
+  for is_result, group in itertools.groupby(
+      found[:_PLOTS], lambda figure: figure.is_result
+  ):
+    drawn = "".join(_plot(rows, figure, marks) for figure in group)
     title = "Evaluations" if is_result else "Training"
-    parts.append(f'<h3>{title}</h3><div class="plots">{"".join(figures)}</div>')
-  return "".join(parts) or "<p>No numbers have been written yet.</p>"
+    parts.append(f'<h3>{title}</h3><div class="plots">{drawn}</div>')
+  if not parts:
+    return "<p>No numbers have been written yet.</p>"
+  said = (
+      "<p>Dashed lines are the boundaries of stages.</p>" if len(marks) else ""
+  )
+  left = [name for figure in found[_PLOTS:] for name in figure.names]
+  return said + "".join(parts) + _left_out(left, "metrics")
+
+
+def results(rows: Rows) -> list[str]:
+  """The names of all results of evaluations, in the order of a table."""
+  return [name for name in _names(rows) if _is_result(name)]
+
+
+def figures(rows: Rows) -> list[Figure]:
+  """The plots of all metrics that are plotted, those of training first."""
+  names = [name for name in _names(rows) if not _COUNT.fullmatch(name)]
+  found = []
+  for stem, same in itertools.groupby(names, _stem):
+    group, _, last = stem.rpartition("/")
+    together = tuple(same)[:_SERIES]
+    found.append(Figure(
+        together, _is_result(stem), group, _spaced(last),
+        _unit(together[0]) or "value",
+    ))
+  return found
+
+
+def has_best(name: str) -> Callable[[np.ndarray], int] | None:
+  """Which of several values of a metric is the best one.
+
+  Args:
+    name: of the metric.
+
+  Returns:
+    Values, some of them finite -> the index of the best one; None if it is not
+    known whether a lower one is better.
+  """
+  falls = _FALLS.fullmatch(name) is not None
+  if not (falls or _FRACTION.fullmatch(name)) or _COUNT.fullmatch(name):
+    return None
+  choose = np.nanargmin if falls else np.nanargmax
+  return lambda values: int(choose(np.where(np.isfinite(values), values, np.nan)))
+
+
+def number(name: str, value: float) -> str:
+  """A value of a metric as text: a fraction in percent, others in four digits."""
+  if _FRACTION.fullmatch(name) and 0 <= value <= 1:
+    return f"{value:.1%}"
+  if 10_000 <= abs(value) < 1e15:
+    return f"{value:,.0f}"
+  return f"{value:.4g}"
+
+
+def is_fraction(name: str, values: np.ndarray) -> bool:
+  """Whether the values of a metric are fractions, to be shown in percent."""
+  finite = values[np.isfinite(values)]
+  if not len(finite) or _FRACTION.fullmatch(name) is None:
+    return False
+  return bool(finite.min() >= 0 and finite.max() <= 1)
+
+
+def _left_out(names: Sequence[str], what: str) -> str:
+  """Names what a page of bounded size has no room for."""
+  if not names:
+    return ""
+  listed = ", ".join(f"<code>{markup.text(n, 120)}</code>" for n in names[:_ROWS])
+  return (
+      f"<details><summary>{len(names):,} more {what}</summary><p>Their numbers are in "
+      f"<code>metrics.jsonl</code>: {listed}</p></details>"
+  )
 
 
 def _card(rows: Rows, name: str) -> str:
   _, values = journal.curve(rows, name)
   group, _, last = name.rpartition("/")
-  since = f"from {_number(name, values[0])}" if len(values) > 1 else ""
+  since = f"from {number(name, values[0])}" if len(values) > 1 else ""
   return (
-      f'<div class="figure"><small>{html.escape(group) or "&nbsp;"}</small>'
-      f"<strong>{_number(name, values[-1])}</strong>"
-      f"<span>{html.escape(_spaced(last))}</span><small>{since}</small></div>"
+      f'<div class="figure"><small>{markup.name(group) or "&nbsp;"}</small>'
+      f"<strong>{number(name, values[-1])}</strong>"
+      f"<span>{markup.text(_spaced(last))}</span><small>{since}</small></div>"
   )
 
 
-def _plot(rows: Rows, names: Sequence[str]) -> str:
-  stem = _stem(names[0])
-  group, _, last = stem.rpartition("/")
-  series = {n: journal.curve(rows, n) for n in names}
-  not_finite = sum(int((~np.isfinite(v)).sum()) for _, v in series.values())
-  labels = {n: n.removeprefix(stem) or last for n in names}
+def _plot(rows: Rows, figure: Figure, marks: Sequence[int]) -> str:
+  series = {name: journal.curve(rows, name) for name in figure.names}
+  values = np.concatenate([v for _, v in series.values()])
+  stem = _stem(figure.names[0])
   picture = plots.curves(
-      {labels[n]: curve for n, curve in series.items()},
-      unit=_unit(names[0]) or _spaced(last),
-      percent=_is_fraction(names[0], series.values()),
+      {n.removeprefix(stem) or figure.title: each for n, each in series.items()},
+      unit=figure.unit, percent=is_fraction(figure.names[0], values), marks=marks,
   )
-  over = f"<small>{html.escape(group)}</small> " if _is_result(names[0]) else ""
+  return framed(figure, picture, int((~np.isfinite(values)).sum()))
+
+
+def framed(figure: Figure, picture: str, not_finite: int) -> str:
+  """A plot with its heading and the names of its metrics below.
+
+  Args:
+    figure: what is plotted.
+    picture: the plot, HTML.
+    not_finite: number of values that have no place in it.
+
+  Returns:
+    HTML.
+  """
+  over = f"<small>{markup.name(figure.group)}</small> " if figure.is_result else ""
   note = (
-      f" <em>{not_finite} values are not finite.</em>" if not_finite else ""
+      f" <em>{not_finite:,} values are not finite.</em>" if not_finite else ""
   )
-  code = ", ".join(f"<code>{html.escape(n)}</code>" for n in names)
+  code = ", ".join(f"<code>{markup.text(n, 120)}</code>" for n in figure.names)
   return (
-      f"<figure><h4>{over}{html.escape(_spaced(last))}</h4>{picture}"
+      f"<figure><h4>{over}{markup.text(figure.title)}</h4>{picture}"
       f"<figcaption>{code}{note}</figcaption></figure>"
   )
 
@@ -168,26 +268,13 @@ def _unit(name: str) -> str:
   return "accuracy" if "@" in name else ""
 
 
-def _is_fraction(name: str, series: Iterable[plots.Curve]) -> bool:
-  values = np.concatenate([v[np.isfinite(v)] for _, v in series])
-  if not len(values) or _FRACTION.fullmatch(name) is None:
-    return False
-  return bool(values.min() >= 0 and values.max() <= 1)
-
-
 def _best(name: str, steps: np.ndarray, values: np.ndarray) -> str:
   """The best value and its step, if it is known whether lower is better."""
-  falls = _FALLS.fullmatch(name) is not None
-  if not (falls or _FRACTION.fullmatch(name)) or not np.isfinite(values).any():
+  choose = has_best(name)
+  if choose is None or not np.isfinite(values).any():
     return ""
-  at = int(np.nanargmin(values) if falls else np.nanargmax(values))
-  return f"{_number(name, values[at])} <small>at {steps[at]:,}</small>"
-
-
-def _number(name: str, value: float) -> str:
-  if _FRACTION.fullmatch(name) and 0 <= value <= 1:
-    return f"{value:.1%}"
-  return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+  at = choose(values)
+  return f"{number(name, values[at])} <small>at {steps[at]:,}</small>"
 
 
 def _spaced(name: str) -> str:

@@ -1,13 +1,15 @@
 """Shows what of the data could not be read."""
 
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from basic.pages import markup
 
 Rows = Sequence[Mapping[str, Any]]
 
 _TRAINING = "data/unreadable/"
 _SHOWN = 20  # examples that are listed
+_ROWS = 100  # reasons
 
 
 def section(rows: Rows, listed: Sequence[Mapping[str, Any]]) -> str:
@@ -27,7 +29,8 @@ def section(rows: Rows, listed: Sequence[Mapping[str, Any]]) -> str:
   ]
   if not counts and not listed:
     return "<p>Every example that this run asked for could be read.</p>"
-  return _summary(last) + _table(("in", "reason", "reads"), counts) + _list(listed)
+  by_reason = _table(("in", "reason", "reads"), counts[:_ROWS]) if counts else ""
+  return _summary(last) + by_reason + _list(listed)
 
 
 def _place(name: str) -> tuple[str, str]:
@@ -66,19 +69,8 @@ def _list(listed: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-  head = "".join(f'<th scope="col">{column}</th>' for column in columns)
-  body = "".join(
-      "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>"
-      for row in rows
-  )
-  return (
-      '<div class="scroll"><table class="results texts"><thead><tr>'
-      f"{head}</tr></thead><tbody>{body}</tbody></table></div>"
-  )
+  return markup.table(columns, [[_text(cell) for cell in row] for row in rows], "texts")
 
 
 def _text(cell: Any) -> str:
-  if isinstance(cell, int):
-    return f"{cell:,}"
-  # A file's name may hold what UTF-8 cannot encode.
-  return html.escape(cell.encode("utf-8", "replace").decode("utf-8"))
+  return f"{cell:,}" if isinstance(cell, int) else markup.text(cell, 500)

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8, UInt64
 
 from basic import types
-from basic.preparation import _folder, _hashing
+from basic.data import hashing
+from basic.preparation import _folder
 
 
 class Features(NamedTuple):
@@ -116,14 +117,14 @@ def extract(source: types.Source, start: int, stop: int) -> Features:
       reason=np.array(reason, np.uint8),
       height=np.array([one.height for one in found], np.int32),
       width=np.array([one.width for one in found], np.int32),
-      image=_hashing.unsigned(one.image for one in found),
-      look=_hashing.unsigned(one.look or 0 for one in found),
+      image=hashing.unsigned(one.image for one in found),
+      look=hashing.unsigned(one.look or 0 for one in found),
       flat=np.array([one.look is None for one in found], np.bool_),
       captions=_offsets(len(one.captions) for one in found),
-      caption=_hashing.unsigned(caption for caption, _, _ in captions),
+      caption=hashing.unsigned(caption for caption, _, _ in captions),
       words=np.array([count for _, count, _ in captions], np.int32),
       tokens=_offsets(len(tokens) for _, _, tokens in captions),
-      token=_hashing.unsigned(
+      token=hashing.unsigned(
           token for _, _, tokens in captions for token in tokens
       ),
   )
@@ -139,15 +140,15 @@ def _one(example: Mapping[str, Any], index: int) -> _One:
   texts = (text,) if isinstance(text, str) else tuple(text)
   return _One(
       height=pixels.shape[0], width=pixels.shape[1], image=identity,
-      look=_hashing.perceptual(pixels), captions=tuple(map(_caption, texts)),
+      look=hashing.perceptual(pixels), captions=tuple(map(_caption, texts)),
   )
 
 
 def _caption(text: str) -> tuple[int, int, tuple[int, ...]]:
   """(hash, number of words, hashes of unigrams and bigrams) of a caption."""
   found = words(text)
-  tokens = sorted(map(_hashing.content, ngrams(text)))
-  return _hashing.content(" ".join(found)), len(found), tuple(tokens)
+  tokens = sorted(map(hashing.content, ngrams(text)))
+  return hashing.content(" ".join(found)), len(found), tuple(tokens)
 
 
 def picture(
@@ -166,9 +167,9 @@ def picture(
     )
   image = example["image"]
   if hasattr(image, "decode"):
-    return _hashing.content(image.data), image.decode()
+    return hashing.content(image.data), image.decode()
   pixels = np.asarray(image)
-  return _hashing.content(pixels), pixels
+  return hashing.content(pixels), pixels
 
 
 def looks(source: types.Source, start: int, stop: int) -> dict[str, np.ndarray]:
@@ -180,7 +181,7 @@ def looks(source: types.Source, start: int, stop: int) -> dict[str, np.ndarray]:
     stop: one after the last.
 
   Returns:
-    "look" uint64: perceptual hashes (`_hashing.views`); "image" uint64: hashes
+    "look" uint64: perceptual hashes (`hashing.views`); "image" uint64: hashes
     of files; "flat" and "unreadable" int64: numbers of images that have no
     perceptual hash, and that cannot be read.
   """
@@ -192,13 +193,13 @@ def looks(source: types.Source, start: int, stop: int) -> dict[str, np.ndarray]:
     except types.Unreadable:
       unreadable += 1
       continue
-    hashes = _hashing.views(pixels)
+    hashes = hashing.views(pixels)
     found += hashes
     images.append(identity)
     flat += not hashes
   return {
-      "look": np.unique(_hashing.unsigned(found)),
-      "image": np.unique(_hashing.unsigned(images)),
+      "look": np.unique(hashing.unsigned(found)),
+      "image": np.unique(hashing.unsigned(images)),
       "flat": np.array(flat, np.int64),
       "unreadable": np.array(unreadable, np.int64),
   }

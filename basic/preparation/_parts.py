@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from basic import types
-from basic.preparation import _features, _folder, _hashing, _rules
+from basic.data import hashing
+from basic.preparation import _features, _folder, _rules
 from basic.sources import subset
 
 
@@ -103,7 +104,7 @@ def evaluation(
       for name in ("flat", "unreadable"):
         key = f"evaluation/{label}/{name}"
         counts[key] = counts.get(key, 0) + int(found[name])
-  none = _hashing.unsigned(())
+  none = hashing.unsigned(())
   return _rules.Evaluation(
       np.unique(np.concatenate([none, *images])),
       np.unique(np.concatenate([none, *looks])),

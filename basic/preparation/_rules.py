@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8, UInt64
 
-from basic.preparation import _features, _folder, _hashing
+from basic.data import hashing
+from basic.preparation import _features, _folder
 
 # The code of a reason in `Decision.reason` is its place in this list.
 REASONS = (
@@ -86,7 +87,7 @@ def load(folder: str) -> tuple[Tables, Evaluation]:
         _folder.read_array(f"{folder}/{name}") for name in names
         if name.startswith(f"{table}-")
     ]
-    found[table] = np.concatenate([_hashing.unsigned(()), *parts])
+    found[table] = np.concatenate([hashing.unsigned(()), *parts])
   common = found["common"] if len(found["common"]) else None
   return (
       Tables(found["shared"], found["crowded"], common),
@@ -196,10 +197,10 @@ def _images(features, rules: Rules, tables: Tables, evaluation: Evaluation):
       features.reason > 0,
       shorter <= rules.shorter_side,
       none if wide is None else longer >= wide * shorter,
-      _hashing.among(features.image, tables.crowded),
-      _hashing.among(features.image, evaluation.image) | (
+      hashing.among(features.image, tables.crowded),
+      hashing.among(features.image, evaluation.image) | (
           ~features.flat
-          & (_hashing.nearest(features.look, evaluation.look) <= rules.distance)
+          & (hashing.nearest(features.look, evaluation.look) <= rules.distance)
       ),
   )
 
@@ -209,12 +210,12 @@ def _captions(features, rules: Rules, tables: Tables):
   none = np.zeros(len(features.caption), bool)
   rare = none
   if tables.common is not None:
-    unknown = ~_hashing.among(features.token, tables.common)
+    unknown = ~hashing.among(features.token, tables.common)
     total = np.concatenate([[0], np.cumsum(unknown)])
     rare = total[features.tokens[1:]] > total[features.tokens[:-1]]
   most = rules.most_words
   return (
-      ("caption/too many images", _hashing.among(features.caption, tables.shared)),
+      ("caption/too many images", hashing.among(features.caption, tables.shared)),
       ("caption/rare words", rare),
       ("caption/too few words", features.words < rules.fewest_words),
       ("caption/too many words", none if most is None else features.words > most),

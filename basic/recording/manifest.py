@@ -72,6 +72,8 @@ def begin(
     *,
     command: Sequence[str],
     upgrade: Callable[[Any], Any] = as_stored,
+    shorter: Mapping[str, Any] | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes `config.json` and `run.json`, or rejects another run's folder.
 
@@ -85,23 +87,39 @@ def begin(
     config: the complete configuration, nested dicts of plain data.
     command: the command line, one string per argument.
     upgrade: as in `check`.
+    shorter: the configuration that the folder is checked for, where the run is
+      made longer; config.json is then replaced. None: `config` itself.
+    origin: the run that this one began from; None: as an earlier start recorded
+      it, if it did.
 
   Raises:
     ValueError: if the folder holds a run with other settings, or files of a
       run that cannot be read. The folder is left unchanged.
     TypeError: if a setting is not plain data.
   """
-  check(workdir, config, upgrade=upgrade)
+  check(workdir, config if shorter is None else shorter, upgrade=upgrade)
   if jax.process_index() != 0:
     return
   folder = pathlib.Path(workdir)
   previous = load(folder / "run.json") or {}
   folder.mkdir(parents=True, exist_ok=True)
-  if not (folder / "config.json").exists():
+  if shorter is not None or not (folder / "config.json").exists():
     settings = redact.value("", _plain("", config))
     files.replace(folder / "config.json", _json(settings))
   facts = {"command": shlex.join(redact.command(command)), **_facts()}
-  files.replace(folder / "run.json", _json(_started(previous, facts)))
+  kept = {key: previous[key] for key in ("origin", "lengthened") if key in previous}
+  if origin is not None:
+    kept["origin"] = dict(origin)
+  if shorter is not None:
+    changes = _differences("", _plain("", shorter), _plain("", config))
+    made = {path: f"{old} -> {new}" for path, old, new in changes}
+    kept["lengthened"] = [*kept.get("lengthened", []), {"at": _now(), **made}]
+  files.replace(folder / "run.json", _json(_started(previous, facts) | kept))
+
+
+def origin(workdir: str | os.PathLike) -> dict[str, Any] | None:
+  """The run that the run in a folder began from, as `begin` recorded it."""
+  return (load(pathlib.Path(workdir) / "run.json") or {}).get("origin")
 
 
 def load(path: pathlib.Path) -> dict[str, Any] | None:
@@ -201,7 +219,7 @@ def _started(
     previous: dict[str, Any], facts: dict[str, Any]
 ) -> dict[str, Any]:
   """The content of run.json after one more start."""
-  now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+  now = _now()
   changed = {
       n: previous[n] for n in facts if n in previous and previous[n] != facts[n]
   }
@@ -210,6 +228,10 @@ def _started(
     earlier = [*earlier, {"until": now, **changed}]
   started = [*previous.get("started", []), now]
   return {**facts, "started": started, "earlier": earlier}
+
+
+def _now() -> str:
+  return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _facts() -> dict[str, Any]:

@@ -56,6 +56,14 @@ def test_accuracy_is_that_of_the_normal_equations(data, k):
     assert found[f"/l2={l2:g}/{k}_shot_std@1"] == pytest.approx(np.std(expected))
 
 
+def test_the_constant_is_hardly_penalised_where_classes_differ_in_size(data):
+  x, y, *asked = data
+  kept = np.flatnonzero((y > 2) | (np.arange(len(y)) < 8))
+  found = run(x[kept], y[kept], *asked, shots=(30,), l2=(3e3,), seeds=1)
+  expected = oracle(x[kept], y[kept], *asked, 30, 3e3, 0)
+  assert found["/30_shot@1"] == pytest.approx(expected)
+
+
 def test_draws_are_fixed_and_of_a_small_class_all_are_taken(data):
   x, y, *asked = data
   found = run(x, y, *asked, shots=(2, 1000), seeds=3)

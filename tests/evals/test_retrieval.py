@@ -183,6 +183,34 @@ def test_images_may_have_any_number_of_captions(batch_size):
   }
 
 
+class Spoken(Ragged):
+  """The captions of an image are in three languages, in turn."""
+
+  def __getitem__(self, index):
+    example = super().__getitem__(index)
+    spoken = [("de", "en", "")[int(n) % 3] for n in example["text"]]
+    return {**example, "text_languages": tuple(spoken)}
+
+
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_languages_of_a_source_reach_the_metrics(batch_size):
+  owner = np.repeat(np.arange(7), Ragged.COUNTS)
+  scores = np.random.default_rng(0).uniform(-0.3, 0.3, (7, len(owner)))
+  ready = examples.prepare(tokenize=read_number)
+  metrics = module.retrieval(at=(1, 5))(
+      Encode(*embeddings(scores)),
+      pipeline.once(Spoken(), prepare=ready, batch_size=batch_size, threads=0))
+  expected = protocol(scores, owner, (1, 5))
+  for language, remainder in ("de", 0), ("en", 1):
+    chosen = np.flatnonzero((1 + np.arange(len(owner))) % 3 == remainder)
+    expected |= protocol(scores[:, chosen], owner[chosen], (1, 5), language)
+    expected[f"/captions/{language}"] = float(len(chosen))
+  assert metrics == {
+      **expected, "/count": 7.0, "/captions": float(len(owner)),
+      "/distractors": 0.0,
+  }
+
+
 def test_zero_shot_does_not_mind_how_many_captions_there_are():
   evaluate = zeroshot.zeroshot(
       tokenize=lambda names: np.stack([read_number(x) for x in names]),

@@ -108,6 +108,9 @@ def test_examples_that_cannot_be_read_are_marked_and_counted(
   assert found.unreadable == {"truncated image": 3}
   assert np.isnan(found.views["image"][5]).all()
   assert np.isfinite(found.views["image"][found.readable]).all()
+  masks = [mask for _, mask in found.batches(5)]
+  assert np.concatenate(masks)[:12].tolist() == found.readable.tolist()
+  assert np.concatenate(masks)[12:].tolist() == [False] * 3
 
 
 def test_an_evaluator_judges_what_is_stored_as_it_judges_towers(trained, tmp_path):

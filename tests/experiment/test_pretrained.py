@@ -222,7 +222,7 @@ def test_the_words_of_the_weights_come_at_the_length_of_the_run(
   assert short(TEXTS[0])[-1] == short.end
 
 
-def begun(weights, theirs, ours, **settings):
+def begun(weights, theirs, ours, weights_given=None, **settings):
   """Position embeddings of a run of `ours` ids from weights of `theirs`."""
   table = np.random.default_rng(0).normal(size=(theirs, 2)).astype(np.float32)
   weights["settings"]["text"] = {"length": theirs}
@@ -232,6 +232,7 @@ def begun(weights, theirs, ours, **settings):
       "vocabulary": jnp.zeros((60, 2)), "positions": jnp.zeros((ours, 2))}}}
   state = types.TrainState(jnp.int32(0), params, (), (), None)
   how = config(text=text(length=ours, **settings))
+  how["weights"] = weights_given or how["weights"]
   return table, pretrained.begin(state, how).params["text"]["encoder"][
       "positions"]
 
@@ -252,6 +253,20 @@ def test_longer_texts_begin_from_all_position_embeddings_and_new_ones(weights):
 def test_a_tower_that_reads_its_padding_keeps_its_text_length(weights):
   with pytest.raises(ValueError, match=r"text\.length is 5, the weights need 8"):
     begun(weights, 8, 5, causal=False, padding="read")
+
+
+def test_another_length_is_said_and_can_be_asked_for(weights, caplog):
+  with caplog.at_level(logging.WARNING):
+    begun(weights, 8, 5)
+    begun(weights, 4, 8)
+  assert "the first 5 of 8 positions are kept, the rest is cut" in caplog.text
+  assert "all 4 positions are kept, and 4 new ones begin" in caplog.text
+  asked = {"name": "x", "path": "there", "paths": (".*",), "other_length": True}
+  with caplog.at_level(logging.WARNING):
+    table, found = begun(
+        weights, 8, 5, causal=False, padding="read", weights_given=asked)
+  np.testing.assert_array_equal(found, table[:5])
+  assert "every text has another embedding" in caplog.text
 
 
 def test_a_tokenizer_json_can_be_given(weights, tmp_path):

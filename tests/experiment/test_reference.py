@@ -1,9 +1,12 @@
 """Evaluations with a second source, from their settings to the recorded metrics."""
 
+import json
 import logging
+import socket
 
 import numpy as np
 import pytest
+import test_shared_evaluation as shared
 import tiny
 
 from basic import train
@@ -79,14 +82,11 @@ def test_a_reference_without_labels_is_refused_before_training(tmp_path):
   assert "before the first step" in caught.value.__notes__[0]
 
 
-def test_probes_and_health_are_measured_in_training(tmp_path, caplog):
+def test_a_reference_and_the_temperature_are_measured_in_training(tmp_path, caplog):
   torn = dict(name="faulty", torn=2, length=40)
-  few = dict(source=SINGLE, limit=20, reference=KNOWN, reference_limit=32)
   config = tiny.config(steps=2, evals=dict(
       near=dict(name="knn", neighbours=3, source=SINGLE, limit=20, reference=torn,
                 label="label"),
-      line=dict(name="probe", l2=1.0, steps=20, **few),
-      shots=dict(name="fewshot", shots=(1,), seeds=1, **few),
       shape=dict(name="health", source=SINGLE, limit=20, every=1),
   ))
   with caplog.at_level(logging.WARNING):
@@ -97,8 +97,44 @@ def test_probes_and_health_are_measured_in_training(tmp_path, caplog):
   assert last["knn/near/reference_count"] == 20
   assert last["knn/near/reference/unreadable/truncated image"] == 20
   assert "evals.near.reference: 20 of its 40 examples" in caplog.text
-  assert 0 <= last["probe/line@1"] <= 1 and last["probe/line/reference_count"] == 32
-  assert 0 <= last["fewshot/shots/1_shot@1"] <= 1
   _, state = restore.load(tmp_path)
   scale = float(np.exp(state.params["objective"]["log_scale"]))
   assert last["health/shape/temperature"] == pytest.approx(1 / scale, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_probes_are_rehearsed_and_measured_in_training(tmp_path):
+  few = dict(source=SINGLE, limit=20, reference=KNOWN, reference_limit=32)
+  train.train(tiny.config(steps=2, evals=dict(
+      line=dict(name="probe", **few),
+      shots=dict(name="fewshot", shots=(1,), seeds=1, **few),
+  )), tmp_path)
+  last = {k: v for row in recorder.read(tmp_path) for k, v in row.items()}
+  assert 0 <= last["probe/line@1"] <= 1 and last["probe/line/reference_count"] == 32
+  assert 0 <= last["fewshot/shots/1_shot@1"] <= 1
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds(tmp_path):
+  few = dict(source=SINGLE, limit=22, reference=KNOWN, reference_limit=35)
+  train.train(tiny.config(steps=1, evals=dict(
+      near=dict(name="knn", neighbours=3, **few),
+      line=dict(name="probe", l2=1.0, **few),
+      shots=dict(name="fewshot", shots=(1, 2), seeds=1, **few),
+      shape=dict(name="health", source=tiny.scenes(split="test", length=30)),
+  )), tmp_path)
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+  two = [shared.started(tmp_path, rank, port) for rank in range(2)]
+  said = [process.communicate(timeout=600) for process in two]
+  assert [process.returncode for process in two] == [0, 0], said
+  first, second = (
+      json.loads(next(x for x in out.splitlines() if x.startswith("found "))[6:])
+      for out, _ in said
+  )
+  assert first["metrics"] == second["metrics"]
+  alone = shared.found(tmp_path)["metrics"]
+  assert first["metrics"].keys() == alone.keys()
+  for name, metrics in alone.items():
+    assert first["metrics"][name] == pytest.approx(metrics, rel=1e-4), name

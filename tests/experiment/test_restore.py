@@ -9,7 +9,7 @@ import tiny
 
 from basic import train
 from basic.engine import checkpoint
-from basic.experiment import build, restore, settings
+from basic.experiment import build, restore, settings, start
 
 
 @pytest.fixture(autouse=True)
@@ -60,9 +60,9 @@ def test_a_new_run_starts_with_the_first_stage(tmp_path):
   with stages[0].program.layout.context(), checkpoint.Checkpoints(
       tmp_path / "checkpoints", every=5
   ) as checkpoints:
-    state, position = restore.resume(stages, checkpoints)
-  assert int(state.step) == 0
-  assert position == {}
+    begun = start.resume(stages, checkpoints)
+  assert int(begun.state.step) == 0
+  assert begun.position == {} and begun.origin is None
 
 
 def test_other_data_under_the_same_settings_is_refused(tmp_path, monkeypatch):

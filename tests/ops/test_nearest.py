@@ -82,6 +82,21 @@ def test_equal_vectors_tie_wherever_they_lie():
   np.testing.assert_array_equal(first, first[:, :, :1] + np.array([0, 30, 60]))
 
 
+@pytest.mark.parametrize("queries", [1, 2, 5])
+def test_copies_tie_exactly_for_any_number_of_queries(queries):
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(queries, 100)).astype(np.float32)
+  y = np.repeat(rng.normal(size=(1, 100)), 37, 0).astype(np.float32)
+  _, indices = nearest.top_k(x, y, 37)
+  np.testing.assert_array_equal(indices, np.tile(np.arange(37), (queries, 1)))
+
+
+def test_minus_zero_equals_zero():
+  # `lax.top_k` says otherwise, and some products are -0.0.
+  keys = jax.jit(nearest._keys)(jnp.ones((1, 1)), jnp.array([[-0.0], [0.0]]))
+  assert not np.signbit(keys).any()
+
+
 def test_bfloat16_is_scored_in_float32():
   # 256 and 256.5, which are one number in bfloat16.
   y = jnp.asarray([[256.0, 0.0], [256.0, 0.5]], jnp.bfloat16)

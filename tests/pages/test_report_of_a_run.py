@@ -51,11 +51,11 @@ def test_the_scale_is_what_the_objective_says_of_its_logits(
   stage = build.Stage(*(None for _ in build.Stage._fields))._replace(
       program=python_types.SimpleNamespace(objective=objective),
       evals=(python_types.SimpleNamespace(
-          prefix="retrieval/", samples=lambda params, count: shown
+          prefix="retrieval/", samples=lambda params, count: shown, answers=None
       ),),
   )
   params = {name: jnp.float32(value) for name, value in params.items()}
-  found = report.samples(stage, {"objective": params})
+  found = report.held_out(stage, {"objective": params}).samples
   np.testing.assert_allclose(found.scale, expected, rtol=1e-6)
 
 

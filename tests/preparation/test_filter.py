@@ -16,8 +16,8 @@ from PIL import Image
 from sklearn import datasets
 
 from basic import preparation, types
-from basic.data import decoding
-from basic.preparation import _features, _hashing, _rules
+from basic.data import decoding, hashing
+from basic.preparation import _features, _rules
 from basic.preparation import filter as command
 from basic.sources import mixture, subset
 
@@ -238,9 +238,9 @@ def test_images_of_evaluation_sets_are_dropped(tmp_path):
 
 def test_the_distance_is_the_last_that_counts_as_the_same(tmp_path):
   one, two = picture(210, 210, seed=1), picture(210, 210, seed=2)
-  bits = int(_hashing.nearest(
-      _hashing.unsigned([_hashing.perceptual(one)]),
-      _hashing.unsigned(_hashing.views(two)),
+  bits = int(hashing.nearest(
+      hashing.unsigned([hashing.perceptual(one)]),
+      hashing.unsigned(hashing.views(two)),
   )[0])
   for distance, kept in ((bits, 0), (bits - 1, 1)):
     counts = command.filter(
@@ -254,8 +254,8 @@ def test_a_flat_picture_is_near_no_hash():
   features = _features.extract(
       Crawl([{"image": np.full((210, 210, 3), 9, np.uint8)}]), 0, 1
   )
-  none = _hashing.unsigned([])
-  every = _rules.Evaluation(image=none, look=_hashing.unsigned([0, 1, 2**63]))
+  none = hashing.unsigned([])
+  every = _rules.Evaluation(image=none, look=hashing.unsigned([0, 1, 2**63]))
   rules = _rules.Rules(200, 3.0, None, None, 3, 20, None, distance=6)
   decision = _rules.decide(
       features, rules, _rules.Tables(none, none, None), every

@@ -148,6 +148,15 @@ def test_batches_of_an_evaluation_hold_the_language_of_each_caption(
   assert spoken == LANGUAGES
 
 
+def test_a_blank_caption_takes_its_language_with_it():
+  ready = examples.prepare(tokenize=tokenize)
+  example = {"text": ("a", " ", "b"), "text_languages": ("en", "de", "fr")}
+  assert ready(example, None)["caption_languages"].tolist() == ["en", "fr"]
+  # A caption made from a label has no language.
+  named = examples.prepare(tokenize=tokenize, caption=lambda example, rng: "c")
+  assert "caption_languages" not in named(example, None)
+
+
 def test_training_reads_captions_of_all_languages_without_their_names(pictures):
   ready = examples.prepare(tokenize=tokenize)
   with pipeline.stream(

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Bool, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from basic.ops import precision
 
 
 class Span(NamedTuple):
@@ -143,6 +145,23 @@ def total(
       in_specs=(PartitionSpec(axes), *(PartitionSpec() for _ in shared)),
       out_specs=PartitionSpec(), check_vma=False,
   )(_filled(queries, mesh.size), *shared)
+
+
+def scores(
+    x: Float[Array, "i d"], y: Float[Array, "j d"]
+) -> Float[Array, "i j"]:
+  """One tile of inner products, without TF32 or bfloat16 rounding.
+
+  Equal rows of `y` have equal scores, and so tie. CPUs multiply a single row by
+  another way, which rounds differently from column to column; so it is doubled.
+  """
+  several = jnp.concatenate([x, x]) if x.shape[0] == 1 else x
+  products = jnp.einsum(
+      "id,jd->ij", several, y,
+      precision=jax.lax.Precision.HIGHEST,
+      preferred_element_type=precision.accumulator(x.dtype),
+  )
+  return products[: x.shape[0]]
 
 
 def _filled(rows: Array, devices: int) -> Array:

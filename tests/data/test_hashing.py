@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import fft
 from sklearn import datasets
 
-from basic.preparation import _hashing
+from basic.data import hashing
 
 DISTANCE = 6  # the default of `filter`
 
@@ -59,11 +59,11 @@ CHANGES = {
 def distance(image, others):
   pixels = np.asarray(image, np.uint8)
   pixels = pixels if pixels.ndim == 3 else pixels[..., None]
-  found = _hashing.perceptual(np.ascontiguousarray(pixels))
+  found = hashing.perceptual(np.ascontiguousarray(pixels))
   if found is None:
     return 255
-  return int(_hashing.nearest(
-      _hashing.unsigned([found]), _hashing.unsigned(others)
+  return int(hashing.nearest(
+      hashing.unsigned([found]), hashing.unsigned(others)
   )[0])
 
 
@@ -71,7 +71,7 @@ def distance(image, others):
 def test_a_changed_copy_of_a_photograph_is_found(photographs, change):
   missed = [
       place for place, photo in enumerate(photographs)
-      if distance(CHANGES[change](photo), _hashing.views(photo)) > DISTANCE
+      if distance(CHANGES[change](photo), hashing.views(photo)) > DISTANCE
   ]
   assert len(missed) <= 1, missed  # of 12
 
@@ -79,14 +79,14 @@ def test_a_changed_copy_of_a_photograph_is_found(photographs, change):
 def test_most_crops_would_be_missed_without_views(photographs):
   crop = CHANGES["without 10% at the right"]
   found = sum(
-      distance(crop(photo), [_hashing.perceptual(photo)]) <= DISTANCE
+      distance(crop(photo), [hashing.perceptual(photo)]) <= DISTANCE
       for photo in photographs
   )
   assert found <= 4  # of 12
 
 
 def test_other_photographs_are_not_found(photographs):
-  views = [_hashing.views(photo) for photo in photographs]
+  views = [hashing.views(photo) for photo in photographs]
   nearest = [
       distance(photo, views[k])
       for i, photo in enumerate(photographs)
@@ -102,7 +102,7 @@ def test_the_hash_is_the_median_test_of_scipys_cosine_transform(photographs):
     low = fft.dctn(grey, norm="ortho")[:8, :8]
     bits = (low > np.median(low)).reshape(-1)
     expected = sum(1 << 63 - place for place in range(64) if bits[place])
-    assert _hashing.perceptual(photo) == expected
+    assert hashing.perceptual(photo) == expected
 
 
 @pytest.mark.parametrize("noise", [0, 1, 3])
@@ -110,13 +110,13 @@ def test_pictures_of_one_colour_have_no_hash(noise):
   rng = np.random.default_rng(0)
   for colour in (0, 100, 250):
     image = (colour + rng.integers(0, noise + 1, (40, 40, 3))).astype(np.uint8)
-    assert _hashing.perceptual(image) is None and _hashing.views(image) == []
+    assert hashing.perceptual(image) is None and hashing.views(image) == []
 
 
 def test_a_faint_picture_has_a_hash():
   image = np.full((40, 40, 1), 100, np.uint8)
   image[:20] += 12
-  assert _hashing.perceptual(image) is not None
+  assert hashing.perceptual(image) is not None
 
 
 def test_nearest_is_the_least_number_of_different_bits():
@@ -125,9 +125,9 @@ def test_nearest_is_the_least_number_of_different_bits():
   two = rng.integers(0, 2**64, 30, np.uint64)
   two[3] = one[5] ^ np.uint64(0b1011)
   expected = [min((int(a) ^ int(b)).bit_count() for b in two) for a in one]
-  assert _hashing.nearest(one, two).tolist() == expected
+  assert hashing.nearest(one, two).tolist() == expected
   assert expected[5] == 3
-  assert (_hashing.nearest(one, two[:0]) == 255).all()
+  assert (hashing.nearest(one, two[:0]) == 255).all()
 
 
 def test_blocks_of_a_long_table_give_the_same():
@@ -135,22 +135,22 @@ def test_blocks_of_a_long_table_give_the_same():
   one = rng.integers(0, 2**64, 9, np.uint64)
   two = rng.integers(0, 2**64, 1_500_000, np.uint64)  # two rows a block
   expected = [int(np.bitwise_count(two ^ a).min()) for a in one]
-  assert _hashing.nearest(one, two).tolist() == expected
+  assert hashing.nearest(one, two).tolist() == expected
 
 
 def test_among_finds_what_is_in_a_table():
-  table = _hashing.unsigned([3, 7, 2**64 - 1])
-  values = _hashing.unsigned([0, 3, 4, 7, 2**64 - 1, 8])
-  assert _hashing.among(values, table).tolist() == [
+  table = hashing.unsigned([3, 7, 2**64 - 1])
+  values = hashing.unsigned([0, 3, 4, 7, 2**64 - 1, 8])
+  assert hashing.among(values, table).tolist() == [
       False, True, False, True, True, False
   ]
-  assert not _hashing.among(values, table[:0]).any()
+  assert not hashing.among(values, table[:0]).any()
 
 
 def test_content_tells_shapes_apart():
   pixels = np.arange(12, dtype=np.uint8)
   hashes = {
-      _hashing.content(pixels.reshape(shape))
+      hashing.content(pixels.reshape(shape))
       for shape in ((2, 6, 1), (6, 2, 1), (2, 2, 3))
-  } | {_hashing.content("a"), _hashing.content("b"), _hashing.content(b"c")}
+  } | {hashing.content("a"), hashing.content("b"), hashing.content(b"c")}
   assert len(hashes) == 6
