@@ -152,6 +152,8 @@ def test_tied_classes_stand_in_order_and_nan_is_a_miss():
   tied = evaluator()(Encode(), whole([(0, 0, 0)] * 3, [0, 1, 2]))
   assert tied["@1"] == pytest.approx(1 / 3)
   assert tied["@2"] == pytest.approx(2 / 3)
+  assert evaluator(subset=(2, 0))(Encode(), whole([(0, 0, 0)], [2]))["@1"] == 1
+  assert evaluator(subset=(0, 2))(Encode(), whole([(0, 0, 0)], [2]))["@1"] == 0
   assert evaluator()(Encode(), whole([(np.nan, 0, 0)], [0]))["@1"] == 0
 
 
