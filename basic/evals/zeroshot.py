@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Int
 
 from basic import types
-from basic.evals import _classes, _frozen
-from basic.ops import average_precision, bootstrap, normalize, ranking
+from basic.data import class_prompts
+from basic.evals import _frozen
+from basic.ops import average_precision, bootstrap, ranking
 
 
 def zeroshot(
@@ -84,21 +85,23 @@ def zeroshot(
     0.5
   """
   _check(templates, top, batch_size)
-  candidates, said = candidate_classes(classes=classes, subset=subset, names=names)
-  prompts = prompts_of(said, templates)
+  candidates, said = class_prompts.candidates(
+      classes=classes, subset=subset, names=names
+  )
+  prompts = class_prompts.prompts(said, templates)
 
   def evaluate(
       encode: Callable[[types.Batch], types.Embedded],
       batches: Iterable[tuple[types.Batch, Any]],
   ) -> types.Metrics:
-    w = class_embeddings(
+    w = class_prompts.embeddings(
         encode, text, tokenize, prompts, len(templates), batch_size
     )
     labels, judged = [], []
     for batch, mask in batches:
       kept = np.asarray(mask, bool)
       label = _labels(batch, image, kept, candidates)
-      x = _embed(encode, image, batch[image])
+      x = class_prompts.embed(encode, image, batch[image])
       labels.append(label[kept])
       judged.append(np.asarray(_judge(x, w, label, candidates))[kept])
     if not sum(len(label) for label in labels):
@@ -119,78 +122,6 @@ def _judge(x, w, label, candidates):
         x, w, jnp.asarray(label), jnp.asarray(candidates, jnp.int32)
     )
   return jnp.einsum("bd,cd->bc", x, w, precision=jax.lax.Precision.HIGHEST)
-
-
-def _embed(encode, field, rows):
-  """Unit embeddings of one view, in the memory of this process."""
-  pooled = np.asarray(encode({field: rows}).views[field].pooled)
-  return normalize.unit(jnp.asarray(pooled))
-
-
-def candidate_classes(
-    *,
-    classes: Sequence[str],
-    subset: Sequence[int | str] | None,
-    names: Mapping[str, str] | None,
-) -> tuple[tuple[int, ...], tuple[str, ...]]:
-  """The classes that may be answered.
-
-  Args:
-    classes: names of all, in the order of the labels.
-    subset: labels, or as they are in `classes`; None: all.
-    names: what prompts say for each of `classes`; None: `classes` themselves.
-
-  Returns:
-    (their labels, what prompts call them).
-
-  Raises:
-    ValueError: as `zeroshot`.
-  """
-  chosen = _classes.candidates(classes, subset)
-  return tuple(chosen), tuple(_classes.said(classes, names, chosen))
-
-
-def prompts_of(names: Sequence[str], templates: Sequence[str]) -> list[str]:
-  """The prompts of all classes: every template of the first, then of the second.
-
-  Example:
-    >>> prompts_of(("cat", "dog"), ("a {}", "{}"))
-    ['a cat', 'cat', 'a dog', 'dog']
-  """
-  return [each.replace("{}", name) for name in names for each in templates]
-
-
-def class_embeddings(
-    encode: Callable[[types.Batch], types.Embedded],
-    text: str,
-    tokenize: Callable[[Sequence[str]], Int[np.ndarray, "n t"]],
-    prompts: Sequence[str],
-    ways: int,
-    batch_size: int,
-) -> jax.Array:
-  """w [c d], unit vectors: the mean direction of each run of `ways` prompts.
-
-  Args:
-    encode: the towers.
-    text: the view of the prompts, and the field of a batch that it reads.
-    tokenize: strings -> ids [n t] with a constant t.
-    prompts: `ways` for each class, one class after the other.
-    ways: number of templates.
-    batch_size: rows of every batch of prompts; id 0 fills the last one.
-
-  Returns:
-    Float [c d], with c = len(prompts) / ways.
-  """
-  total = None
-  for start in range(0, len(prompts), batch_size):
-    tokens = np.asarray(tokenize(prompts[start : start + batch_size]), np.int32)
-    rows = len(tokens)
-    padded = np.pad(tokens, ((0, batch_size - rows), (0, 0)))
-    y = np.asarray(_embed(encode, text, padded))[:rows]
-    if total is None:
-      total = np.zeros((len(prompts) // ways, y.shape[1]), y.dtype)
-    np.add.at(total, np.arange(start, start + rows) // ways, y)
-  return normalize.unit(jnp.asarray(total))
 
 
 def _one_label(labels, ranks, candidates, top):

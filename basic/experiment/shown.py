@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from basic import types
+from basic.data import class_prompts
 from basic.engine import shared_rows
-from basic.evals import zeroshot
 from basic.experiment import input_pipeline
 from basic.ops import normalize
 from basic.sharding import layout
@@ -173,12 +173,12 @@ def classes(
   Returns:
     The classes of the evaluation's `subset`, or all.
   """
-  chosen, said = zeroshot.candidate_classes(
+  chosen, said = class_prompts.candidates(
       classes=names, subset=settings["subset"], names=settings["names"]
   )
   templates = settings["templates"]
-  embeddings = zeroshot.class_embeddings(
-      encode, settings["text"], tokenize, zeroshot.prompts_of(said, templates),
+  embeddings = class_prompts.embeddings(
+      encode, settings["text"], tokenize, class_prompts.prompts(said, templates),
       len(templates), batch_size,
   )
   return Classes(np.array(chosen, np.int64), said, np.asarray(embeddings))

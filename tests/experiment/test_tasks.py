@@ -9,7 +9,7 @@ import tomllib
 import pytest
 import tensorflow_datasets
 
-from basic.evals import _classes
+from basic.data import class_prompts
 from basic.experiment import name_lists, tasks
 
 NAMES = tasks.names()
@@ -53,7 +53,7 @@ def test_tfds_has_the_data_with_these_classes(name):
   classes = settings.get("classes", theirs)
   assert len(classes) == feature.num_classes
   # Raises for a class without a name.
-  chosen = _classes.candidates(theirs, settings["subset"])
+  chosen = class_prompts.chosen(theirs, settings["subset"])
   names = settings["names"]
   if names is not None:
     said = [names[theirs[c]] for c in chosen]

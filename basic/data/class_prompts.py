@@ -1,15 +1,24 @@
-"""Which classes may be answered, and what prompts call them."""
+"""Classes that may be answered, what prompts call them, and their embeddings."""
 
 import collections
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from basic import types
+from basic.ops import normalize
 
 _WORDNET = re.compile(r"n\d{8}")
 _log = logging.getLogger(__name__)
 
 
-def candidates(
+def chosen(
     classes: Sequence[str], subset: Sequence[int | str] | None
 ) -> tuple[int, ...]:
   """The labels of the classes that may be answered.
@@ -101,3 +110,86 @@ def _warn_of_equal(names):
         "only the first of each can be answered: %s. Give them different names.",
         len(equal), ", ".join(f"{each[0]!r} x {len(each)}" for each in equal[:10]),
     )
+
+
+def candidates(
+    *,
+    classes: Sequence[str],
+    subset: Sequence[int | str] | None,
+    names: Mapping[str, str] | None,
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+  """The classes that may be answered.
+
+  Args:
+    classes: names of all, in the order of the labels.
+    subset: labels, or as they are in `classes`; None: all.
+    names: what prompts say for each of `classes`; None: `classes` themselves.
+
+  Returns:
+    (their labels, what prompts call them).
+
+  Raises:
+    ValueError: as `zeroshot`.
+  """
+  labels = chosen(classes, subset)
+  return labels, tuple(said(classes, names, labels))
+
+
+def prompts(names: Sequence[str], templates: Sequence[str]) -> list[str]:
+  """The prompts of all classes: every template of the first, then of the second.
+
+  Example:
+    >>> prompts(("cat", "dog"), ("a {}", "{}"))
+    ['a cat', 'cat', 'a dog', 'dog']
+  """
+  return [each.replace("{}", name) for name in names for each in templates]
+
+
+def embeddings(
+    encode: Callable[[types.Batch], types.Embedded],
+    text: str,
+    tokenize: Callable[[Sequence[str]], Int[np.ndarray, "n t"]],
+    prompts: Sequence[str],
+    ways: int,
+    batch_size: int,
+) -> jax.Array:
+  """w [c d], unit vectors: the mean direction of each run of `ways` prompts.
+
+  Args:
+    encode: the towers.
+    text: the view of the prompts, and the field of a batch that it reads.
+    tokenize: strings -> ids [n t] with a constant t.
+    prompts: `ways` for each class, one class after the other.
+    ways: number of templates.
+    batch_size: rows of every batch of prompts; id 0 fills the last one.
+
+  Returns:
+    Float [c d], with c = len(prompts) / ways.
+  """
+  total = None
+  for start in range(0, len(prompts), batch_size):
+    tokens = np.asarray(tokenize(prompts[start : start + batch_size]), np.int32)
+    rows = len(tokens)
+    padded = np.pad(tokens, ((0, batch_size - rows), (0, 0)))
+    y = np.asarray(embed(encode, text, padded))[:rows]
+    if total is None:
+      total = np.zeros((len(prompts) // ways, y.shape[1]), y.dtype)
+    np.add.at(total, np.arange(start, start + rows) // ways, y)
+  return normalize.unit(jnp.asarray(total))
+
+
+def embed(
+    encode: Callable[[types.Batch], types.Embedded], field: str, rows: Any
+) -> jax.Array:
+  """Unit embeddings of one view, in the memory of this process.
+
+  Args:
+    encode: the towers.
+    field: the view, and the field of a batch that it reads.
+    rows: the field, [b ...].
+
+  Returns:
+    Float [b d].
+  """
+  pooled = np.asarray(encode({field: rows}).views[field].pooled)
+  return normalize.unit(jnp.asarray(pooled))
