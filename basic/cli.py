@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,10 +25,6 @@ EXPLAINED = (ValueError, ArithmeticError, OSError, RuntimeError, ImportError)
 _OF_LIBRARIES = (
     "JAX has removed its internal frames", "Grain has removed its internal frames",
     "If you are trying to batch elements after a sparse transformation",
-)
-# What ml_collections raises for a command-line setting that does not exist.
-_NO_SUCH_SETTING = (
-    AttributeError, IndexError, KeyError, OSError, TypeError, ValueError,
 )
 
 
@@ -105,32 +100,28 @@ def _unraisable(error: Any) -> None:
 
 def parser(
     parse: Callable[[list[str]], list[str]],
+    split: Callable[[list[str]], tuple[list[str], list[str]]],
 ) -> Callable[[list[str]], list[str]]:
-  """Wraps a command-line parser so that wrong settings end in a message.
+  """Wraps a command-line parser so that settings are taken out before it.
 
   Args:
-    parse: parses the command line and raises for a `--config.name` that the
-      configuration file does not have.
+    parse: parses the flags and returns what is none.
+    split: arguments -> (the others, settings as "name=value").
 
   Returns:
-    A parser that ends the program with a message where `parse` would raise.
+    A parser that returns [program, *settings], and ends the program with a
+    message for arguments that are neither flags nor settings.
   """
 
   def parsed(arguments: list[str]) -> list[str]:
-    try:
-      return parse(arguments)
-    except _NO_SUCH_SETTING as error:
-      origin = traceback.extract_tb(error.__traceback__)[-1].filename
-      if "ml_collections" not in origin:
-        raise  # An error in the configuration file itself needs its traceback.
-      innermost: Any = error
-      while isinstance(innermost, BaseException) and innermost.args:
-        innermost = innermost.args[0]  # Errors are nested in the arguments of errors.
+    own, settings = split(arguments)
+    program, *others = parse(own)
+    if others:
       sys.exit(
-          f"--config cannot be set like this: {' '.join(str(innermost).split())} (Only "
-          "what the file names can be set on the command line: "
-          f"{' '.join(a for a in arguments if a.startswith('--config.'))})"
+          f"found {' '.join(others)!r}, which is no flag; settings are given as "
+          "--config.name=value."
       )
+    return [program, *settings]
 
   return parsed
 

@@ -11,6 +11,7 @@ from absl import app, flags
 
 from basic import cli, optim
 from basic.experiment import restore
+from basic.interface import programs
 from basic.recording import recorder
 
 
@@ -48,6 +49,8 @@ def main(arguments: list[str]) -> None:
   else:
     print(f"step {step}\n{recorder.table(metrics)}")
 
+
+programs.callable_as(__name__, evaluate)
 
 if __name__ == "__main__":
   flags.DEFINE_string("workdir", None, "The run's folder.", required=True)

@@ -2,7 +2,8 @@
 
 Exports a trained run for other programs: as a folder in a format of `weights/`
 (transformers loads `hf_clip`), or with --format stablehlo as two functions that
-need only jax: image.stablehlo and text.stablehlo.
+need only jax: image.stablehlo, which takes uint8 pixels and normalises them
+itself, and text.stablehlo; about.json says what they take.
 """
 
 import json
@@ -154,13 +155,28 @@ def _stablehlo(stage, params, workdir, folder) -> None:
         "shape": [None, *shape.shape[1:]], "dtype": str(shape.dtype),
     }
   if field := _field(stage.config, "image"):
-    about[field].update(preprocessing(stage))
+    about[field].update(_pixels(stage, about[field]["dtype"]))
   if field := _field(stage.config, "text"):
     about[field].update(_copy_vocabulary(workdir, folder))
   about.update(_logits(stage.program.objective, params["objective"]))
   files.replace(
       folder / "about.json", (json.dumps(about, indent=2) + "\n").encode()
   )
+
+
+def _pixels(stage: build.Stage, dtype: str) -> dict[str, Any]:
+  """What the function of images takes: pixels as decoded, not normalised."""
+  ready = preprocessing(stage)
+  raw = dtype == "uint8"  # As engine/model.py normalises them.
+  return {
+      **{key: ready[key] for key in ("size", "crop", "method", "offset")},
+      "layout": "batch, height, width, channels",
+      "channels": {1: "gray", 3: "RGB"}.get(len(ready["mean"])),
+      "range": [0, 255] if raw else [-1, 1],
+      "normalization":
+          "none: the function normalises the pixels itself" if raw
+          else "pixels / 127.5 - 1, before the function",
+  }
 
 
 def _copy_vocabulary(

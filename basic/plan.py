@@ -24,7 +24,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from basic import cli
-from basic.experiment import build, sanity, settings
+from basic.experiment import build, overrides, sanity, settings
 from basic.planning import (
     collectives,
     devices,
@@ -211,12 +211,10 @@ def _which(config, stage):
   ]
 
 
-def _answer(given: Any) -> dict[str, Any]:
-  """The plan for the flags of the command line."""
-  sanity.check_overrides(
-      given.config, config_flags.get_override_values(given["config"])
-  )
-  config = sanity.plain(given.config)
+def _answer(given: Any, assignments: Sequence[str]) -> dict[str, Any]:
+  """The plan for the flags and settings of the command line."""
+  config = sanity.plain(overrides.apply(given.config, assignments))
+  sanity.check_overrides(config, overrides.names(assignments))
   sanity.check(config, settings.complete(config))
   asked = {"image": given.image}
   if given["parameters-only"].value:
@@ -242,16 +240,15 @@ def _answer(given: Any) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> None:
   """Prints the plan; exits with status 1 if the step does not fit."""
-  del arguments
   with cli.sentences():
-    answer = _answer(flags.FLAGS)
+    answer = _answer(flags.FLAGS, arguments[1:])
   print(json.dumps(answer) if flags.FLAGS.json else table.table(answer))
   if answer.get("fit") and not answer["fit"]["fits"]:
     sys.exit(1)
 
 
 if __name__ == "__main__":
-  config_flags.DEFINE_config_file("config", None, "Experiment to plan.")
+  config_flags.DEFINE_config_file("config", None, "Experiment to plan.", sys_argv=[])
   flags.DEFINE_string("mesh", None, "Devices: data=64,fsdp=1,model=4.")
   flags.DEFINE_string("topology", None, "TPUs to compile for: v5e:4x8.")
   flags.DEFINE_string("memory", None, "What a device has: 80GiB.")
@@ -263,4 +260,5 @@ if __name__ == "__main__":
   flags.DEFINE_bool("parameters-only", False, "Count them and compile nothing.")
   flags.DEFINE_bool("json", False, "Print one JSON object, not a table.")
   flags.mark_flags_as_required(["config"])
-  app.run(main, flags_parser=cli.parser(app.parse_flags_with_usage))
+  app.run(main, flags_parser=cli.parser(
+      app.parse_flags_with_usage, overrides.split))

@@ -1,7 +1,8 @@
 """python -m basic.train --config configs/digits.py --workdir runs/digits
 
 Trains an experiment and writes its results and a report. The same command
-resumes a run that was stopped or killed.
+resumes a run that was stopped or killed. --config.NAME=VALUE sets any setting of
+the manual, whether or not the file mentions it (experiment/overrides.py).
 
 SIGTERM and Ctrl-C stop it after the current step, with everything saved (cli.py
 lists the exit statuses).
@@ -30,7 +31,15 @@ from basic.engine import (
     compilation_cache,
     exchange,
 )
-from basic.experiment import build, restore, sanity, settings
+from basic.experiment import (
+    build,
+    configuration,
+    overrides,
+    restore,
+    sanity,
+    settings,
+)
+from basic.interface import programs, training
 from basic.pages import report
 from basic.recording import in_flight, lock, manifest, quarantine, recorder
 from basic.sharding import layout
@@ -258,31 +267,60 @@ def _evaluate(
   return results
 
 
+def run(
+    config: configuration.Given, workdir: str | os.PathLike | None = None
+) -> training.Run:
+  """Trains from Python, as `basic.train(config)`; a program prints no more.
+
+  Args:
+    config: the path of a file with `get_config`, a mapping or a ConfigDict; see
+      `basic.config`.
+    workdir: folder of the run; an existing run is resumed. None: a new folder
+      runs/NAME-DATE-TIME, which the result names.
+
+  Returns:
+    The results, the metrics as columns, the path of the report; `load()` opens
+    the model.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: and the other errors of `train`.
+
+  Example:
+    run = basic.train(basic.config("configs/digits.py", steps=100))
+    run.results["zeroshot/single@1"]
+    model = run.load()
+  """
+  folder = training.workdir(config, workdir)
+  train(configuration.read(config), folder)
+  return training.Run(folder)
+
+
 def main(arguments: list[str]) -> None:
   """Trains, and prints where the report is."""
-  del arguments
   with cli.sentences():
+    config = overrides.apply(flags.FLAGS.config, arguments[1:])
     # A run that has begun may go on, whatever its first command said.
     if not (pathlib.Path(flags.FLAGS.workdir) / "config.json").exists():
-      sanity.check_overrides(
-          flags.FLAGS.config,
-          config_flags.get_override_values(flags.FLAGS["config"]),
-      )
+      sanity.check_overrides(config, overrides.names(arguments[1:]))
     if flags.FLAGS.compilation_cache:
       compilation_cache.use(flags.FLAGS.compilation_cache)
     if flags.FLAGS.distributed:
       layout.join()
-    page = train(flags.FLAGS.config, flags.FLAGS.workdir)
+    page = train(config, flags.FLAGS.workdir)
   if jax.process_index() == 0:
     print(f"report: {page}")
 
 
+programs.callable_as(__name__, run)
+
 if __name__ == "__main__":
-  config_flags.DEFINE_config_file("config", None, "Experiment to run.")
+  config_flags.DEFINE_config_file("config", None, "Experiment to run.", sys_argv=[])
   flags.DEFINE_string("workdir", None, "Folder of the run.")
   flags.DEFINE_bool("distributed", False, "Join the cluster's processes first.")
   flags.DEFINE_string(
       "compilation_cache", None, "Folder for compiled programs, to start faster."
   )
   flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main, flags_parser=cli.parser(app.parse_flags_with_usage))
+  app.run(main, flags_parser=cli.parser(
+      app.parse_flags_with_usage, overrides.split))

@@ -302,6 +302,7 @@ class Source(Protocol):
       order of its own. Without it each epoch is a random permutation.
     shards: the first index of each file, ascending from 0, where examples of
       one file are faster to read together.
+    name: (index) -> where a person finds the example: the path of its file.
 
   `basic.sources.check` says what a source lacks.
   """
@@ -339,7 +340,8 @@ class Evaluator(Protocol):
   """Computes metrics of an encoder. It is given its data and opens no files.
 
   Called with `encode(batch) -> Embedded` (parameters bound, no noise) and with
-  (batch, mask) pairs; the mask is False for rows that pad the last batch.
+  (batch, mask) pairs; the mask is False for rows that pad the last batch. One
+  that has an argument `logits` is given the `Logits` of the objective, or None.
   """
 
   def __call__(
@@ -349,10 +351,26 @@ class Evaluator(Protocol):
   ) -> Metrics: ...
 
 
+@runtime_checkable
+class ReferenceEvaluator(Protocol):
+  """An `Evaluator` that learns from a second source, such as a training split.
+
+  Called with `reference` too: (batch, mask) pairs like `batches`, of the source
+  that the setting `reference` of the evaluation names.
+  """
+
+  def __call__(
+      self,
+      encode: Callable[[Batch], Embedded],
+      batches: Iterable[tuple[Batch, Any]],
+      reference: Iterable[tuple[Batch, Any]],
+  ) -> Metrics: ...
+
+
 __all__ = [
     "Augment", "AxisTable", "Batch", "Contribution", "Contributions", "Counts",
     "Embedded", "Encode", "Encoder", "Evaluator", "Example", "Features",
     "Gradient", "Inputs", "Logits", "Memory", "Metrics", "Model", "Objective",
-    "Params", "RowKeys", "Source", "TrainState", "Unreadable", "View",
-    "stateless",
+    "Params", "ReferenceEvaluator", "RowKeys", "Source", "TrainState", "Unreadable",
+    "View", "stateless",
 ]

@@ -41,7 +41,7 @@ SIZES = (16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
 class Gaps(NamedTuple):
-  """What was measured, float64 [pairs sizes seeds] each, NaN where B > m.
+  """What was measured: float64 [pairs sizes seeds] each, NaN where B > m.
 
   Attributes:
     pairs: m of the first axis.
@@ -62,7 +62,7 @@ def measure(
     pairs: Sequence[int] = (1024, 4096, 16384),
     sizes: Sequence[int] = SIZES,
     seeds: int = 5,
-    examples: int = 131_072,
+    examples: int = 262_144,
     fresh: int = 16_384,
 ) -> Gaps:
   """Trains towers of every m, B and seed, and measures their gaps.
@@ -157,3 +157,106 @@ def losses(
 
   parts = jax.lax.map(of_batch, (u.reshape(batches), v.reshape(batches)))
   return tuple(jnp.mean(part) for part in parts)
+
+
+class Fit(NamedTuple):
+  """gap = a / sqrt(m) + b / B^p, by least squares.
+
+  Attributes:
+    a: with its interval, (value, low, high).
+    b: the same.
+    p: the same; both ends are the value where it was given.
+    left: root mean square of what the fit leaves.
+  """
+
+  a: tuple[float, float, float]
+  b: tuple[float, float, float]
+  p: tuple[float, float, float]
+  left: float
+
+
+def fit(
+    gaps: Gaps, kind: str, power: float | None = None, resamples: int = 1000
+) -> Fit:
+  """Fits the gap, with 95% intervals from resampled seeds.
+
+  Args:
+    gaps: what was measured.
+    kind: "included" or "excluded".
+    power: p; None: the best of 0.05, 0.10, ... 2.
+    resamples: of the seeds, with replacement.
+  """
+  table = getattr(gaps, kind)
+  m, size = np.meshgrid(gaps.pairs, gaps.sizes, indexing="ij")
+  kept = ~np.isnan(table[..., 0])
+  powers = np.arange(1, 41) / 20 if power is None else np.array([power])
+  designs = [np.stack([m[kept] ** -0.5, size[kept] ** -p], 1) for p in powers]
+
+  def best(seeds):
+    y = table[kept][:, seeds].mean(-1)
+    found = []
+    for p, design in zip(powers, designs, strict=True):
+      ab = np.linalg.lstsq(design, y, rcond=None)[0]
+      found.append((np.sqrt(np.mean((design @ ab - y) ** 2)), *ab, p))
+    return np.array(min(found))
+
+  count = table.shape[-1]
+  draws = np.random.default_rng(0).integers(count, size=(resamples, count))
+  left, *values = best(np.arange(count))
+  low, high = np.percentile([best(draw) for draw in draws], (2.5, 97.5), axis=0)
+  ends = zip(values, low[1:], high[1:], strict=True)
+  return Fit(*(tuple(map(float, each)) for each in ends), left=float(left))
+
+
+def falls(gaps: Gaps, kind: str) -> list[bool]:
+  """For each m: whether the mean size of the gap falls at every larger B."""
+  means = np.abs(getattr(gaps, kind).mean(-1))
+  return [bool(np.all(np.diff(row[~np.isnan(row)]) < 0)) for row in means]
+
+
+def report(gaps: Gaps) -> str:
+  """Tables of the gaps, mean and standard deviation over seeds, and all fits."""
+  lines = []
+  for kind in ("included", "excluded"):
+    lines += [f"gap, positive {kind}: mean (standard deviation over seeds)"]
+    lines += ["      m " + "".join(f"{f'B={size}':>17}" for size in gaps.sizes)]
+    for m, row, fell in zip(
+        gaps.pairs, getattr(gaps, kind), falls(gaps, kind), strict=True
+    ):
+      cells = "".join(f"{x.mean():9.4f} ({x.std():.4f})" for x in row)
+      verdict = "falls" if fell else "does not fall"
+      lines += [f"{m:7} {cells}   |gap| {verdict} with every B"]
+    for power in (0.5, 1.0, None):
+      a, b, p, left = fit(gaps, kind, power)
+      lines += [
+          f"  a/sqrt(m) + b/B^p, p = {p[0]:.2f} [{p[1]:.2f}, {p[2]:.2f}]: "
+          f"a = {a[0]:.3f} [{a[1]:.3f}, {a[2]:.3f}], "
+          f"b = {b[0]:.3f} [{b[1]:.3f}, {b[2]:.3f}], leaves {left:.4f}"
+      ]
+  lines += ["population loss, mean over seeds"]
+  for m, row in zip(gaps.pairs, gaps.population, strict=True):
+    lines += [f"{m:7} " + "".join(f"{x.mean():17.4f}" for x in row)]
+  return "\n".join(lines)
+
+
+def main(arguments: Sequence[str]) -> None:
+  """Measures, prints the report and, if asked, writes the figures as JSON."""
+  parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+  size = parser.add_mutually_exclusive_group(required=True)
+  size.add_argument("--small", action="store_true", help="seconds, one m")
+  size.add_argument("--full", action="store_true", help="minutes")
+  parser.add_argument("--json", metavar="FILE")
+  given = parser.parse_args(arguments)
+  changes: dict[str, Any] = dict(
+      pairs=(1024,), sizes=(16, 64, 256), seeds=2, examples=16_384, fresh=4096
+  ) if given.small else {}
+  gaps = measure(**changes)
+  print(report(gaps))
+  if given.json:
+    plain = {k: np.asarray(x).tolist() for k, x in gaps._asdict().items()}
+    with open(given.json, "w") as file:
+      json.dump(plain, file)
+
+
+if __name__ == "__main__":
+  main(sys.argv[1:])

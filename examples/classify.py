@@ -1,8 +1,8 @@
 """python examples/classify.py EXPORTED image.npy "a cat" "a dog" ...
 
 Zero-shot classification of an image with the files that `python -m basic.export
---format stablehlo` wrote, without this package. The image is uint8 [h w c],
-already of the size in about.json.
+--format stablehlo` wrote, without this package. The image is uint8 [h w c], 0 to
+255, already of the size in about.json; the function normalises it.
 """
 
 import json

@@ -73,6 +73,33 @@ def test_both_kinds_of_words_give_the_example_the_same_answer(
   assert found[0]["eos"] == tokenizer.EOS and "eos" not in found[1]
 
 
+def test_pixels_go_in_as_they_were_decoded(monkeypatch, tmp_path):
+  pytest.importorskip("flatbuffers")
+  monkeypatch.setattr(export, "PLATFORMS", ("cpu",))
+  stage = begun(monkeypatch, tmp_path)
+  known = about(tmp_path, tmp_path / "out")["image"]
+  assert not known.keys() & {"mean", "std"}  # Somebody would normalise twice.
+  assert (known["dtype"], known["range"]) == ("uint8", [0, 255])
+  assert known["shape"] == [None, 24, 24, 1] and known["channels"] == "gray"
+  assert known["layout"] == "batch, height, width, channels"
+  assert known["normalization"].startswith("none")
+  call = jax.export.deserialize(bytearray(
+      (tmp_path / "out" / "image.stablehlo").read_bytes())).call
+  low, high = known["range"]
+  pixels = np.full((2, 24, 24, 1), low, np.uint8)
+  pixels[1] = high
+  # The signal of a tower is in [-1, 1], and so are its two ends.
+  kernel = restore.load(tmp_path)[1].params["image"]
+  view = stage.program.model.encode.views["image"]
+  found = view.apply(kernel, np.stack([
+      np.full((24, 24, 1), -1, np.float32), np.full((24, 24, 1), 1, np.float32)
+  ]), None).pooled
+  expected = found / np.linalg.norm(found, axis=1, keepdims=True)
+  np.testing.assert_allclose(call(pixels), expected, atol=1e-6)
+  with pytest.raises(ValueError, match="uint8"):
+    call(pixels.astype(np.float32))
+
+
 def test_views_of_other_names_are_described(monkeypatch, tmp_path):
   monkeypatch.setattr(export, "portable", lambda function, shape: b"")
   stage = build.run(settings.complete(tiny.config()), tmp_path)[0]

@@ -14,14 +14,13 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-# What the factory in each plug-in folder returns; None where the folder has no
-# noun of its own.
+# What the factory in each plug-in folder returns.
 NOUNS = {
     "encoders": "Encoder",
     "objectives": "Objective",
     "augmentations": "Augment",
     "sources": "Source",
-    "evals": "Evaluator",
+    "evals": ("Evaluator", "ReferenceEvaluator"),
     "weights": "Format",
     "preparation": "Counts",
 }
@@ -82,9 +81,9 @@ def plugin_faults(path: str, source: str) -> list[str]:
       if argument.annotation is None
   ]
   returned = ast.unparse(factory.returns) if factory.returns else "nothing"
-  noun = NOUNS[folder]
-  if factory.returns is None or (noun and returned.split(".")[-1] != noun):
-    faults.append(f"{where} returns {returned}, expected {noun or 'a type'}")
+  nouns = NOUNS[folder] if isinstance(NOUNS[folder], tuple) else (NOUNS[folder],)
+  if returned.split(".")[-1] not in nouns:
+    faults.append(f"{where} returns {returned}, expected {' or '.join(nouns)}")
   text = ast.get_docstring(factory) or ""
   if "Returns:" not in text:
     faults.append(f"{where} has no Returns: in its docstring")

@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # that names between one pair of quotes are one thing in several files.
 LAYERS = (
     ("types", "paths", "files", "cli"),
-    ("ops", "__init__"),
+    ("ops",),
     ("sharding", "data", "optim"),
     (
         "encoders", "objectives", "augmentations", "sources", "evals",
@@ -25,8 +25,13 @@ LAYERS = (
     ),
     ("engine", "recording"),
     ("experiment",),
-    ("planning", "pages", "preparation"),
-    ("train", "evaluate", "plan", "report", "export", "interpolate", "prepare"),
+    ("planning", "pages", "preparation", "interface"),
+    ("serving",),
+    (
+        "train", "evaluate", "plan", "report", "export", "interpolate", "prepare",
+        "embed", "serve",
+    ),
+    ("__init__",),
 )
 
 # In these folders each file stands alone, but for the folder's `_private.py`.
@@ -40,6 +45,7 @@ CONFIG_IMPORTS = ("ml_collections",)
 
 PROGRAMS = (
     "train", "evaluate", "plan", "report", "export", "interpolate", "prepare",
+    "embed", "serve",
 )
 
 
@@ -65,7 +71,7 @@ DOORS = (
             "jax.shard_map", "jax.experimental.shard_map", "jax.pmap",
             *(f"jax.lax.{name}" for name in COLLECTIVES),
         ),
-        ("ops/pairwise/distributed", "sharding"),
+        ("ops/pairwise/distributed", "ops/pairwise/queries", "sharding"),
         "only all-pairs operations, and sums over replicas, talk between devices",
     ),
     Door(
@@ -73,7 +79,7 @@ DOORS = (
             "jax.sharding", "jax.make_mesh", "jax.set_mesh", "jax.P",
             "jax.NamedSharding", "jax.experimental.mesh_utils",
         ),
-        ("sharding", "ops/pairwise/distributed"),
+        ("sharding", "ops/pairwise/distributed", "ops/pairwise/queries"),
         "placement is decided in one room",
     ),
     Door(
@@ -126,7 +132,7 @@ DOORS = (
             "importlib.import_module", "importlib.util", "importlib.reload",
             "importlib.machinery", "__import__", "inspect", "pkgutil",
         ),
-        ("experiment",),
+        ("experiment", "__init__"),
         "names become objects, and signatures are read, in one place",
     ),
     Door(
@@ -134,6 +140,11 @@ DOORS = (
         ("recording", "pages"),
         "a run is written down and drawn in one place",
     ),
+    Door(
+        ("starlette", "uvicorn"), ("serving", "serve"),
+        "without the extra `serve`, nothing listens",
+    ),
+    Door(("pandas",), ("interface/metrics",), "columns are NumPy arrays elsewhere"),
     Door(
         ("absl.flags", "absl.app"), PROGRAMS,
         "only a program has a command line",

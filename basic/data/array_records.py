@@ -8,7 +8,7 @@ import dataclasses
 import json
 import pathlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import array_record.python.array_record_module as array_record_module
@@ -159,7 +159,27 @@ def write_metadata(
   Raises:
     OSError: if it cannot be written.
   """
-  features = tensorflow_datasets.features.FeaturesDict(_features(how))
+  write_info(folder, name, split, _features(how), counts, size)
+
+
+def write_info(
+    folder: pathlib.Path, name: str, split: str, features: Mapping[str, Any],
+    counts: Sequence[int], size: int,
+) -> None:
+  """Makes a folder of complete shards a data set with any features of TFDS.
+
+  Args:
+    folder: of the shards.
+    name: of the data set.
+    split: of all shards.
+    features: of TFDS, by name.
+    counts: records of each shard.
+    size: bytes of all records.
+
+  Raises:
+    OSError: if it cannot be written.
+  """
+  features = tensorflow_datasets.features.FeaturesDict(dict(features))
   with tempfile.TemporaryDirectory() as scratch:
     features.save_config(scratch)
     for path in pathlib.Path(scratch).iterdir():

@@ -297,6 +297,7 @@ def _stage(
   towers = evaluation.encoder(
       stage_program.model, stage_program.layout,
       {view.field for view in stage_program.model.encode.views.values()},
+      stage_program.objective,
   )
   return Stage(
       start=start, end=end, rate_start=rate_start, config=config,

@@ -7,6 +7,8 @@ from typing import Any
 
 from basic.experiment import schema
 
+_BOOLS = {"true": "True", "false": "False"}
+
 
 def settings(
     where: str, function: Callable[..., Any], arguments: Sequence[str]
@@ -56,7 +58,7 @@ def settings(
       group = group.setdefault(part, {})
       if not isinstance(group, dict):
         raise ValueError(f"{where}: --{name} is set, and so is --{part} itself.")
-    group[names[-1]] = _value(text, types_of.get(name))
+    group[names[-1]] = value(text, types_of.get(name, Any))
   return schema.complete(where, function, given)
 
 
@@ -80,7 +82,7 @@ def _next(where: str, remaining: list[str]) -> tuple[str, str]:
   if not argument.startswith("--") or len(argument) < 3:
     raise ValueError(
         f"{where}: found {argument!r}; expected --name=value. "
-        f"`python -m basic.prepare {where} --help` lists the names."
+        "`--help` in place of all of them lists the names."
     )
   name, equals, text = argument[2:].partition("=")
   name = name.replace("-", "_")
@@ -91,14 +93,23 @@ def _next(where: str, remaining: list[str]) -> tuple[str, str]:
   return name, "True"
 
 
-def _value(text: str, hint: Any) -> Any:
-  """A value of the type that an argument takes, as far as its text can be one."""
-  if hint is str or (hint == str | None and text != "None"):
-    return text
-  value = _literal(text)
-  if hint in (tuple[str, ...], tuple[str, ...] | None):
-    return value if isinstance(value, tuple | list | None) else (text,)
-  return value
+def value(text: str, hint: Any) -> Any:
+  """The value that a text stands for, where an argument of a type is wanted.
+
+  A Python literal where that is of the type, otherwise the text itself or a tuple
+  of it. A text that is of none of these types is returned as a literal, for
+  `schema.checked` to refuse.
+
+  Example:
+    >>> value("007", str), value("1e-3", float), value("a.tar", tuple[str, ...])
+    ('007', 0.001, ('a.tar',))
+  """
+  literal = _literal(_BOOLS.get(text, text))
+  if hint is Any:
+    return literal
+  if not isinstance(literal, str) and schema.fits(schema.tuples(literal), hint):
+    return literal
+  return next((x for x in (text, (text,)) if schema.fits(x, hint)), literal)
 
 
 def _literal(text: str) -> Any:

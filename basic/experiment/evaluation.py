@@ -1,5 +1,8 @@
 """Evaluations of a stage: an evaluator, its dataset, and samples for the report."""
 
+import contextlib
+import functools
+import itertools
 import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
@@ -48,11 +51,13 @@ class Encoder(NamedTuple):
     shapes: (shapes of the parameters, shapes of a batch) -> shapes of the
       embeddings; only traced, and `encode` reuses the cached trace.
     fields: names of the fields of a batch that it reads.
+    logits: parameters -> how the objective scores pairs; None if it does not.
   """
 
   encode: Callable[[types.Params, Mapping[str, Any]], types.Embedded]
   shapes: Callable[[types.Params, Mapping[str, Any]], types.Embedded]
   fields: Collection[str]
+  logits: Callable[[types.Params], types.Logits | None] = lambda params: None
 
 
 class Evaluation(NamedTuple):
@@ -75,8 +80,24 @@ class Evaluation(NamedTuple):
   samples: Callable[[types.Params, int], Shown]
 
 
+class _Data(NamedTuple):
+  """A source that an evaluation reads, how many of its examples, and how."""
+
+  name: str
+  source: types.Source
+  count: int
+  prepare: Any
+
+  @classmethod
+  def of(cls, name: str, source: Any, limit: int | None, prepare: Any) -> "_Data":
+    return cls(name, source, min(limit or len(source), len(source)), prepare)
+
+
 def encoder(
-    model: types.Model, placement: layout.Layout, fields: Collection[str]
+    model: types.Model,
+    placement: layout.Layout,
+    fields: Collection[str],
+    objective: types.Objective | None = None,
 ) -> Encoder:
   """Compiles the towers for batches of an evaluation.
 
@@ -87,10 +108,12 @@ def encoder(
     model: the towers.
     placement: mesh and shardings of their parameters.
     fields: fields of a batch that are encoded; others are not transferred.
+    objective: whose temperature evaluators may ask for.
 
   Returns:
     An encoder.
   """
+  score = None if objective is None else objective.logits
   embed = jax.jit(
       lambda params, batch: model.encode(params, batch),
       out_shardings=placement.everywhere,
@@ -110,7 +133,10 @@ def encoder(
         embed, params, {k: v for k, v in batch.items() if k in fields}
     )
 
-  return Encoder(encode, shapes, fields)
+  def logits(params):
+    return None if score is None else score(params["objective"])
+
+  return Encoder(encode, shapes, fields, logits)
 
 
 def evaluation(
@@ -139,39 +165,58 @@ def evaluation(
   """
   source = schema.make("sources", config["source"])
   placement.check_batch(config["batch_size"], f"evals.{label}.batch_size")
-  size = _rows(config, len(source), placement.mesh.size)
+  prepare = functools.partial(
+      input_pipeline.to_arrays, tokenize=tokenizer, config=stage,
+      templates=config["label_captions"],
+  )
+  read = [_Data.of("", source, config["limit"], prepare(source))]
+  if "reference" in config:
+    second = _second(label, config, source)
+    read.append(_Data.of(
+        "/reference", second, config["reference_limit"], prepare(second)
+    ))
+  most = max(each.count for each in read)
+  size = _rows(config["batch_size"], most, placement.mesh.size)
   evaluate = schema.make(
       "evals", {**config, "batch_size": size},
       tokenize=None if tokenizer is None else tokenizer.batch,
       classes=getattr(source, "classes", ()),
   )
-  to_arrays = input_pipeline.to_arrays(
-      source, tokenizer, stage, config["label_captions"]
-  )
   patience = input_pipeline.patience(stage)
 
-  def batches(limit, shard=(0, 1)):
+  def batches(data, limit, shard=(0, 1)):
     return pipeline.once(
-        source, prepare=to_arrays, batch_size=size, shard=shard, limit=limit,
-        patience=patience,
+        data.source, prepare=data.prepare, batch_size=size, shard=shard,
+        limit=limit, patience=patience,
     )
+
+  def judge(encode, logits, limit, shard=None):
+    with contextlib.ExitStack() as opened:
+      passes = [
+          opened.enter_context(
+              batches(each, min(each.count, limit), shard or (0, 1)))
+          for each in read
+      ]
+      rows = passes if shard is None else [
+          shared_rows.shared(each, placement, towers.fields) for each in passes
+      ]
+      asked = {"logits": logits} if schema.takes(evaluate, "logits") else {}
+      return evaluate(encode, *rows, **asked), passes
 
   def run(params):
     shard = jax.process_index(), jax.process_count()
-    with batches(config["limit"], shard) as dataset:
-      metrics = evaluate(
-          lambda batch: towers.encode(params, batch),
-          shared_rows.shared(dataset, placement, towers.fields),
-      )
-    found = {**metrics, **_unreadable(label, config, source, dataset, stage)}
-    return {name: float(x) for name, x in found.items()}
+    metrics, passes = judge(
+        lambda batch: towers.encode(params, batch), towers.logits(params), most,
+        shard,
+    )
+    for data, each in zip(read, passes, strict=True):
+      metrics = {**metrics, **_unreadable(label, data, each.unreadable, stage)}
+    return {name: float(x) for name, x in metrics.items()}
 
   def rehearse(params):
-    limit = min(config["limit"] or len(source), len(source))
-    for count in (counts := sorted({min(each, limit) for each in _REHEARSED})):
+    for count in (counts := sorted({min(each, most) for each in _REHEARSED})):
       try:
-        with batches(count) as dataset:
-          evaluate(_zeros(towers, params, size), dataset)
+        judge(_zeros(towers, params, size), types.Logits(1.0), count)
         return
       except Exception as error:
         if count != counts[-1] and not isinstance(error, cli.Stalled):
@@ -183,7 +228,7 @@ def evaluation(
         raise
 
   def samples(params, count):
-    with batches(min(count, len(source))) as dataset:
+    with batches(read[0], min(count, len(source))) as dataset:
       return _samples(
           source, dataset, lambda batch: towers.encode(params, batch),
           input_pipeline.caption(source, config["label_captions"]), size,
@@ -194,25 +239,41 @@ def evaluation(
   )
 
 
-def _unreadable(label, config, source, dataset, stage):
+def _second(label, config, source):
+  """The source `reference` of an evaluation, which has the labels of the first."""
+  second = schema.make("sources", config["reference"])
+  if not len(second):
+    raise ValueError(
+        f"evals.{label}.reference has no examples; check its name and split."
+    )
+  names = [tuple(getattr(each, "classes", ())) for each in (source, second)]
+  if all(names) and names[0] != names[1]:
+    pairs = itertools.zip_longest(*names)
+    n, (first, other) = next((n, p) for n, p in enumerate(pairs) if p[0] != p[1])
+    raise ValueError(
+        f"evals.{label}: label {n} is {first!r} in its source and {other!r} in its "
+        "reference; both need the same classes in the same order."
+    )
+  return second
+
+
+def _unreadable(label, data, unreadable, stage):
   """Counts by reason; warns if more is unreadable than training allows."""
-  unreadable = shared_rows.total(dataset.unreadable)
-  count, examples = sum(unreadable.values()), len(source)
-  examples = min(config["limit"] or examples, examples)
-  if count / examples > stage["unreadable"]["most"]:
+  unreadable = shared_rows.total(unreadable)
+  count = sum(unreadable.values())
+  if count / data.count > stage["unreadable"]["most"]:
     listed = ", ".join(f"{n} x {reason}" for reason, n in unreadable.items())
     _log.warning(
         "evals.%s: %d of its %d examples could not be read (%s), so its results "
         "are those of the others and not comparable.",
-        label, count, examples, listed,
+        f"{label}{data.name}".replace("/", "."), count, data.count, listed,
     )
-  return {f"/unreadable/{reason}": n for reason, n in unreadable.items()}
+  return {f"{data.name}/unreadable/{reason}": n for reason, n in unreadable.items()}
 
 
-def _rows(config, examples, devices):
+def _rows(batch_size, examples, devices):
   """Rows of a batch: at most what the dataset, or class prompts, can fill."""
-  count = max(min(config["limit"] or examples, examples), _ROWS)
-  return min(config["batch_size"], -(-count // devices) * devices)
+  return min(batch_size, -(-max(examples, _ROWS) // devices) * devices)
 
 
 def _zeros(towers, params, size):

@@ -72,7 +72,7 @@ def experiment(
     record: which metrics are recorded, and how often (`recording` below).
     unreadable: what happens if examples cannot be read (`unreadable` below).
     evals: by label: `name` of an evaluator, its settings, and those of
-      `evaluation` below.
+      `evaluation` below; some need those of `evaluation_with_reference` too.
     weights: pretrained weights to begin from: `name` of a format in weights/,
       and `initial` below.
     stages: for each stage in order, the settings that it changes, and settings
@@ -199,4 +199,19 @@ def evaluation(
     limit: number of examples to evaluate on; None: all.
     label_captions: how captions are made from labels (data/captions.py): always
       the first template, none drawn at random; None: its source's own captions.
+  """
+
+
+def evaluation_with_reference(
+    *, reference: Settings, reference_limit: int | None = None
+) -> None:
+  """Settings of an evaluation whose evaluator takes a second source.
+
+  These are besides those of `evaluation`, of which `batch_size` and
+  `label_captions` hold for both sources.
+
+  Args:
+    reference: `name` of a source and its settings: the examples that a probe is
+      fitted on, or among which neighbours are found; a training split.
+    reference_limit: number of its examples to use, the first ones; None: all.
   """

@@ -54,7 +54,7 @@ def plugin(folder: str, name: str) -> Callable[..., Any]:
   names = plugins(folder)
   if name not in names:
     raise ValueError(
-        f"there is no {name!r} in basic/{folder}{_nearest(name, names)} "
+        f"there is no {name!r} in basic/{folder}{nearest(name, names)} "
         f"It has {names}."
     )
   return getattr(importlib.import_module(f"basic.{folder}.{name}"), name)
@@ -81,7 +81,7 @@ def _foreign(name: str) -> Callable[..., Any]:
     names = [key for key, value in vars(module).items() if callable(value)]
     raise ValueError(
         f"{module_name} has no function {function_name!r}"
-        f"{_nearest(function_name, names)}"
+        f"{nearest(function_name, names)}"
     )
   unnamed = [
       argument.name for argument in inspect.signature(function).parameters.values()
@@ -140,7 +140,7 @@ def member(module: Any, name: str, result: Any) -> Callable[..., Any]:
   )
   if name not in names:
     raise ValueError(
-        f"there is no {name!r} in {module.__name__}{_nearest(name, names)} "
+        f"there is no {name!r} in {module.__name__}{nearest(name, names)} "
         f"It has {names}."
     )
   return getattr(module, name)
@@ -169,23 +169,19 @@ def complete(
   Raises:
     ValueError: if a setting is unknown, missing, or of another type.
   """
-  accepted = {
-      name: argument
-      for name, argument in inspect.signature(function).parameters.items()
-      if argument.kind is inspect.Parameter.KEYWORD_ONLY and name not in kept
-  }
+  accepted = arguments(function, kept)
   settings = {k: v for k, v in settings.items() if k != "name"}
   for name in settings:
     if name not in accepted:
       raise ValueError(
           f"{where}: {function.__name__}() has no setting {name!r}"
-          f"{_nearest(name, accepted)} It takes {sorted(accepted)}."
+          f"{nearest(name, accepted)} It takes {sorted(accepted)}."
       )
   types_of = hints(function)
   full = {}
   for name, argument in accepted.items():
     if name in settings:
-      full[name] = _checked(
+      full[name] = checked(
           f"{where}.{name}", settings[name], types_of.get(name, Any)
       )
     elif name in given:
@@ -197,6 +193,17 @@ def complete(
     else:
       full[name] = argument.default
   return full
+
+
+def arguments(
+    function: Callable[..., Any], kept: tuple[str, ...] = ()
+) -> dict[str, inspect.Parameter]:
+  """The keyword-only arguments of a function, by name, except those `kept`."""
+  return {
+      name: argument
+      for name, argument in inspect.signature(function).parameters.items()
+      if argument.kind is inspect.Parameter.KEYWORD_ONLY and name not in kept
+  }
 
 
 def hints(function: Callable[..., Any]) -> dict[str, Any]:
@@ -222,26 +229,49 @@ def takes(function: Callable[..., Any], name: str) -> bool:
   return name in inspect.signature(function).parameters
 
 
-def _nearest(name: str, names: typing.Iterable[str]) -> str:
-  """The end of an error's sentence: suggests a similar name if there is one."""
+def nearest(name: str, names: typing.Iterable[str]) -> str:
+  """The end of an error's sentence: suggests a similar name if there is one.
+
+  Example:
+    >>> nearest("peek", ["peak", "decay"])
+    "; did you mean 'peak'?"
+  """
   close = difflib.get_close_matches(name, list(names), 1)
   return f"; did you mean {close[0]!r}?" if close else "."
 
 
-def _checked(where: str, value: Any, hint: Any) -> Any:
-  """A value as its type hint says, or a ValueError."""
-  value = _tuples(value)
+def checked(where: str, value: Any, hint: Any) -> Any:
+  """A value as its type hint says: lists as tuples, sources complete.
+
+  Args:
+    where: path of the setting, for messages: "optimizer.peak".
+    value: of the setting.
+    hint: type of the argument.
+
+  Raises:
+    ValueError: if the value is of another type.
+  """
+  value = tuples(value)
   if hint == types.Source:
     return _source(where, value)
   if hint == _SOURCES and isinstance(value, Mapping):
     return {k: _source(f"{where}.{k}", each) for k, each in value.items()}
-  if not _fits(value, hint):
-    name = getattr(hint, "__name__", None) if isinstance(hint, type) else None
+  if not fits(value, hint):
     raise ValueError(
-        f"{where} is {value!r} ({type(value).__name__}); it takes "
-        f"{name or str(hint).replace('typing.', '')}."
+        f"{where} is {value!r} ({type(value).__name__}); it takes {shown(hint)}."
     )
   return float(value) if hint is float else value
+
+
+def shown(hint: Any) -> str:
+  """A type as a message names it.
+
+  Example:
+    >>> shown(int), shown(float | None)
+    ('int', 'float | None')
+  """
+  name = getattr(hint, "__name__", None) if isinstance(hint, type) else None
+  return name or str(hint).replace("typing.", "")
 
 
 def _source(where: str, value: Any) -> dict[str, Any]:
@@ -259,32 +289,42 @@ def _source(where: str, value: Any) -> dict[str, Any]:
   return {"name": name} | complete(where, function, value)
 
 
-def _tuples(value: Any) -> Any:
-  """Lists as tuples, at any depth: JSON and command lines have no tuples."""
+def tuples(value: Any) -> Any:
+  """Lists as tuples, at any depth: JSON and command lines have no tuples.
+
+  Example:
+    >>> tuples([1, [2]])
+    (1, (2,))
+  """
   if isinstance(value, (list, tuple)):
-    return tuple(_tuples(each) for each in value)
+    return tuple(tuples(each) for each in value)
   return value
 
 
-def _fits(value: Any, hint: Any) -> bool:
-  """Whether a value is of the type of a hint; ints count as floats."""
+def fits(value: Any, hint: Any) -> bool:
+  """Whether a value is of the type of a hint; ints count as floats.
+
+  Example:
+    >>> fits(1, float | None), fits((1, 2), tuple[str, ...])
+    (True, False)
+  """
   origin, arguments = typing.get_origin(hint), typing.get_args(hint)
   if origin in (typing.Union, python_types.UnionType):
-    return any(_fits(value, choice) for choice in arguments)
+    return any(fits(value, choice) for choice in arguments)
   if origin is typing.Literal:
     return value in arguments
   if origin is tuple and Ellipsis not in arguments and arguments:
     return isinstance(value, tuple) and len(value) == len(arguments) and all(
-        map(_fits, value, arguments)
+        map(fits, value, arguments)
     )
   if origin in (tuple, list, collections.abc.Sequence):
     inner = arguments[0] if arguments else Any
-    return isinstance(value, tuple) and all(_fits(v, inner) for v in value)
+    return isinstance(value, tuple) and all(fits(v, inner) for v in value)
   if origin in (dict, collections.abc.Mapping):
     if not isinstance(value, Mapping):
       return False
     key, each = arguments or (Any, Any)
-    return all(_fits(k, key) and _fits(_tuples(v), each) for k, v in value.items())
+    return all(fits(k, key) and fits(tuples(v), each) for k, v in value.items())
   if hint is float:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
   if hint is int:

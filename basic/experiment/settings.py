@@ -21,12 +21,13 @@ _FUNCTIONS = {
     "checkpoint": checkpoint.Checkpoints,
     "weights": manual.initial, "captions": captions.captions,
     "label_captions": captions.captions, "evaluation": manual.evaluation,
+    "change": photometric.check,
 }
 # Group of settings -> the folder with the plug-ins that it can name.
 _FOLDERS = {
     "source": "sources", "objective": "objectives", "image": "encoders",
     "text": "encoders", "evaluation": "evals", "weights": "weights",
-    "look": "augmentations",
+    "look": "augmentations", "reference": "sources",
 }
 # Group of settings -> (module, return type) of the functions that it can name.
 _MEMBERS = {
@@ -167,7 +168,24 @@ def _evaluation(where, settings):
     common["label_captions"] = _group(
         f"{where}.label_captions", "label_captions", common["label_captions"]
     )
-  return {**_named(where, "evaluation", evaluator), **common}
+  reference = _reference(where, evaluator)
+  evaluator = {k: v for k, v in evaluator.items() if k not in reference}
+  return {**_named(where, "evaluation", evaluator), **common, **reference}
+
+
+def _reference(where, settings):
+  """Complete settings of the second source of an evaluator; {} without one."""
+  function = _function(where, "evaluation", settings)
+  if schema.hints(function).get("return") is not types.ReferenceEvaluator:
+    return {}
+  second = manual.evaluation_with_reference
+  full = schema.complete(
+      where, second, {k: v for k, v in settings.items() if schema.takes(second, k)}
+  )
+  if full["reference_limit"] is not None:
+    _positive(where, full, "reference_limit")
+  where = f"{where}.reference"
+  return {**full, "reference": _named(where, "reference", full["reference"])}
 
 
 def _look(where, settings):
@@ -322,7 +340,8 @@ def changed(base: Settings, changes: Settings) -> dict[str, Any]:
   merged = dict(base)
   for key, value in changes.items():
     old = base.get(key)
-    if key == "source" and isinstance(old, Mapping) and isinstance(value, Mapping):
+    both = isinstance(old, Mapping) and isinstance(value, Mapping)
+    if key in ("source", "reference") and both:
       # Its settings are values: the sources of a mixture are not merged.
       same = value.get("name", old.get("name")) == old.get("name")
       merged[key] = {**old, **value} if same else value
@@ -334,6 +353,51 @@ def changed(base: Settings, changes: Settings) -> dict[str, Any]:
     else:
       merged[key] = value
   return merged
+
+
+def arguments(where: str, group: str, name: Any) -> dict[str, Any]:
+  """The settings that a group takes, by name, with their types.
+
+  Args:
+    where: path of the group, for messages: "evals.single".
+    group: "" for the experiment itself, "stage" for one of its stages,
+      "evaluation", "look" and "change" for an entry of `evals`, `looks` and
+      `photometric`.
+    name: the plug-in that it names; None if it names none.
+
+  Returns:
+    Setting -> type, also of old names (renamed.py).
+
+  Raises:
+    ValueError: if the group must name a plug-in and does not, or there is none
+      of that name.
+  """
+  named = is_named(group)
+  if named:
+    _function(where, group, {} if name is None else {"name": name})
+  found: dict[str, Any] = {"name": str} if named else {}
+  functions = _functions("" if group == "stage" else group, name)
+  for function in [*functions, *([manual.stage] if group == "stage" else [])]:
+    types_of = schema.hints(function)
+    for key in schema.arguments(function, _SUPPLIED.get(group, ())):
+      found[key] = types_of.get(key, Any)
+    for old, new in renamed.table(function).items():
+      found[old] = types_of.get(new, Any)
+  return found
+
+
+def is_named(group: str) -> bool:
+  """Whether a group has a `name`, which says whose settings it holds."""
+  return group in _FOLDERS or group in _MEMBERS
+
+
+def is_group(outer: str, key: str) -> bool:
+  """Whether a setting of the group `outer` is the group of settings `key`."""
+  if outer == "evaluation":
+    return key in ("source", "label_captions")
+  known = (*_FUNCTIONS, *_FOLDERS, *_MEMBERS)
+  return outer in ("", "stage") and key in known and schema.takes(
+      manual.experiment, key)
 
 
 def _functions(group: str, name: Any) -> list[Any]:

@@ -95,13 +95,14 @@ def opened(settings: Settings) -> Rows:
     raise ValueError(f"{settings.path} has no pictures{_advice(tree)}")
   layout = settings.layout or ("text" if tree.with_text else "classes")
   settings = dataclasses.replace(settings, layout=layout)
-  return (TextRows if layout == "text" else ClassRows)(settings, tree)
+  rows = {"text": TextRows, "classes": ClassRows, "pictures": PictureRows}
+  return rows[layout](settings, tree)
 
 
 def _find_table(settings: Settings) -> str | None:
   """The path of the table that is set or found."""
   path, table = settings.path, settings.table
-  if settings.layout in ("text", "classes"):
+  if settings.layout in ("text", "classes", "pictures"):
     return None
   if table is not None:
     inside = table if os.path.isabs(table) else f"{path.rstrip('/')}/{table}"
@@ -314,7 +315,8 @@ class ClassRows:
           f"{tree.root} has {len(tree)} pictures, and neither captions nor "
           "classes for them. Add a table with the columns file_name and caption, "
           "a text file of the same name beside each picture, or a folder for "
-          "each class."
+          "each class. To embed or search pictures alone, set `layout` to "
+          "'pictures'."
       )
     tree.keep(labels >= 0)
     self._tree, self._labels = tree, labels[labels >= 0]
@@ -336,6 +338,31 @@ class ClassRows:
     return self._tree.path(index), {
         "label": np.int32(label), "text": (self.classes[label],)
     }
+
+  def seen(self) -> str:
+    return f"{len(self)} pictures with names of the digest {self.digest()[:16]}"
+
+  def digest(self) -> str:
+    return self._tree.digest()
+
+
+class PictureRows:
+  """Pictures at any depth, without captions and labels. See `Rows`."""
+
+  def __init__(self, settings: Settings, tree: _tree.Tree):
+    self._tree = tree
+    self.settings = settings
+    self.where = self.base = tree.root
+    self.classes: tuple[str, ...] = ()
+    self.meaning = ("pictures",)
+    self.left_out = 0
+    self.found = "pictures alone"
+
+  def __len__(self) -> int:
+    return len(self._tree)
+
+  def example(self, index: int) -> tuple[str, dict[str, Any]]:
+    return self._tree.path(index), {}
 
   def seen(self) -> str:
     return f"{len(self)} pictures with names of the digest {self.digest()[:16]}"

@@ -19,7 +19,7 @@ def folder(
     *,
     path: str,
     table: str | None = None,
-    layout: Literal["table", "text", "classes"] | None = None,
+    layout: Literal["table", "text", "classes", "pictures"] | None = None,
     image: str | None = None,
     text: str | tuple[str, ...] | None = None,
     weights: tuple[float, ...] | None = None,
@@ -46,11 +46,13 @@ def folder(
     depth.
   - "classes": each folder in `path` is a class, as for torchvision's
     ImageFolder: classes sorted by name, then pictures by path.
+  - "pictures", only where it is set: pictures at any depth, without captions and
+    labels, to be embedded and searched.
 
   Args:
     path: the folder, or a table; a local path, or a URL of fsspec.
     table: the file with the captions, from `path` or from the working folder.
-    layout: one of the three; None: the first that applies.
+    layout: one of the four; None: the first that applies.
     image: column with the files. None: "filepath", "file_name", "image", ...
     text: columns with captions, each with one or, in JSONL, several. None:
       "title", "caption", "text", ... The names of the labels are the captions
@@ -72,7 +74,8 @@ def folder(
     A source of "image" (a `decoding.Encoded`; the content of a file counts, not
     its extension), "text" (a tuple of captions), "text_weights" if `weights` is
     given, "label" int32 if there are labels, and "id" int64, the index. Of a
-    table only offsets are in memory, 8 bytes a row. Reading raises
+    table only offsets are in memory, 8 bytes a row. `name(index)` is the path of a
+    picture. Reading raises
     `types.Unreadable` for a missing or broken file, a broken row or caption
     file, a row with more or fewer fields, one that is not UTF-8, one without a
     caption, and an unknown label.
@@ -142,6 +145,13 @@ class _Folder:
         "id": np.int64(index), **fields,
         "image": _records.image(data, self._channels, self._max_pixels),
     }
+
+  def name(self, index: int) -> str:
+    """The path of a picture, below the folder where it is in it."""
+    path = self._path(index)
+    if path is None:
+      return str(index)
+    return path.removeprefix(self._rows.base.rstrip("/") + "/")
 
   def _path(self, index: int) -> str | None:
     try:

@@ -247,6 +247,13 @@ class _Tar:
     except types.Unreadable as error:
       raise _at(where, error) from error
 
+  def name(self, index: int) -> str:
+    """The shard and the key of a sample, which is read for it."""
+    try:
+      return self._members(index)[0]
+    except types.Unreadable:
+      return str(index)
+
   def _members(self, index: int) -> tuple[str, dict[str, bytes]]:
     """("shard NAME key KEY", contents of a sample by extension)."""
     number = int(np.searchsorted(self._ends, index, side="right"))

@@ -19,6 +19,8 @@ _ALLOWED = (
     "context_length", "vocab_size", "heads", "hf_tokenizer_name",
     "tokenizer_kwargs",
 )
+# Settings of the text tower alone: at which id of a text it pools.
+_POOLING = ("pool_type", "eos_id")
 _CLIPS = (49_408, 49_407, "lower")  # CLIP's own: ids, the last of a text, cleaning
 _log = logging.getLogger(__name__)
 # The words of CLIP's tokenizer.json, as transformers writes it.
@@ -50,7 +52,7 @@ def settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
   _format.refuse("these settings of open_clip mean other towers", [
       f"{name}.{key} is {value!r}"
       for name in _NEEDED for key, value in known[name].items()
-      if key not in _ALLOWED
+      if key not in (*_ALLOWED, *(_POOLING if name == "text_cfg" else ()))
       or (isinstance(value, list) and (name, key) != ("vision_cfg", "layers"))
   ] + [
       f"{key} is {value!r}" for key, value in known.items()
@@ -65,7 +67,7 @@ def settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
       *_format.not_sizes(
           "vision_cfg", {"head_width": 64, **image}, ("head_width",)),
       *_ratio_faults("vision_cfg", image), *_ratio_faults("text_cfg", text),
-      *_cleaning_faults(text.get("tokenizer_kwargs")),
+      *_cleaning_faults(text.get("tokenizer_kwargs")), *_pooling_faults(text),
   ])
   both = {
       "activation": "quick_gelu" if known.get("quick_gelu") else "gelu",
@@ -79,6 +81,18 @@ def settings(config: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
           "only": ("text",) if residual else None,
       },
   }, image["image_size"]
+
+
+def _pooling_faults(text: Mapping[str, Any]) -> list[str]:
+  """Whether texts are pooled otherwise than at their largest or their end id."""
+  kind, eos = text.get("pool_type", "argmax"), text.get("eos_id")
+  if kind not in ("argmax", "eos"):
+    return [f"text_cfg.pool_type is {kind!r}, expected 'argmax' or 'eos'"]
+  if kind == "eos" and (type(eos) is not int or not 0 <= eos < 2**31):
+    return [
+        f"text_cfg.eos_id is {eos!r}, expected the id at which texts are pooled"
+    ]
+  return []
 
 
 def _ratio_faults(name: str, tower: Mapping[str, Any]) -> list[str]:
@@ -114,7 +128,8 @@ def _text(text: Mapping[str, Any], both: Mapping[str, Any]) -> dict[str, Any]:
       "heads": text["heads"],
       "mlp": int(text["width"] * text.get("mlp_ratio", 4.0)),
       "vocab": text["vocab_size"], "length": text["context_length"],
-      "pool": "eos", "padding": "read", "eos": text["vocab_size"] - 1,
+      "pool": "eos", "padding": "read",
+      "eos": text["eos_id"] if text.get("pool_type") == "eos" else None,
   }
 
 
@@ -157,7 +172,7 @@ def config(
               "width": text["width"], "heads": text["heads"],
               "layers": text["depth"],
               "mlp_ratio": ratio(text["width"], text["mlp"]),
-              **_tokenizer(words),
+              **_pooling(text), **_tokenizer(words),
           },
       },
       "preprocess_cfg": {
@@ -168,6 +183,13 @@ def config(
               "squash" if preprocessing["crop"] == "none" else "shortest",
       },
   }
+
+
+def _pooling(text: Mapping[str, Any]) -> dict[str, Any]:
+  """Where texts are pooled: at their largest id, or at another one."""
+  end = _clip.eos(text)
+  last = text["vocab"] - 1
+  return {} if end == last else {"pool_type": "eos", "eos_id": end}
 
 
 def clean(config: Mapping[str, Any]) -> str:

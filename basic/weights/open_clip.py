@@ -31,8 +31,10 @@ def open_clip() -> _format.Format:
   A folder has open_clip_config.json, open_clip_model.safetensors (or
   model.safetensors) and perhaps tokenizer.json. Image towers are vision
   transformers with a class token (ViT-B/32 to ViT-bigG) and CLIP's own residual
-  networks (RN50 to RN50x64), text towers pool at the largest id; others (timm,
-  text towers of transformers) are refused with the settings that say so.
+  networks (RN50 to RN50x64), text towers pool at the largest id, or with
+  `pool_type="eos"` at the first `eos_id`, which is written where the end token is
+  not the last id; others (timm, text towers of transformers) are refused with the
+  settings that say so.
 
   Texts are cleaned before they become ids as open_clip does it
   (data/cleaning.py), and split into words as it does.
@@ -64,7 +66,8 @@ def _read(path: str | os.PathLike) -> _format.Weights:
       folder, settings["text"]["length"], clean=_open_clip.clean(config),
       convert=_open_clip.as_trained,
   )
-  settings["text"]["eos"] = _clip.largest(words, settings["text"]["vocab"])
+  if settings["text"]["eos"] is None:
+    settings["text"]["eos"] = _clip.largest(words, settings["text"]["vocab"])
   params = paths.unflatten(kind.to_ours(flat, grid, pixels))
   return _format.Weights(settings, params, words, pixels)
 
@@ -133,11 +136,6 @@ def _refuse(settings: _format.Settings, channels: int) -> None:
     faults.append(
         f"image.features is {image['features']} and projection.width {width}; "
         "without a projection of images they must be equal"
-    )
-  if _clip.eos(text) != text["vocab"] - 1:
-    faults.append(
-        f"texts end in id {_clip.eos(text)}, the format pools at the largest "
-        f"id, {text['vocab'] - 1}"
     )
   _format.refuse("the format cannot express these towers", faults)
 

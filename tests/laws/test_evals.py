@@ -37,6 +37,19 @@ def evaluator(name):
   return make(**{k: v for k, v in GIVEN.items() if k in wanted})
 
 
+def takes_reference(name):
+  made = inspect.signature(factory(name)).return_annotation
+  return made is types.ReferenceEvaluator
+
+
+def judge(name, rows, filler, reference_rows=None):
+  """Metrics of one evaluator, which gets a second source if it takes one."""
+  batches = [cut(examples(10), rows, filler)]
+  if takes_reference(name):
+    batches.append(cut(examples(26, seed=1), reference_rows or rows, filler))
+  return evaluator(name)(encode, *batches)
+
+
 def encode(batch):
   """Two towers that look at one row at a time."""
   rng = np.random.default_rng(7)
@@ -51,8 +64,8 @@ def encode(batch):
   return types.Embedded(features, side)
 
 
-def examples(rows):
-  rng = np.random.default_rng(0)
+def examples(rows, seed=0):
+  rng = np.random.default_rng(seed)
   return {
       "image": rng.normal(size=(rows, WIDTH)).astype(np.float32),
       "text": rng.integers(1, 200, (rows, LENGTH), np.int32),
@@ -102,7 +115,7 @@ def test_module_defines_one_documented_factory_of_its_name(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_are_keyword_only_annotated_and_explained(name):
   signature = inspect.signature(factory(name))
-  assert signature.return_annotation is types.Evaluator
+  assert signature.return_annotation in (types.Evaluator, types.ReferenceEvaluator)
   for parameter in signature.parameters.values():
     assert parameter.kind is parameter.KEYWORD_ONLY
     assert parameter.annotation is not parameter.empty
@@ -111,7 +124,7 @@ def test_parameters_are_keyword_only_annotated_and_explained(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_metrics_are_flat_and_floats(name):
-  metrics = evaluator(name)(encode, cut(examples(10), 4, zeros))
+  metrics = judge(name, 4, zeros)
   assert metrics
   for key, value in metrics.items():
     # The recorder writes "<eval>/<name>" and then the key.
@@ -121,23 +134,20 @@ def test_metrics_are_flat_and_floats(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_masked_rows_change_nothing(name):
-  data = examples(10)
-  expected = evaluator(name)(encode, cut(data, 4, zeros))
-  assert evaluator(name)(encode, cut(data, 4, rubbish)) == expected
+  assert judge(name, 4, rubbish) == judge(name, 4, zeros)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_cut_into_batches_changes_nothing(name):
-  data = examples(10)
-  expected = evaluator(name)(encode, cut(data, 5, zeros))
-  for rows in (3, 10):
-    assert evaluator(name)(encode, cut(data, rows, zeros)) == pytest.approx(
+  expected = judge(name, 5, zeros)
+  for rows, reference_rows in ((3, 26), (10, 7)):
+    assert judge(name, rows, zeros, reference_rows) == pytest.approx(
         expected, rel=1e-6  # float32, other shapes of the same products
     )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_evaluator_remembers_nothing(name):
-  judge = evaluator(name)
-  batches = list(cut(examples(10), 4, zeros))
-  assert judge(encode, batches) == judge(encode, iter(batches))
+  evaluate, rows = evaluator(name), (10, 26) if takes_reference(name) else (10,)
+  batches = [list(cut(examples(each, each), 4, zeros)) for each in rows]
+  assert evaluate(encode, *batches) == evaluate(encode, *map(iter, batches))

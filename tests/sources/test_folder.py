@@ -412,3 +412,22 @@ def test_no_row_is_held_in_memory(tmp_path):
   path = tmp_path / "a.csv"
   path.write_text("filepath,title\n" + "0.png,some caption\n" * 10_000)
   assert _table.Table(str(path))._starts.nbytes <= 8 * 10_002
+
+
+def test_pictures_alone_are_read_where_that_is_asked_for(pictures):
+  (pictures / "deep/er").mkdir(parents=True)
+  os.rename(pictures / "3.png", pictures / "deep/er/3.png")
+  with pytest.raises(ValueError, match="set `layout` to 'pictures'"):
+    opened(pictures / "deep/er")
+  source = opened(pictures, layout="pictures")
+  assert [source.name(n) for n in range(4)] == [*NAMES[:3], "deep/er/3.png"]
+  assert [red(source[n]) for n in range(4)] == list(range(4))
+  assert source[0].keys() == {"id", "image"}
+  assert sources.check(source) == []
+  assert pickle.loads(pickle.dumps(source)).name(3) == "deep/er/3.png"
+
+
+def test_the_name_of_an_example_is_the_path_of_its_picture(pictures):
+  write(pictures / "a.csv", [["filepath", "title"], *ROWS, ["", "no path"]])
+  source = opened(pictures)
+  assert [source.name(n) for n in range(5)] == [*NAMES, "4"]

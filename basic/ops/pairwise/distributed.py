@@ -29,6 +29,11 @@ TILE_ON_ACCELERATORS = 4096
 TILE_KERNELS = {"xla": tiles, "pallas": pallas_kernel}
 
 
+def tile_rows() -> int:
+  """Rows and columns of a tile on these devices, if nobody chooses."""
+  return TILE_BY_BACKEND.get(jax.default_backend(), TILE_ON_ACCELERATORS)
+
+
 class Plan(NamedTuple):
   """The static part of a reduction: everything that is not an array.
 
@@ -80,9 +85,7 @@ def plan(
     raise ValueError(
         f"kernel is {kernel!r}; it takes {' or '.join(map(repr, TILE_KERNELS))}."
     )
-  tile = tile or TILE_BY_BACKEND.get(
-      jax.default_backend(), TILE_ON_ACCELERATORS
-  )
+  tile = tile or tile_rows()
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
     return Plan("local", mesh, tile, kernel)

@@ -1,0 +1,1 @@
+"""What `import basic` offers: models to load and use, runs, and their metrics."""

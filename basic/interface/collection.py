@@ -1,0 +1,161 @@
+"""A collection of embeddings, and the nearest of it to a query."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from basic import types
+from basic.experiment import features, schema
+from basic.ops import nearest, normalize
+
+_NORMALISED = 1 << 16  # rows at a time
+
+
+class Found(NamedTuple):
+  """The nearest items of n queries, best first.
+
+  Attributes:
+    names: of the items, for each query: paths below the folder, where the source
+      knows them, else numbers.
+    scores: cosines, for each query, best first.
+    indices: numbers of the items in the collection, for each query.
+  """
+
+  names: list[list[str]]
+  scores: list[list[float]]
+  indices: list[list[int]]
+
+  def __repr__(self) -> str:
+    lines = []
+    for n, (names, scores) in enumerate(zip(self.names, self.scores, strict=True)):
+      lines += [f"query {n}:"] if len(self.names) > 1 else []
+      lines += [f"{s:.3f}  {name}" for name, s in zip(names, scores, strict=True)]
+    return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+  """A collection that can be searched.
+
+  Attributes:
+    embeddings: unit vectors float32 [m d]; NaN where an example is unreadable,
+      which is never found.
+    name: number of an item -> its name.
+    source: the examples; None for images that were given one by one.
+    unreadable: reason -> examples.
+  """
+
+  embeddings: jax.Array
+  name: Callable[[int], str]
+  source: types.Source | None = None
+  unreadable: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+  def __len__(self) -> int:
+    return len(self.embeddings)
+
+  def __repr__(self) -> str:
+    without = sum(self.unreadable.values())
+    listed = ", ".join(f"{n} x {reason}" for reason, n in self.unreadable.items())
+    return f"Index of {len(self):,} items" + (
+        f", of which {without:,} cannot be read ({listed})" if without else ""
+    )
+
+
+def search(
+    queries: Float[np.ndarray, "n d"], among: Any, k: int
+) -> Found:
+  """Finds the k nearest items of each query.
+
+  Args:
+    queries: unit vectors.
+    among: an `Index`, or vectors [m d] of any length.
+    k: how many; no more than there are.
+
+  Raises:
+    ValueError: if `k` is below 1, the collection is empty or of another width.
+  """
+  if not isinstance(among, Index):
+    among = np.asarray(among)
+    among = Index(unit(among) if among.size else jnp.asarray(among), str)
+  if among.embeddings.ndim != 2 or not len(among) or k < 1:
+    raise ValueError(
+        f"found k={k} and a collection {list(among.embeddings.shape)}; expected "
+        "k of 1 or more, and one or more rows [m d]."
+    )
+  if among.embeddings.shape[1] != queries.shape[1]:
+    raise ValueError(
+        f"queries are {queries.shape[1]} wide and the collection "
+        f"{among.embeddings.shape[1]}: it was embedded by another model."
+    )
+  scores, indices = map(np.asarray, nearest.top_k(
+      jnp.asarray(queries), among.embeddings, min(k, len(among))
+  ))
+  # An item that cannot be read has no score, and comes last.
+  kept = [[int(i) for i in row[~np.isnan(s)]]
+          for row, s in zip(indices, scores, strict=True)]
+  return Found(
+      [[among.name(i) for i in row] for row in kept],
+      [[float(x) for x in s[~np.isnan(s)]] for s in scores], kept,
+  )
+
+
+def index(model: Any, source: Any, *, view: str, cache: str | None) -> Index:
+  """Embeds a collection; see `Model.index`."""
+  if isinstance(source, str | os.PathLike) and pathlib.Path(source).is_dir():
+    source = dict(name="folder", path=os.fspath(source), layout="pictures")
+  elif isinstance(source, str | os.PathLike):
+    raise FileNotFoundError(
+        f"there is no folder {os.fspath(source)!r}; give a folder with pictures, "
+        "or the settings of a source as a dict."
+    )
+  if not isinstance(source, Mapping):
+    return _of_images(model, source)
+  trained, source = model.reading(source)
+  stored = features.features(trained, source, cache or default_cache())
+  if view not in stored.views:
+    raise ValueError(
+        f"the examples have the views {sorted(stored.views)}, and not {view!r}."
+    )
+  opened = schema.make("sources", source)
+  return Index(
+      unit(stored.views[view]), names(opened), opened, dict(stored.unreadable)
+  )
+
+
+def _of_images(model: Any, given: Any) -> Index:
+  """A collection of images in memory or in files."""
+  listed = given if isinstance(given, np.ndarray) else list(given)
+  z = model.embed_images(listed)
+  return Index(jnp.asarray(z), lambda n: _shown(listed, n))
+
+
+def _shown(given: Sequence[Any] | np.ndarray, number: int) -> str:
+  path = isinstance(given[number], str | os.PathLike)
+  return os.fspath(given[number]) if path else str(number)
+
+
+def names(source: types.Source) -> Callable[[int], str]:
+  """Number of an example -> its name, that of its file where the source knows."""
+  return getattr(source, "name", str)
+
+
+def unit(z: Float[np.ndarray, "m d"]) -> jax.Array:
+  """Vectors of length one, made a part at a time from a file or an array."""
+  parts = [
+      normalize.unit(jnp.asarray(np.asarray(z[n:n + _NORMALISED], np.float32)))
+      for n in range(0, len(z), _NORMALISED)
+  ]
+  return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+
+def default_cache() -> str:
+  """The folder where embeddings of collections are kept."""
+  home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  return os.fspath(pathlib.Path(home) / "basic" / "embeddings")
