@@ -169,12 +169,7 @@ def evaluation(
       input_pipeline.to_arrays, tokenize=tokenizer, config=stage,
       templates=config["label_captions"],
   )
-  read = [_Data.of("", source, config["limit"], prepare(source))]
-  if "reference" in config:
-    second = _second(label, config, source)
-    read.append(_Data.of(
-        "/reference", second, config["reference_limit"], prepare(second)
-    ))
+  read = _read(label, config, source, prepare)
   most = max(each.count for each in read)
   size = _rows(config["batch_size"], most, placement.mesh.size)
   evaluate = schema.make(
@@ -214,18 +209,8 @@ def evaluation(
     return {name: float(x) for name, x in metrics.items()}
 
   def rehearse(params):
-    for count in (counts := sorted({min(each, most) for each in _REHEARSED})):
-      try:
-        judge(_zeros(towers, params, size), types.Logits(1.0), count)
-        return
-      except Exception as error:
-        if count != counts[-1] and not isinstance(error, cli.Stalled):
-          continue
-        error.add_note(
-            f"evals.{label} was tried on its first {count} examples before the "
-            "first step, so nothing has been trained."
-        )
-        raise
+    encode = _zeros(towers, params, size)
+    _rehearse(label, most, lambda n: judge(encode, types.Logits(1.0), n))
 
   def samples(params, count):
     with batches(read[0], min(count, len(source))) as dataset:
@@ -237,6 +222,32 @@ def evaluation(
   return Evaluation(
       f"{config['name']}/{label}", config["every"], run, rehearse, samples
   )
+
+
+def _rehearse(label, most, judge):
+  """Judges the first few examples, and more of them if that fails."""
+  for count in (counts := sorted({min(each, most) for each in _REHEARSED})):
+    try:
+      judge(count)
+      return
+    except Exception as error:
+      if count != counts[-1] and not isinstance(error, cli.Stalled):
+        continue
+      error.add_note(
+          f"evals.{label} was tried on its first {count} examples before the "
+          "first step, so nothing has been trained."
+      )
+      raise
+
+
+def _read(label, config, source, prepare):
+  """What an evaluation reads: its source, and its reference if it has one."""
+  read = [_Data.of("", source, config["limit"], prepare(source))]
+  if "reference" in config:
+    second = _second(label, config, source)
+    limit = config["reference_limit"]
+    read.append(_Data.of("/reference", second, limit, prepare(second)))
+  return read
 
 
 def _second(label, config, source):

@@ -112,7 +112,7 @@ def features(
   Example:
     features(towers.named("runs/x"), dict(name="digits", split="test"), "cache")
   """
-  if limit is not None and limit < 1 or batch_size < 1:
+  if (limit is not None and limit < 1) or batch_size < 1:
     raise ValueError(
         f"limit is {limit} and batch_size {batch_size}; both take 1 or more."
     )

@@ -230,6 +230,8 @@ def _towers(origin, config, mesh, params, tokenizer, step, facts) -> Towers:
   digest = hashlib.sha256(json.dumps([facts, read], sort_keys=True).encode())
   return Towers(
       origin, config, params, network, objective, placement,
-      evaluation.encoder(network, placement, {view.field for view in views}),
+      evaluation.encoder(
+          network, placement, {view.field for view in views}, objective
+      ),
       input_pipeline.at_length(tokenizer, config), step, digest.hexdigest()[:32],
   )

@@ -11,7 +11,10 @@ import pytest
 
 from basic import evals, types
 
-NAMES = sorted(module.name for module in pkgutil.iter_modules(evals.__path__))
+NAMES = sorted(
+    module.name for module in pkgutil.iter_modules(evals.__path__)
+    if not module.name.startswith("_")
+)
 WIDTH, LENGTH = 6, 3
 
 
