@@ -109,7 +109,7 @@ def trained(
 ) -> jax.Array:
   """Two linear towers [2 SEEN WIDTH], after `examples` in batches of `size`."""
   steps, m = examples // size, pairs.shape[1]
-  peak = 1e-2 * (size / 256) ** 0.5  # As Adam's noise scales.
+  peak = 1e-2 * size / 256  # The same way from the start for any size.
   optimizer = optax.adam(optax.cosine_decay_schedule(peak, steps))
   init, draw = jax.random.split(key)
   towers = jax.random.normal(init, (2, SEEN, WIDTH)) / SEEN**0.5
