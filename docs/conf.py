@@ -17,6 +17,7 @@ html_static_path = ["static"]
 html_css_files = ["style.css"]
 html_copy_source = False
 html_show_copyright = False
+html_show_search_summary = False  # It would be fetched, which disks refuse.
 html_show_sphinx = False
 smartquotes = False
 # Code blocks without a language, and settings that are no complete program.

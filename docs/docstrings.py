@@ -93,5 +93,7 @@ def references(text: str) -> str:
 
 def definition(term: str, text: str) -> str:
   """An entry of a definition list, whose text may have several paragraphs."""
-  body = prose(text) or "\\-"
+  body = prose(text)
+  if not body:
+    return term
   return f"{term}\n: " + body.replace("\n", "\n  ").replace("\n  \n", "\n\n")

@@ -203,7 +203,10 @@ def _arguments(
     function: Callable[..., Any], text: Any, supplied: tuple[str, ...]
 ) -> str:
   """The definition list of a function's arguments, with types and defaults."""
-  described = {each.arg_name.lstrip("*"): each for each in text.params}
+  constructor = vars(function).get("__init__") if inspect.isclass(function) else None
+  own = docstrings.parse(inspect.getdoc(constructor) or "") if constructor else None
+  params = [*text.params, *(own.params if own else ())]
+  described = {each.arg_name.lstrip("*"): each for each in params}
   hints, written = _hints(function), _defaults(function)
   entries = []
   for name, argument in _signature(function).items():
