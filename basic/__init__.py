@@ -23,6 +23,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+  from basic import evaluate as evaluate
+  from basic import train as train
   from basic.experiment.configuration import config as config
   from basic.interface.metrics import Metrics as Metrics
   from basic.interface.metrics import read_metrics as read_metrics

@@ -102,6 +102,7 @@ def serve(**settings: Any) -> None:
     ))
     shown = f"[{host}]" if ":" in host else host
     port = listener.getsockname()[1]
+    listener.listen()  # So that the address answers as soon as it is printed.
     print(f"http://{shown}:{port}/  (Ctrl-C ends it)", flush=True)
     server.run(sockets=[listener])
 

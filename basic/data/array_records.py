@@ -179,9 +179,9 @@ def write_info(
   Raises:
     OSError: if it cannot be written.
   """
-  features = tensorflow_datasets.features.FeaturesDict(dict(features))
+  described = tensorflow_datasets.features.FeaturesDict(dict(features))
   with tempfile.TemporaryDirectory() as scratch:
-    features.save_config(scratch)
+    described.save_config(scratch)
     for path in pathlib.Path(scratch).iterdir():
       files.replace(folder / path.name, path.read_bytes())
   info = {

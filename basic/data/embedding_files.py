@@ -124,7 +124,8 @@ def _record(row: Mapping[str, Any]) -> bytes:
   for name, value in row.items():
     feature, array = message.features.feature[name], np.asarray(value)
     if array.dtype.kind == "U":
-      feature.bytes_list.value.append(str(value).encode())
+      # The bytes of a file's name, also where they are no UTF-8.
+      feature.bytes_list.value.append(str(value).encode(errors="surrogateescape"))
     elif array.dtype.kind == "f":
       feature.float_list.value.extend(array.reshape(-1).tolist())
     else:

@@ -10,11 +10,14 @@ from basic import types
 from basic.evals import _frozen
 from basic.ops import geometry, normalize
 
+_FIRST = "first caption"
+
 
 def health(
     *,
     views: tuple[str, ...] = ("image", "text"),
     label: str = "label",
+    captions: str = "captions",
     alpha: float = 2.0,
     t: float = 2.0,
     block: int = 1024,
@@ -22,14 +25,16 @@ def health(
   """Measures embeddings themselves; no task is needed.
 
   The equations are those of ops/geometry.py. Alignment, gap and margins compare
-  the first two views, and examples whose second view reads the same tokens are no
-  negatives of each other. Time grows with the square of the examples, which
+  the first two views, and examples with the same first caption are no negatives
+  of each other. Time grows with the square of the examples, which
   `limit` of the evaluation bounds.
 
   Args:
     views: the views to measure, each of the field of a batch that has its name;
       those without such a field are left out.
     label: a field with one class a row, for tolerance; left out if absent.
+    captions: a field of token ids [b k t], of which the first of each example is
+      compared; without it, all examples are negatives.
     alpha: exponent of alignment.
     t: of uniformity.
     block: rows and columns of the cosines in memory.
@@ -67,7 +72,8 @@ def health(
       logits: types.Logits | None = None,
   ) -> types.Metrics:
     frozen = _frozen.embed(
-        "health", encode, batches, views, (label, *views[1:2]), where_present=True
+        "health", encode, _with_first(batches, captions), views, (label, _FIRST),
+        where_present=True,
     )
     there = [view for view in views if view in frozen.views]
     metrics = {} if logits is None else {"/temperature": 1.0 / logits.scale}
@@ -103,7 +109,7 @@ def _of_view(view, z, labels, t, block):
 def _of_pair(first, second, frozen, alpha, block):
   """What two views of the same examples show."""
   x, y = (normalize.unit(jnp.asarray(frozen.views[v])) for v in (first, second))
-  groups = jnp.asarray(_groups(frozen.fields.get(second), len(x)))
+  groups = jnp.asarray(_groups(frozen.fields.get(_FIRST), len(x)))
   margins = {
       f"/{first}_to_{second}_margin": geometry.margins(x, y, groups, block=block),
       f"/{second}_to_{first}_margin": geometry.margins(y, x, groups, block=block),
@@ -115,9 +121,17 @@ def _of_pair(first, second, frozen, alpha, block):
   }
 
 
+def _with_first(batches, captions):
+  """The batches, with the first caption of each example beside them."""
+  for batch, mask in batches:
+    if captions in batch:
+      batch = {**batch, _FIRST: np.asarray(batch[captions])[:, 0]}
+    yield batch, mask
+
+
 def _groups(tokens, rows):
   """Equal numbers for rows with equal tokens; without tokens, all differ."""
-  if tokens is None or not np.issubdtype(tokens.dtype, np.integer):
+  if tokens is None:
     return np.arange(rows, dtype=np.int32)
   _, numbers = np.unique(tokens.reshape(rows, -1), axis=0, return_inverse=True)
   return numbers.reshape(-1).astype(np.int32)

@@ -165,11 +165,7 @@ def evaluation(
   """
   source = schema.make("sources", config["source"])
   placement.check_batch(config["batch_size"], f"evals.{label}.batch_size")
-  prepare = functools.partial(
-      input_pipeline.to_arrays, tokenize=tokenizer, config=stage,
-      templates=config["label_captions"],
-  )
-  read = _read(label, config, source, prepare)
+  read = _read(label, config, source, tokenizer, stage)
   most = max(each.count for each in read)
   size = _rows(config["batch_size"], most, placement.mesh.size)
   evaluate = schema.make(
@@ -179,41 +175,36 @@ def evaluation(
   )
   patience = input_pipeline.patience(stage)
 
-  def batches(data, limit, shard=(0, 1)):
+  def batches(data, limit, shard):
     return pipeline.once(
         data.source, prepare=data.prepare, batch_size=size, shard=shard,
-        limit=limit, patience=patience,
+        limit=min(data.count, limit), patience=patience,
     )
 
-  def judge(encode, logits, limit, shard=None):
+  def judge(encode, logits, limit, shard):
+    asked = {"logits": logits} if schema.takes(evaluate, "logits") else {}
     with contextlib.ExitStack() as opened:
-      passes = [
-          opened.enter_context(
-              batches(each, min(each.count, limit), shard or (0, 1)))
-          for each in read
-      ]
-      rows = passes if shard is None else [
+      passes = [opened.enter_context(batches(each, limit, shard)) for each in read]
+      rows = passes if shard[1] == 1 else [
           shared_rows.shared(each, placement, towers.fields) for each in passes
       ]
-      asked = {"logits": logits} if schema.takes(evaluate, "logits") else {}
       return evaluate(encode, *rows, **asked), passes
 
   def run(params):
-    shard = jax.process_index(), jax.process_count()
     metrics, passes = judge(
         lambda batch: towers.encode(params, batch), towers.logits(params), most,
-        shard,
+        (jax.process_index(), jax.process_count()),
     )
     for data, each in zip(read, passes, strict=True):
       metrics = {**metrics, **_unreadable(label, data, each.unreadable, stage)}
     return {name: float(x) for name, x in metrics.items()}
 
   def rehearse(params):
-    encode = _zeros(towers, params, size)
-    _rehearse(label, most, lambda n: judge(encode, types.Logits(1.0), n))
+    zeros = _zeros(towers, params, size)
+    _rehearse(label, most, lambda n: judge(zeros, types.Logits(1.0), n, (0, 1)))
 
   def samples(params, count):
-    with batches(read[0], min(count, len(source))) as dataset:
+    with batches(read[0]._replace(count=len(source)), count, (0, 1)) as dataset:
       return _samples(
           source, dataset, lambda batch: towers.encode(params, batch),
           input_pipeline.caption(source, config["label_captions"]), size,
@@ -224,11 +215,11 @@ def evaluation(
   )
 
 
-def _rehearse(label, most, judge):
+def _rehearse(label, most, attempt):
   """Judges the first few examples, and more of them if that fails."""
   for count in (counts := sorted({min(each, most) for each in _REHEARSED})):
     try:
-      judge(count)
+      attempt(count)
       return
     except Exception as error:
       if count != counts[-1] and not isinstance(error, cli.Stalled):
@@ -240,8 +231,12 @@ def _rehearse(label, most, judge):
       raise
 
 
-def _read(label, config, source, prepare):
+def _read(label, config, source, tokenizer, stage):
   """What an evaluation reads: its source, and its reference if it has one."""
+  prepare = functools.partial(
+      input_pipeline.to_arrays, tokenize=tokenizer, config=stage,
+      templates=config["label_captions"],
+  )
   read = [_Data.of("", source, config["limit"], prepare(source))]
   if "reference" in config:
     second = _second(label, config, source)

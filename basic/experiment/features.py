@@ -20,7 +20,7 @@ import numpy as np
 
 from basic import files, types
 from basic.data import pipeline, stored_rows
-from basic.engine import exchange
+from basic.engine import exchange, shared_rows
 from basic.experiment import input_pipeline, schema, settings, towers
 from basic.recording import lock
 from basic.sharding import layout
@@ -167,6 +167,7 @@ class _Data:
     """One pass over the examples from `start`."""
     return pipeline.once(
         _From(self.source, start), prepare=self.prepare, batch_size=rows,
+        shard=(jax.process_index(), jax.process_count()),
         limit=self.count - start, patience=patience,
     )
 
@@ -209,15 +210,19 @@ def _write(path, data, trained, batch_size) -> None:
   patience = input_pipeline.patience(trained.config)
   if start < data.count:
     with data.passed(start, rows, patience) as batches:
-      for batch, mask in batches:
+      for batch, mask in shared_rows.shared(
+          batches, trained.layout, trained.encoder.fields
+      ):
         arrays = _arrays(trained, batch, mask)
-        if not first:
-          continue
-        writer.append(arrays)
-        if time.monotonic() > kept + _KEPT_EVERY:
-          writer.keep(_added(counts, batches.unreadable))
+        if first:
+          writer.append(arrays)
+        # The first process decides for all, which add up their counts together.
+        if exchange.exchange([time.monotonic() > kept + _KEPT_EVERY])[0][0]:
+          so_far = _added(counts, shared_rows.total(batches.unreadable))
+          if first:
+            writer.keep(so_far)
           kept = time.monotonic()
-      counts = _added(counts, batches.unreadable)
+      counts = _added(counts, shared_rows.total(batches.unreadable))
   if first:
     writer.finish({**data.facts, "unreadable": counts})
 

@@ -154,7 +154,7 @@ def of_weights(
   )
   digest, leaves = hashlib.sha256(), {}
   for name, leaf in paths.flatten({"params": weights.params}).items():
-    array = np.ascontiguousarray(leaf)
+    array = np.asarray(leaf)  # Scalars, such as the scale, stay scalars.
     digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
     leaves[name] = jax.device_put(array, shardings[name])
   if words is not None:

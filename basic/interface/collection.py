@@ -1,6 +1,8 @@
 """A collection of embeddings, and the nearest of it to a query."""
 
+import base64
 import dataclasses
+import html
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +14,13 @@ import numpy as np
 from jaxtyping import Float
 
 from basic import types
+from basic.data import pictures
 from basic.experiment import features, schema
 from basic.ops import nearest, normalize
 
 _NORMALISED = 1 << 16  # rows at a time
+_LEAST = 16  # items that are looked for, of which k are returned
+_SIDE = 128  # pixels of what a notebook shows
 
 
 class Found(NamedTuple):
@@ -26,18 +31,41 @@ class Found(NamedTuple):
       knows them, else numbers.
     scores: cosines, for each query, best first.
     indices: numbers of the items in the collection, for each query.
+    source: the examples, whose pictures a notebook shows; None: unknown.
   """
 
   names: list[list[str]]
   scores: list[list[float]]
   indices: list[list[int]]
+  source: types.Source | None = None
 
   def __repr__(self) -> str:
     lines = []
     for n, (names, scores) in enumerate(zip(self.names, self.scores, strict=True)):
       lines += [f"query {n}:"] if len(self.names) > 1 else []
-      lines += [f"{s:.3f}  {name}" for name, s in zip(names, scores, strict=True)]
+      lines += [
+          f"{s:.3f}  {printable(name)}" for name, s in zip(names, scores, strict=True)
+      ]
     return "\n".join(lines)
+
+  def _repr_html_(self) -> str:
+    """Rows of pictures, one for each query, as a notebook shows them."""
+    rows = []
+    for names, scores, indices in zip(*self[:3], strict=True):
+      cells = (
+          f"<td>{self._picture(i)}<br>{html.escape(printable(name))}<br>{score:.3f}</td>"
+          for name, score, i in zip(names, scores, indices, strict=True)
+      )
+      rows.append(f"<tr>{''.join(cells)}</tr>")
+    return f"<table>{''.join(rows)}</table>"
+
+  def _picture(self, number: int) -> str:
+    """An item as HTML that holds its picture; "" where there is none."""
+    example = {} if self.source is None else self.source[number]
+    if "image" not in example:
+      return ""
+    data = base64.b64encode(pictures.thumbnail(example["image"], _SIDE)).decode()
+    return f'<img src="data:image/jpeg;base64,{data}">'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,15 +122,18 @@ def search(
         f"queries are {queries.shape[1]} wide and the collection "
         f"{among.embeddings.shape[1]}: it was embedded by another model."
     )
-  scores, indices = map(np.asarray, nearest.top_k(
-      jnp.asarray(queries), among.embeddings, min(k, len(among))
-  ))
+  # Of few sizes, since each is compiled.
+  most = min(max(_LEAST, 1 << (k - 1).bit_length()), len(among))
+  scores, indices = (
+      np.asarray(found)[:, :k]
+      for found in nearest.top_k(jnp.asarray(queries), among.embeddings, most)
+  )
   # An item that cannot be read has no score, and comes last.
   kept = [[int(i) for i in row[~np.isnan(s)]]
           for row, s in zip(indices, scores, strict=True)]
   return Found(
       [[among.name(i) for i in row] for row in kept],
-      [[float(x) for x in s[~np.isnan(s)]] for s in scores], kept,
+      [[float(x) for x in s[~np.isnan(s)]] for s in scores], kept, among.source,
   )
 
 
@@ -144,6 +175,16 @@ def _shown(given: Sequence[Any] | np.ndarray, number: int) -> str:
 def names(source: types.Source) -> Callable[[int], str]:
   """Number of an example -> its name, that of its file where the source knows."""
   return getattr(source, "name", str)
+
+
+def printable(text: str) -> str:
+  """A text in which bytes of a file's name that are no UTF-8 are written out.
+
+  Example:
+    >>> print(printable("caf\\udce9.png"))
+    caf\\udce9.png
+  """
+  return text.encode("utf-8", "backslashreplace").decode()
 
 
 def unit(z: Float[np.ndarray, "m d"]) -> jax.Array:

@@ -48,7 +48,7 @@ class Service:
     """What there is to be searched, and how."""
     unreadable = sum(self._index.unreadable.values())
     return {
-        "model": self._model.towers.origin,
+        "model": collection.printable(self._model.towers.origin),
         "count": len(self._index) - unreadable, "unreadable": unreadable,
         "words": "text" in self._reads, "probabilities": self._compares,
     }
@@ -118,7 +118,10 @@ class Service:
     # Always as many, so that one program serves every k.
     found = collection.search(queries, self._index, MOST)
     return [
-        {"number": number, "name": name, "score": score, "caption": self._said(number)}
+        {
+            "number": number, "name": collection.printable(name), "score": score,
+            "caption": collection.printable(self._said(number)),
+        }
         for number, name, score in zip(
             found.indices[0][:k], found.names[0], found.scores[0], strict=False
         )

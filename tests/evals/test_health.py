@@ -71,9 +71,15 @@ def test_equal_captions_are_no_negatives_of_each_other():
     return types.Embedded(
         {k: types.Features(jnp.asarray(seen[k](v))) for k, v in batch.items()}, {})
 
-  batch = dict(image=table[[0, 0, 1]], text=np.array([[0], [0], [1]]))
+  text = np.array([[0], [0], [1]])
+  # Another second caption makes no negative.
+  captions = np.stack([text, [[5], [6], [7]]], axis=1)
+  batch = dict(image=table[[0, 0, 1]], text=text, captions=captions)
   metrics = module.health()(encode, frozen.batches(**batch))
   assert metrics["/image_to_text_margin"] == metrics["/text_to_image_margin"] == 1
+  del batch["captions"]
+  metrics = module.health()(encode, frozen.batches(**batch))
+  assert metrics["/image_to_text_margin"] == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("changes", [
@@ -84,5 +90,5 @@ def test_what_cannot_be_meant_is_refused_at_once(changes):
 
 
 def test_data_without_any_view_are_said():
-  with pytest.raises(ValueError, match=r"needs \['image', 'label', 'text'\]"):
+  with pytest.raises(ValueError, match=r"needs .*'image', 'label', 'text'\]"):
     run(dict(other=np.ones((2, 2))))

@@ -10,6 +10,7 @@ from PIL import Image
 import basic
 from basic import types
 from basic.experiment import restore
+from basic.interface import collection
 from basic.interface import model as module
 from basic.sources import digits
 
@@ -126,6 +127,12 @@ def test_the_nearest_of_a_collection_are_found(model, tmp_path):
   itself = model.search(tmp_path / "4.png", index, k=1)
   assert itself.names == [["4.png"]] and itself.indices == [[4]]
   assert "1.000  4.png" in repr(itself)
+  shown = found._repr_html_()
+  assert shown.count('<img src="data:image/jpeg;base64,') == 7
+  assert all(f"<br>{n}.png<br>" in shown for n in range(7))
+  names = ["<b>"] * 3
+  z3 = collection.Index(index.embeddings[:3], names.__getitem__)
+  assert "<br>&lt;b&gt;<br>" in model.search("a one", z3)._repr_html_()
   assert model.search(["a one", "a two"], z, k=2).indices == [
       model.search(text, z, k=2).indices[0] for text in ("a one", "a two")
   ]

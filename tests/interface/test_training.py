@@ -22,7 +22,10 @@ def toys_are_installed(monkeypatch):
   tiny.install(monkeypatch)
 
 
-@pytest.mark.parametrize("kind", ["dict", "ConfigDict", "path"])
+@pytest.mark.parametrize("kind", [
+    "path", pytest.param("dict", marks=pytest.mark.slow),
+    pytest.param("ConfigDict", marks=pytest.mark.slow),
+])
 def test_what_is_trained_may_be_a_dict_a_configdict_or_a_path(
     kind, tmp_path, monkeypatch
 ):

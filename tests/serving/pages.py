@@ -33,7 +33,7 @@ class Pictures:
     return {"image": self.pixels[index], "text": (f"{HOSTILE} {index}", "more")}
 
   def name(self, index):
-    return f"<b>{index}</b>.png"
+    return f"<b>{index}</b>.png" if index != 7 else "caf\udce9.png"
 
 
 def png(pixels):

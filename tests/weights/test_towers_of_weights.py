@@ -18,7 +18,8 @@ def test_weights_of_others_are_applied_as_they_were_read(tmp_path):
   weights = hf_clip.hf_clip().read(tmp_path)
   expected = paths.flatten(weights.params)
   for path, leaf in paths.flatten(found.params).items():
-    np.testing.assert_array_equal(leaf, expected.pop(path), err_msg=path)
+    np.testing.assert_array_equal(
+        leaf, np.asarray(expected.pop(path)), err_msg=path, strict=True)
   assert not expected
   texts = (*foreign.TEXTS, "a cat", "a dog")  # as many as there are devices
   ids = np.stack([found.tokenizer(text) for text in texts])
