@@ -206,7 +206,9 @@ def _arguments(
   constructor = vars(function).get("__init__") if inspect.isclass(function) else None
   own = docstrings.parse(inspect.getdoc(constructor) or "") if constructor else None
   params = [*text.params, *(own.params if own else ())]
-  described = {each.arg_name.lstrip("*"): each for each in params}
+  described = {  # One entry may describe several: "b1, b2: as in `adamw`."
+      name.strip(" *"): each for each in params for name in each.arg_name.split(",")
+  }
   hints, written = _hints(function), _defaults(function)
   entries = []
   for name, argument in _signature(function).items():
