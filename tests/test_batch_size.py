@@ -1,10 +1,14 @@
 """The measured gap between batches and population is what its equation says."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from basic.ops import normalize
+from basic.ops.pairwise import similarity
 from benchmarks import batch_size
 
 
@@ -39,6 +43,26 @@ def test_losses_are_those_of_a_double_loop_in_float64():
   found = batch_size.losses(jnp.asarray(towers), jnp.asarray(pairs), 4)
   np.testing.assert_allclose(
       found, (np.mean(included), np.mean(excluded)), rtol=2e-5)
+
+
+def test_noise_falls_with_the_root_of_the_batch_and_bias_with_the_batch():
+  # One anchor of 8 dimensions at temperature 0.3, and other negatives each time.
+  sizes, draws = (16, 32, 64, 128), 8192
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def sums(size):
+    y = normalize.unit(jax.random.normal(jax.random.key(size), (draws, size, 8)))
+    x = jnp.eye(8)[:1]
+    return jax.lax.map(lambda y: similarity.lse(x, y, 1 / 0.3)[0][0], y)
+
+  found = np.array([np.asarray(sums(n)) - np.log(n) for n in sizes])
+  noise = np.polyfit(np.log(sizes), np.log(found.std(1)), 1)[0]
+  assert noise == pytest.approx(-0.5, abs=0.05)
+  # The mean approaches its limit from below: differences halve with each B.
+  steps = np.diff(found.mean(1))
+  bias = np.polyfit(np.log(sizes[1:]), np.log(steps), 1)[0]
+  # Means of 8,192 draws are 0.0005 apart by chance; the steps are 0.008 to 0.03.
+  assert bias == pytest.approx(-1.0, abs=0.2)
 
 
 def test_both_views_see_the_same_latent():
