@@ -1,6 +1,7 @@
 """The reference has every plug-in and setting, and the site builds and opens."""
 
 import ast
+import doctest
 import html
 import os
 import pathlib
@@ -118,12 +119,20 @@ def test_every_program_is_on_its_page(pages):
     "s_ij = t <x_i, y_j> and *args, **more_of_it_",
     "[b k] in [0, 1), $XDG_CACHE_HOME, a|b, #1, ~x, {name}",
     'places such as "a/{00..12}.tar", 4 * width, !not, back\\slash',
+    "*all* of [b](k), _x_ of a <b> and <c>, ~~d~~, | e |, # f, \\*",
 ])
 def test_prose_means_what_it_meant_after_markdown(listing, text):
   markdown_it = pytest.importorskip("markdown_it")
   import docstrings
   shown = markdown_it.MarkdownIt().enable("table").render(docstrings.prose(text))
   assert html.unescape(re.sub(r"<[^>]+>", "", shown)).strip() == text
+
+
+def test_examples_of_the_generator_print_what_they_say(listing):
+  import docstrings
+  for module in (listing, docstrings):
+    found = doctest.testmod(module)
+    assert found.attempted and not found.failed
 
 
 def test_pages_that_have_not_changed_are_not_written_again(listing, tmp_path):
