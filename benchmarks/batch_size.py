@@ -105,7 +105,8 @@ def sample(mixing: jax.Array, key: jax.Array, count: int) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def trained(
-    pairs: jax.Array, size: int, examples: int, key: jax.Array
+    pairs: jax.Array, size: int, examples: int, key: jax.Array,
+    scale: float = SCALE,
 ) -> jax.Array:
   """Two linear towers [2 SEEN WIDTH], after `examples` in batches of `size`."""
   steps, m = examples // size, pairs.shape[1]
@@ -116,8 +117,8 @@ def trained(
 
   def loss(towers, batch):
     u, v = embed(towers, batch)
-    row, col = similarity.lse(u, v, SCALE)
-    return jnp.mean((row + col) / 2 - SCALE * jnp.sum(u * v, -1))
+    row, col = similarity.lse(u, v, scale)
+    return jnp.mean((row + col) / 2 - scale * jnp.sum(u * v, -1))
 
   def step(carry, rows):
     towers, state = carry
