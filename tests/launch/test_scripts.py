@@ -15,7 +15,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPTS = (
-    "launch/environment.sh", "launch/quickstart.sh", "launch/test.sh", ".ci/run",
+    "launch/docs.sh", "launch/environment.sh", "launch/quickstart.sh",
+    "launch/test.sh", ".ci/run",
 )
 
 PRETENDS = """#!/usr/bin/env bash
@@ -212,6 +213,19 @@ def test_style_and_types_are_checked_first_and_an_error_ends_the_run(
   assert asked(record)[-1] == "-m basedpyright"
   assert run(checkout / "launch/test.sh", **settings).returncode == 0
   assert asked(record)[-2] == "-m pytest -n 2"
+
+
+def test_the_site_is_built_with_its_extra_and_with_warnings_as_errors(
+    checkout, tmp_path, record
+):
+  done = run(
+      checkout / "launch/docs.sh", PYTHON=interpreter(tmp_path, "3.12"), RECORD=record)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout == "build/docs/html/index.html\n"
+  *_, installs, builds, environment = asked(record)
+  assert "--editable .[docs]" in installs
+  assert builds.startswith("-m sphinx --fail-on-warning")
+  assert environment.startswith("platforms=cpu")
 
 
 @pytest.mark.parametrize(
