@@ -137,3 +137,13 @@ def _sync(folder: pathlib.Path) -> None:
       raise
   finally:
     os.close(descriptor)
+
+
+def printable(text: str) -> str:
+  """A text in which bytes of a file's name that are no UTF-8 are written out.
+
+  Example:
+    >>> print(printable("caf\\udce9.png"))
+    caf\\udce9.png
+  """
+  return text.encode("utf-8", "backslashreplace").decode()

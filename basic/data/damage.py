@@ -20,7 +20,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from basic import types
+from basic import files, types
 
 _NAMED = 5  # examples that a message names
 
@@ -48,7 +48,7 @@ class Failure(NamedTuple):
   def said(self) -> str:
     """Which example it is, where it is stored, and what is wrong with it."""
     at = f" ({self.where})" if self.where else ""
-    return f"example {self.example}{at}: {self.message}"
+    return files.printable(f"example {self.example}{at}: {self.message}")
 
 
 def failure(

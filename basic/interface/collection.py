@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from basic import types
+from basic import files, types
 from basic.data import pictures
 from basic.experiment import features, schema
 from basic.ops import nearest, normalize
@@ -44,7 +44,7 @@ class Found(NamedTuple):
     for n, (names, scores) in enumerate(zip(self.names, self.scores, strict=True)):
       lines += [f"query {n}:"] if len(self.names) > 1 else []
       lines += [
-          f"{s:.3f}  {printable(name)}" for name, s in zip(names, scores, strict=True)
+          f"{s:.3f}  {files.printable(name)}" for name, s in zip(names, scores, strict=True)
       ]
     return "\n".join(lines)
 
@@ -53,7 +53,7 @@ class Found(NamedTuple):
     rows = []
     for names, scores, indices in zip(*self[:3], strict=True):
       cells = (
-          f"<td>{self._picture(i)}<br>{html.escape(printable(name))}<br>{score:.3f}</td>"
+          f"<td>{self._picture(i)}<br>{html.escape(files.printable(name))}<br>{score:.3f}</td>"
           for name, score, i in zip(names, scores, indices, strict=True)
       )
       rows.append(f"<tr>{''.join(cells)}</tr>")
@@ -175,16 +175,6 @@ def _shown(given: Sequence[Any] | np.ndarray, number: int) -> str:
 def names(source: types.Source) -> Callable[[int], str]:
   """Number of an example -> its name, that of its file where the source knows."""
   return getattr(source, "name", str)
-
-
-def printable(text: str) -> str:
-  """A text in which bytes of a file's name that are no UTF-8 are written out.
-
-  Example:
-    >>> print(printable("caf\\udce9.png"))
-    caf\\udce9.png
-  """
-  return text.encode("utf-8", "backslashreplace").decode()
 
 
 def unit(z: Float[np.ndarray, "m d"]) -> jax.Array:

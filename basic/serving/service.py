@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from basic import types
+from basic import files, types
 from basic.data import pictures
 from basic.interface import collection, model
 
@@ -48,7 +48,7 @@ class Service:
     """What there is to be searched, and how."""
     unreadable = sum(self._index.unreadable.values())
     return {
-        "model": collection.printable(self._model.towers.origin),
+        "model": files.printable(self._model.towers.origin),
         "count": len(self._index) - unreadable, "unreadable": unreadable,
         "words": "text" in self._reads, "probabilities": self._compares,
     }
@@ -119,8 +119,8 @@ class Service:
     found = collection.search(queries, self._index, MOST)
     return [
         {
-            "number": number, "name": collection.printable(name), "score": score,
-            "caption": collection.printable(self._said(number)),
+            "number": number, "name": files.printable(name), "score": score,
+            "caption": files.printable(self._said(number)),
         }
         for number, name, score in zip(
             found.indices[0][:k], found.names[0], found.scores[0], strict=False

@@ -228,3 +228,9 @@ def test_a_hundredth_of_the_data_is_a_hundredth_in_every_epoch():
     at = position - 50
     tally, _ = damage.add(tally, [(at, failure(at))], position, bound)
     assert tally.fraction(position, bound) == 0.01
+
+
+def test_what_is_said_of_a_name_that_is_no_utf_8_can_be_written():
+  failed = damage.Failure(3, "torn", "no caf\udce9", where="caf\udce9.png")
+  assert failed.said == r"example 3 (caf\udce9.png): no caf\udce9"
+  failed.said.encode()

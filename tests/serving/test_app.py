@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from starlette import testclient
 
+from basic import files
 from basic.data import decoding
-from basic.interface import collection
 from basic.serving import app, guards, service
 
 LIMIT = 20_000
@@ -55,7 +55,7 @@ def test_words_find_the_nearest_pictures(client):
   assert [each["number"] for each in found] == order.tolist()
   np.testing.assert_allclose(
       [each["score"] for each in found], scores[order], atol=2e-6)
-  assert found[0]["name"] == collection.printable(source.name(order[0]))
+  assert found[0]["name"] == files.printable(source.name(order[0]))
   assert found[0]["caption"] == f"{pages.HOSTILE} {order[0]}"
   everything = client.get("/search", params={"text": "a", "k": 60}).json()["found"]
   assert len(everything) == pages.COUNT - 1

@@ -11,8 +11,7 @@ import pytest
 import uvicorn
 from playwright import sync_api
 
-from basic import serve
-from basic.interface import collection
+from basic import files, serve
 from basic.serving import app
 
 CHROMIUM = next(
@@ -103,7 +102,7 @@ def test_a_person_types_drops_and_errs(page):
   scores[3] = -np.inf
   order = np.argsort(-scores, kind="stable")[: pages.COUNT - 1]
   names = page.locator("#found li small:first-of-type").all_inner_texts()
-  expected = [collection.printable(source.name(n)) for n in order]
+  expected = [files.printable(source.name(n)) for n in order]
   assert "<b>0</b>.png" in names and names == expected  # as text, not as HTML
   captions = page.locator("#found li p").all_inner_texts()
   assert captions == [f"{pages.HOSTILE} {n}" for n in order]
