@@ -44,7 +44,8 @@ class Found(NamedTuple):
     for n, (names, scores) in enumerate(zip(self.names, self.scores, strict=True)):
       lines += [f"query {n}:"] if len(self.names) > 1 else []
       lines += [
-          f"{s:.3f}  {files.printable(name)}" for name, s in zip(names, scores, strict=True)
+          f"{score:.3f}  {files.printable(name)}"
+          for name, score in zip(names, scores, strict=True)
       ]
     return "\n".join(lines)
 
