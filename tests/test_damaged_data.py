@@ -21,7 +21,7 @@ from basic.recording import quarantine, recorder
 @pytest.fixture(autouse=True)
 def toys_are_installed(monkeypatch):
   tiny.install(monkeypatch)
-  monkeypatch.setattr(report, "samples", lambda *args: None)
+  monkeypatch.setattr(report, "held_out", lambda *args: None)
 
 
 def config(torn=0, **changes):

@@ -21,7 +21,7 @@ from basic.recording import in_flight
 def toys(monkeypatch):
   """Toys, and no report."""
   tiny.install(monkeypatch)
-  monkeypatch.setattr(report, "samples", lambda *args: None)
+  monkeypatch.setattr(report, "held_out", lambda *args: None)
   monkeypatch.setattr(report, "write", lambda folder, samples: pathlib.Path(folder))
 
 

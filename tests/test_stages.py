@@ -20,7 +20,7 @@ ENDS = (4, 8, 12)
 @pytest.fixture(autouse=True)
 def toys_without_a_page(monkeypatch):
   tiny.install(monkeypatch)
-  monkeypatch.setattr(report, "samples", lambda *args: None)
+  monkeypatch.setattr(report, "held_out", lambda *args: None)
   monkeypatch.setattr(report, "write", lambda folder, samples: pathlib.Path(folder))
 
 
@@ -47,7 +47,7 @@ def whole(tmp_path_factory):
   folder = tmp_path_factory.mktemp("three") / "whole"
   with pytest.MonkeyPatch.context() as patch:
     tiny.install(patch)
-    patch.setattr(report, "samples", lambda *args: None)
+    patch.setattr(report, "held_out", lambda *args: None)
     patch.setattr(report, "write", lambda folder, samples: pathlib.Path(folder))
     train.train(staged(), folder)
   return folder

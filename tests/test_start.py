@@ -22,7 +22,7 @@ from basic.recording import in_flight, lock, recorder
 @pytest.fixture(autouse=True)
 def toys_without_a_page(monkeypatch):
   tiny.install(monkeypatch)
-  monkeypatch.setattr(report, "samples", lambda *args: None)
+  monkeypatch.setattr(report, "held_out", lambda *args: None)
   monkeypatch.setattr(report, "write", lambda folder, samples: pathlib.Path(folder))
 
 

@@ -35,7 +35,7 @@ def toys_are_installed(monkeypatch):
 @pytest.fixture
 def no_page(monkeypatch):
   """Leaves the report out, where it is not what is tested."""
-  monkeypatch.setattr(report, "samples", lambda *args: None)
+  monkeypatch.setattr(report, "held_out", lambda *args: None)
   monkeypatch.setattr(report, "write", lambda folder, samples: pathlib.Path(folder))
 
 
@@ -292,7 +292,7 @@ def mistakes():
           "no setting 'peek'; did you mean 'peak'",
       ),
       "type": (tiny.config(steps="many"), "config.steps is 'many' (str)"),
-      "steps": (tiny.config(steps=0), "config.steps is 0; it takes"),
+      "steps": (tiny.config(steps=-1), "config.steps is -1; it takes"),
       "every": (
           tiny.config(record=dict(every=0)), "record.every is 0; it takes"),
       "limit": (
@@ -373,7 +373,7 @@ def test_a_command_line_that_cannot_be_set_gets_a_sentence(tmp_path):
       "--config.optimizer.peek=3", toys=False,
   )
   assert done.returncode == 1
-  assert 'Did you mean "peak" instead of "peek"?' in done.stderr
+  assert "adamw has no setting 'peek'; did you mean 'peak'?" in done.stderr
   assert "Traceback" not in done.stderr
   assert not (tmp_path / "run").exists()
 

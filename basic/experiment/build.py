@@ -18,7 +18,7 @@ import numpy as np
 from basic import gradient, optim, paths, types
 from basic.data import orders, pipeline, stored_embeddings
 from basic.engine import carry, model, step
-from basic.experiment import evaluation, input_pipeline, schema, settings
+from basic.experiment import check_sources, evaluation, input_pipeline, schema, settings
 from basic.ops import photometric
 from basic.sharding import layout
 
@@ -113,7 +113,7 @@ def run(config: Settings, workdir: str | os.PathLike) -> list[Stage]:
   """
   mesh = layout.mesh(**config["mesh"])
   configs = stage_configs(config)
-  input_pipeline.check_sources(configs, workdir)
+  check_sources.check_sources(configs, workdir)
   tokenizer = input_pipeline.run_tokenizer(configs, workdir)
   stages: list[Stage] = []
   starts = np.cumsum([0] + [c["steps"] for c in configs]).tolist()

@@ -153,7 +153,7 @@ def _find(group, name):
   return schema.member(module, name, result)
 
 
-def evaluation(where: str, settings: Settings) -> dict[str, Any]:
+def evaluation(where: str, settings: Any) -> dict[str, Any]:
   """Complete settings of an evaluation and of its evaluator.
 
   Args:

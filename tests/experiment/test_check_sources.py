@@ -7,7 +7,7 @@ from PIL import Image
 
 from basic import train
 from basic.data import tokenizer
-from basic.experiment import build, input_pipeline, schema, settings
+from basic.experiment import build, check_sources, input_pipeline, schema, settings
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def checked(caplog, tmp_path, source, judged, **changes):
   """The configuration, and what is said of a run with one evaluation."""
   evals = {"x": {"name": "retrieval", "source": judged}}
   config = settings.complete(tiny.config(source=source, evals=evals, **changes))
-  input_pipeline.check_sources([config], tmp_path)
+  check_sources.check_sources([config], tmp_path)
   return caplog.text
 
 

@@ -25,7 +25,7 @@ from basic.pages import report
 @pytest.fixture(autouse=True)
 def toys_are_installed(monkeypatch):
   tiny.install(monkeypatch)
-  monkeypatch.setattr(report, "samples", lambda *args: None)
+  monkeypatch.setattr(report, "held_out", lambda *args: None)
   monkeypatch.setattr(report, "write", lambda folder, samples: folder)
 
 

@@ -337,7 +337,7 @@ def test_what_a_run_begins_from_is_one_end_of_a_line(
     monkeypatch, weights, tmp_path
 ):
   tiny.install(monkeypatch)
-  monkeypatch.setattr(report, "samples", lambda *args: None)
+  monkeypatch.setattr(report, "held_out", lambda *args: None)
   monkeypatch.setattr(report, "write", lambda folder, samples: folder)
   how = tiny.config(
       steps=3, checkpoint=dict(every=1, keep=1), evals=None,

@@ -25,7 +25,7 @@ def test_the_same_command_writes_the_same_file(tmp_path):
 
 def test_the_report_counts_ids_as_a_run_has_them(tmp_path):
   found = run(tmp_path / "t.model", "--length=9")
-  words = input_pipeline._from_file(tmp_path / "t.model", 1000)
+  words = input_pipeline.from_file(tmp_path / "t.model", 1000)
   from basic.sources import shapes
 
   texts = [t for example in map(shapes.shapes(length=60).__getitem__, range(60))
@@ -54,11 +54,11 @@ def test_unknown_text_and_bytes_are_counted(tmp_path):
 def test_its_cleaning_goes_with_the_file(tmp_path):
   run(tmp_path / "t.model", "--clean=lower")
   assert vocabulary.settings(tmp_path) == {"clean": "lower"}
-  words = input_pipeline._from_file(tmp_path / "t.model", 16)
+  words = input_pipeline.from_file(tmp_path / "t.model", 16)
   assert words.clean == "lower"
   assert words("A &amp;amp; B").tolist() == words("a & b").tolist()
   run(tmp_path / "t.model")
-  assert input_pipeline._from_file(tmp_path / "t.model", 16).clean is None
+  assert input_pipeline.from_file(tmp_path / "t.model", 16).clean is None
 
 
 def test_captions_may_be_made_of_labels(tmp_path):
@@ -91,9 +91,9 @@ def test_a_path_that_cannot_be_written_is_refused_before_any_work(tmp_path):
 
 def test_a_vocabulary_that_is_not_there_is_said(tmp_path):
   with pytest.raises(FileNotFoundError, match=r"nope\.model', and there is no such"):
-    input_pipeline._from_file(tmp_path / "nope.model", 8)
+    input_pipeline.from_file(tmp_path / "nope.model", 8)
   with pytest.raises(ValueError, match=r"which is a folder\. Give the file"):
-    input_pipeline._from_file(tmp_path, 8)
+    input_pipeline.from_file(tmp_path, 8)
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), [

@@ -56,7 +56,8 @@ def test_shards_of_the_webdataset_package_are_read_whole(tmp_path):
     assert example["text"] == (f"träume {n}", f"alt {n}")
     assert example["label"] == n % 4 and example["id"] == n
     assert isinstance(example["image"], decoding.Encoded)
-  assert source.name(12).endswith("1.tar key part/00012")
+  assert source.name(12) == "part/00012"
+  assert source.where(12).endswith("1.tar key part/00012")
 
 
 def test_the_layout_of_img2dataset_is_read_whole(tmp_path):
