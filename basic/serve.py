@@ -4,7 +4,7 @@ Embeds a collection once, and serves one page on this machine that searches it:
 type words or drop a picture, and see the nearest; type names of classes, and see
 how probable each is for the picture. Ctrl-C ends it.
 
-    pip install 'basic[serve]'                     what it needs
+    pip install -e '.[serve]'                      what it needs
     python -m basic.serve --help                   all settings
     python -m basic.serve --weights hf_clip:DIR --port 8080 \\
       --source.name=tar --source.shards='data/*.tar'
@@ -114,6 +114,11 @@ def _bound(host: str, port: int) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     found.bind((host, port))
     return found
+  except OverflowError as error:
+    found.close()
+    raise ValueError(
+        f"--port is {port}; a port is a number from 0 to 65535."
+    ) from error
   except OSError as error:
     found.close()
     raise OSError(
@@ -130,7 +135,7 @@ def _libraries() -> tuple[Any, Any]:
     from basic.serving import app
   except ImportError as error:
     raise ImportError(
-        f"serving a page needs more libraries: pip install 'basic[serve]' ({error})"
+        f"serving a page needs more libraries: pip install -e '.[serve]' ({error})"
     ) from error
   return app, uvicorn
 

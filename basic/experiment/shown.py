@@ -127,7 +127,7 @@ def of(
   def known(params):
     return classes(
         functools.partial(towers.encode, params), settings, tokenizer.batch,
-        getattr(source, "classes", ()), size,
+        settings.get("classes") or getattr(source, "classes", ()), size,
     )
 
   def some(params, count):

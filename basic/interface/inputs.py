@@ -103,7 +103,14 @@ def _shape(trained: towers.Towers, field: str) -> tuple[int, ...]:
   """The shape of the images that the tower accepts."""
   size = trained.config["augment"]["size"]
   if size is None:  # Images are as their source gives them.
-    shapes = input_pipeline.batch_shapes(trained.config, trained.tokenizer)
+    try:
+      shapes = input_pipeline.batch_shapes(trained.config, trained.tokenizer)
+    except FileNotFoundError as error:
+      raise FileNotFoundError(
+          f"{trained.origin} was trained on images of the size that its data has, "
+          f"since augment.size is not set, and that data is not here: {error} Put "
+          "it there, or train with augment.size."
+      ) from error
     return tuple(shapes[field].shape[1:])
   encode, refused = functools.partial(_encode, trained), None
   for channels in (3, 1):

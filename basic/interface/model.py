@@ -313,7 +313,9 @@ def load(
 ) -> Model:
   """Opens a trained model: a run of yours, or weights of another project.
 
-  Neither the data nor the optimizer of a run is opened.
+  Neither the data nor the optimizer of a run is opened, except that images of a
+  run without `augment.size` have the size that its data has: the first of them is
+  then read when images are embedded.
 
   Args:
     where: the folder of a run, "runs/x"; or a format of weights and a path,

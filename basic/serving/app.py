@@ -93,10 +93,8 @@ def app(
 
   async def thumbnail(request):
     content = await work(answers.thumbnail, request.path_params["number"])
-    return responses.Response(
-        content, media_type="image/jpeg",
-        headers={"cache-control": "private, max-age=3600"},
-    )
+    # Not to be kept: another collection may be served at the same address next.
+    return responses.Response(content, media_type="image/jpeg")
 
   routes = [
       routing.Route("/about", about),

@@ -72,7 +72,7 @@ class Guards:
           421, f"This server does not answer for the host {', '.join(hosts)!r:.200}."
       )
     origin = headers.get("origin")
-    if origin is not None and urllib.parse.urlsplit(origin).netloc != hosts[0]:
+    if origin is not None and origin.partition("://")[2] != hosts[0]:
       return refusal(403, "This server answers only its own page.")
     if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
       return refusal(403, "This server answers only its own page.")

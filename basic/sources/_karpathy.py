@@ -50,7 +50,7 @@ class KarpathyRows:
     self.classes: tuple[str, ...] = ()
     self._size = len(content)
     self._images = _of_split(table, _parsed(table, content), settings.split)
-    self.base = settings.base or self._find_base(settings.path)
+    self.base = self._find_base(settings.base or settings.path)
     self.settings = dataclasses.replace(
         settings, table=table, layout="karpathy", base=self.base
     )

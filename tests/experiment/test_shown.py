@@ -8,6 +8,10 @@ from basic import types
 from basic.experiment import build, settings, shown
 from basic.pages import report
 
+NAMED = (
+    "nine", "eight", "seven", "six", "five", "four", "three", "two", "one", "zero",
+)
+
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory):
@@ -19,6 +23,7 @@ def stage(tmp_path_factory):
     evals = dict(
         single=single,
         some=dict(single, subset=tuple(range(9, -1, -1)), templates=("a {}", "{}")),
+        named=dict(single, classes=NAMED),
         scenes=dict(name="retrieval", batch_size=8, limit=16,
                     source=tiny.scenes(split="test", length=40)),
     )
@@ -53,6 +58,14 @@ def test_the_classes_of_a_subset_have_its_order(stage):
       other.classes[n] for n in other.labels]
 
 
+def test_names_of_the_evaluation_take_the_place_of_those_of_its_data(stage):
+  params = stage.program.fresh().params
+  each = evaluation(stage, "zeroshot/named")
+  found = each.answers(params, 1000)
+  assert found.classes == NAMED
+  assert (found.labels == found.answers).mean() == each.run(params)["@1"]
+
+
 def test_only_zeroshot_has_answers(stage):
   assert evaluation(stage, "retrieval/scenes").answers is None
 
@@ -65,8 +78,8 @@ def test_held_out_data_is_that_of_retrieval_and_all_of_zeroshot(stage):
   np.testing.assert_allclose(
       np.linalg.norm(held.samples.text_embeddings, axis=1), 1, rtol=1e-5)
   assert [each.name for each in held.classified] == [
-      "zeroshot/single", "zeroshot/some"]
-  assert [len(each.labels) for each in held.classified] == [20, 20]
+      "zeroshot/named", "zeroshot/single", "zeroshot/some"]
+  assert [len(each.labels) for each in held.classified] == [20, 20, 20]
 
 
 def test_a_few_examples_of_a_sorted_source_are_of_every_class():

@@ -10,6 +10,7 @@ from PIL import Image
 import basic
 from basic import types
 from basic.experiment import restore
+from basic.experiment import shown as spread
 from basic.interface import collection
 from basic.interface import model as module
 from basic.sources import digits
@@ -40,7 +41,8 @@ def test_embeddings_are_those_of_an_evaluation(model, scenes):
   stage, state = restore.load(tiny.whole())
   shown = next(e for e in stage.evals if "scenes" in e.prefix).samples(
       state.params, 12)
-  images = [scenes[n]["image"] for n in range(12)]
+  chosen = spread.Spread(scenes, 12, 16)
+  images = [chosen[n]["image"] for n in range(12)]
   # float32, compiled for batches of another size: sums of 576 terms.
   np.testing.assert_allclose(
       model.embed_images(images), unit(shown.views["image"]), atol=2e-6)

@@ -74,7 +74,8 @@ def test_pictures_may_lie_in_one_folder_and_have_no_folder_in_the_list(tmp_path)
         {"images": [image(n, **fields) for n in range(5)], "dataset": "flickr30k"}))
     source = folder.folder(
         path=str(tmp_path), table="dataset_flickr30k.json", split="test")
-    assert [red(source[0]), red(source[1])] == [1, 3]
+    for each in source, pickle.loads(pickle.dumps(source)):
+      assert [red(each[0]), red(each[1])] == [1, 3]
 
 
 def test_a_picture_that_is_missing_is_unreadable(coco):
