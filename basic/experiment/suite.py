@@ -28,7 +28,8 @@ def measure(
   the weights, the vocabulary, the preprocessing and the settings of the task but
   its `batch_size`, so that a program that was killed goes on with the next task,
   and a result is never taken for that of something else. If the source says that
-  its examples have changed, the task is measured again.
+  its examples have changed, or the metric of the task is not among those stored,
+  the task is measured again.
 
   Args:
     model: the towers.
@@ -53,7 +54,7 @@ def measure(
       "shown": list(task.metrics), "settings": redact.value("", settings),
   }
   path = pathlib.Path(out) / f"{task.name}-{_key(model, settings)}.json"
-  stored = _stored(path)
+  stored = _stored(path, task.metrics[0])
   try:
     sources = _opened(task.settings)
     absent = None
@@ -66,7 +67,8 @@ def measure(
   if _everywhere(
       stored is not None and (absent is not None or stored["source"] == now)
   ):
-    return {**record, **(stored or {}), "model": model.origin}
+    said = {key: record[key] for key in ("about", "model", "step", "shown")}
+    return {**record, **(stored or {}), **said}
   if not _everywhere(absent is None):
     why = absent or "another process does not find its data."
     return record | {"status": "skipped", "why": f"{why} {task.needs}".strip()}
@@ -143,14 +145,14 @@ def _key(model, settings):
   return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def _stored(path):
-  """A result that was stored before; None if there is none that can be read."""
+def _stored(path, metric):
+  """A result that was stored before; None if there is none that has the metric."""
   try:
     found = json.loads(path.read_text())
   except (OSError, ValueError):
     return None
   complete = isinstance(found, dict) and found.get("status") == "done"
-  return found if complete else None
+  return found if complete and metric in found["metrics"] else None
 
 
 def _opened(settings):

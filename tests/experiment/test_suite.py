@@ -102,6 +102,27 @@ def test_what_is_stored_is_not_measured_again(tmp_path, model, monkeypatch):
   assert seen == []
 
 
+def test_another_metric_of_a_stored_result_is_shown(tmp_path, model, monkeypatch):
+  first = suite.measure(model, task(tmp_path), tmp_path)
+  seen = counted(monkeypatch)
+  change = ('"Single digits."', '"Digits."\nmetric = ["mean_per_class", "@5"]')
+  found = suite.measure(model, task(tmp_path, change), tmp_path)
+  assert seen == [] and found["metrics"] == first["metrics"]
+  assert (found["about"], found["shown"]) == ("Digits.", ["/per_class@1", "@5"])
+
+
+def test_a_metric_that_is_not_stored_is_measured(tmp_path, model, monkeypatch):
+  first = suite.measure(model, task(tmp_path), tmp_path)
+  (file,) = tmp_path.glob("single-*.json")
+  fewer = {name: x for name, x in first["metrics"].items() if name != "@5"}
+  file.write_text(json.dumps({**first, "metrics": fewer}))
+  seen = counted(monkeypatch)
+  assert suite.measure(model, task(tmp_path), tmp_path)["metrics"] == fewer
+  change = ('about = "Single digits."', 'metric = "@5"')
+  found = suite.measure(model, task(tmp_path, change), tmp_path)
+  assert found["metrics"] == first["metrics"] and seen == ["single"]
+
+
 @pytest.mark.parametrize("change", [
     ("limit = 40", "limit = 39"), ("the digit {}", "the number {}"),
     ('kind = "single"', 'kind = "pairs"'),
