@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 import time
@@ -190,5 +191,5 @@ def _sentence(error: BaseException) -> str:
 
 
 def _number(x) -> float | None:
-  """A number for JSON, which has no NaN."""
-  return float(x) if float(x) == float(x) else None
+  """A number for JSON, which has neither NaN nor infinity."""
+  return float(x) if math.isfinite(x) else None

@@ -251,8 +251,10 @@ def test_metrics_that_cannot_be_resampled_have_no_interval(
 
   def plain(*args):
     judge = made(*args)
-    return judge._replace(run=lambda params: {**judge.run(params), "/x": np.nan})
+    strange = {"/x": np.nan, "/y": np.inf, "/z": -np.inf}
+    return judge._replace(run=lambda params: {**judge.run(params), **strange})
 
   monkeypatch.setattr(evaluation, "evaluation", plain)
   found = suite.measure(model, task(tmp_path), tmp_path)
-  assert found["intervals"] == {} and found["metrics"]["/x"] is None
+  assert found["intervals"] == {}
+  assert [found["metrics"][name] for name in ("/x", "/y", "/z")] == [None] * 3
