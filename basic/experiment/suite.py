@@ -122,7 +122,7 @@ def _measured(
 def _on_features(model, settings, folder) -> types.Metrics:
   """An evaluator of frozen towers, on embeddings that are kept for other tasks."""
   evaluate = schema.make("evals", settings)
-  if "text" not in settings.get("views", ("image",)):
+  if not _reads_words(model, settings):
     model, folder = model._replace(tokenizer=None), folder / "of_images"
   read, counts = [], {}
   for key, limit in (("source", "limit"), ("reference", "reference_limit")):
@@ -137,6 +137,17 @@ def _on_features(model, settings, folder) -> types.Metrics:
     }
   metrics = evaluate(read[0].encode, *(each.batches() for each in read))
   return bootstrap.extended(metrics, counts)
+
+
+def _reads_words(model, settings) -> bool:
+  """Whether a setting of an evaluator, such as `image`, names a view of texts."""
+  views = model.model.encode.views
+  return any(
+      name in views and views[name].field == "text"
+      for value in settings.values()
+      for name in (value if isinstance(value, tuple) else (value,))
+      if isinstance(name, str)
+  )
 
 
 def _key(model, settings):

@@ -244,6 +244,17 @@ def test_what_learns_from_a_training_split_is_the_evaluation_and_embeds_it_once(
   assert again["status"] == "done"
 
 
+@pytest.mark.parametrize("kind, setting", [
+    ("fewshot", 'image = "text"\nmetric = "/1_shot@1"'), ("knn", 'image = "text"'),
+    ("probe", 'views = ["text"]'),
+])
+def test_a_task_on_embeddings_of_texts_reads_texts(tmp_path, model, kind, setting):
+  change = ('name = "knn"\nneighbours = 3', f'name = "{kind}"\n{setting}')
+  found = suite.measure(model, task(tmp_path, *KNN, change), tmp_path / "out")
+  assert found["status"] == "done", found
+  assert not (tmp_path / "out" / "features" / "of_images").exists()
+
+
 def test_metrics_that_cannot_be_resampled_have_no_interval(
     tmp_path, model, monkeypatch
 ):
