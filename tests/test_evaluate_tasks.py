@@ -84,6 +84,15 @@ def test_tasks_that_cannot_be_are_refused_before_anything_is_measured(
     evaluate.compare([str(tiny.whole())], [*listed, "cifar11"], out=tmp_path / "out")
 
 
+def test_two_tasks_of_one_name_are_refused(tmp_path, listed, monkeypatch):
+  monkeypatch.setattr(suite, "measure", None)
+  (tmp_path / "other").mkdir()
+  other = tmp_path / "other" / "single.toml"
+  other.write_text(TASK.replace("KIND", "pairs"))
+  with pytest.raises(ValueError, match="both called 'single'"):
+    evaluate.compare([str(tiny.whole())], [*listed, str(other)], out=tmp_path / "out")
+
+
 def killed(*arguments):
   """The program, killed after the first result."""
   paths = os.pathsep.join([str(tiny.ROOT), str(tiny.ROOT / "tests")])
