@@ -92,10 +92,7 @@ def compare(
   planned = [_planned(name, settings) for name in names]
   columns = []
   for where in models:
-    model = (
-        towers.named(where) if step is None or ":" in where
-        else towers.of_run(where, step)
-    )
+    model = towers.named(where, step)
     column = []
     for name, task in zip(names, planned, strict=True):
       if isinstance(task, tasks.Task):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -74,6 +75,13 @@ def test_a_step_can_be_named(tmp_path, listed):
   found = evaluate.compare(
       [str(tiny.whole())], listed[:1], out=tmp_path / "out", step=10)
   assert found.models == [f"{tiny.whole()}, step 10"]
+
+
+def test_a_step_can_be_named_of_a_run_whose_path_has_a_colon(tmp_path, listed):
+  run = tmp_path / "12:30"
+  shutil.copytree(tiny.whole(), run)
+  found = evaluate.compare([str(run)], listed[:1], out=tmp_path / "out", step=10)
+  assert found.models == [f"{run}, step 10"]
 
 
 def test_tasks_that_cannot_be_are_refused_before_anything_is_measured(
