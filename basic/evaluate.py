@@ -84,16 +84,15 @@ def compare(
 
   Raises:
     FileNotFoundError: if there is no such run, weights, checkpoint or task.
-    ValueError: if a file cannot be read, or a setting is wrong.
+    ValueError: if a file cannot be read, a setting is wrong, or two tasks have one
+      name.
   """
+  _check_names(names)
   folder = files.folder("--out", out)
   planned = [_planned(name, settings) for name in names]
   columns = []
   for where in models:
-    model = (
-        towers.named(where) if step is None or ":" in where
-        else towers.of_run(where, step)
-    )
+    model = towers.named(where, step)
     column = []
     for name, task in zip(names, planned, strict=True):
       if isinstance(task, tasks.Task):
@@ -112,6 +111,19 @@ def compare(
     plain = json.dumps(found.plain(), indent=1) + "\n"
     files.replace(folder / "results.json", plain.encode())
   return found
+
+
+def _check_names(names):
+  """Raises ValueError for tasks of one name, whose results could not be told apart."""
+  first = {}
+  for each in names:
+    stem = pathlib.Path(each).stem
+    if stem in first:
+      raise ValueError(
+          f"the tasks {first[stem]} and {each} are both called {stem!r}, as their "
+          "results would be: give each once, or rename one of the files."
+      )
+    first[stem] = each
 
 
 def _planned(name, settings):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -76,12 +77,28 @@ def test_a_step_can_be_named(tmp_path, listed):
   assert found.models == [f"{tiny.whole()}, step 10"]
 
 
+def test_a_step_can_be_named_of_a_run_whose_path_has_a_colon(tmp_path, listed):
+  run = tmp_path / "12:30"
+  shutil.copytree(tiny.whole(), run)
+  found = evaluate.compare([str(run)], listed[:1], out=tmp_path / "out", step=10)
+  assert found.models == [f"{run}, step 10"]
+
+
 def test_tasks_that_cannot_be_are_refused_before_anything_is_measured(
     tmp_path, listed, monkeypatch
 ):
   monkeypatch.setattr(suite, "measure", None)
   with pytest.raises(FileNotFoundError, match="no task 'cifar11'"):
     evaluate.compare([str(tiny.whole())], [*listed, "cifar11"], out=tmp_path / "out")
+
+
+def test_two_tasks_of_one_name_are_refused(tmp_path, listed, monkeypatch):
+  monkeypatch.setattr(suite, "measure", None)
+  (tmp_path / "other").mkdir()
+  other = tmp_path / "other" / "single.toml"
+  other.write_text(TASK.replace("KIND", "pairs"))
+  with pytest.raises(ValueError, match="both called 'single'"):
+    evaluate.compare([str(tiny.whole())], [*listed, str(other)], out=tmp_path / "out")
 
 
 def killed(*arguments):

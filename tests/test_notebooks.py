@@ -55,6 +55,14 @@ def test_a_notebook_is_valid_and_has_no_outputs(file):
   assert text == json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 
+@every
+def test_a_command_that_evaluates_weights_says_on_what(file):
+  notebook = json.loads(file.read_text())
+  for text in (*cells(notebook, "markdown"), *cells(notebook, "code")):
+    for command in re.findall(r"basic\.evaluate [^`]*--weights[^`]*", text):
+      assert re.search(r"--(suite|tasks)", command), command
+
+
 def test_outputs_and_other_leftovers_are_found():
   notebook = json.loads(FILES[0].read_text())
   cell = next(x for x in notebook["cells"] if x["cell_type"] == "code")

@@ -14,7 +14,7 @@ from PIL import Image
 
 import basic
 from basic import types
-from basic.experiment import schema, settings
+from basic.experiment import schema, settings, tasks
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -63,6 +63,19 @@ def test_the_code_of_a_tutorial_names_what_exists(page):
           assert node.attr in basic.__all__
     for program in re.findall(r"python -m basic\.(\w+)", code):
       assert (ROOT / "basic" / f"{program}.py").exists()
+
+
+def test_the_page_on_evaluations_names_all_suites_and_its_task_is_one(tmp_path):
+  text = (DOCS / "evaluate.md").read_text()
+  (line,) = re.findall(r"The suites are (.*?);", text)
+  assert set(re.findall(r"`(\w+)`", line)) == {*tasks.suites()["suites"], "all"}
+  ((name, content),) = re.findall(r"cat > (\w+\.toml) << 'END'\n(.*?)END", text, re.S)
+  (tmp_path / name).write_text(content)
+  task = tasks.read(tmp_path / name, data_dir=".")
+  assert task.settings["source"]["path"] == "./test_pictures"
+  program = (ROOT / "basic" / "evaluate.py").read_text()
+  for flag in re.findall(r"--(\w+)", text.split("## Several models")[1]):
+    assert f'"{flag}"' in program, flag
 
 
 @pytest.fixture

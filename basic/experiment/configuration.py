@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import ml_collections
+import numpy as np
 
 from basic import files
 from basic.experiment import overrides
@@ -25,7 +26,8 @@ def config(source: Given, /, *assignments: str, **settings: Any) -> Any:
     *assignments: settings as on the command line: "optimizer.peak=1e-3",
       "stages[0].steps=5". They may name everything that an experiment takes.
     **settings: settings of the outermost level: `steps=100`,
-      `source=dict(name="folder", path="pictures")`.
+      `source=dict(name="folder", path="pictures")`. NumPy's scalars are taken as
+      Python's numbers, here and in a mapping.
 
   Returns:
     A ConfigDict: `config.optimizer.peak` reads a setting and, with "=", sets it.
@@ -46,7 +48,7 @@ def config(source: Given, /, *assignments: str, **settings: Any) -> Any:
     found = ml_collections.ConfigDict(found, convert_dict=True)
   found = overrides.apply(found, assignments)
   with found.unlocked(), found.ignore_type():
-    for name, value in settings.items():
+    for name, value in _plain(settings).items():
       overrides.apply(found, [f"{name}={value!r}"])  # Refuses unknown names.
       found[name] = value
   return found
@@ -64,7 +66,7 @@ def read(source: Given) -> Any:
     ValueError: if it has no `get_config`, or that returns no configuration.
   """
   if isinstance(source, Mapping | ml_collections.ConfigDict):
-    return copy.deepcopy(source)
+    return _plain(copy.deepcopy(source))
   path, _, text = os.fspath(source).partition(".py:")
   path = files.checked("config", f"{path}.py" if text else path)
   if not path.is_file():
@@ -83,7 +85,7 @@ def read(source: Given) -> Any:
         f"get_config of {path} returned a {type(found).__name__}; expected a "
         "ConfigDict or a dict."
     )
-  return found
+  return _plain(found)
 
 
 def name(source: Given) -> str:
@@ -91,6 +93,18 @@ def name(source: Given) -> str:
   if isinstance(source, str | os.PathLike):
     return pathlib.Path(os.fspath(source).partition(".py:")[0]).stem
   return "run"
+
+
+def _plain(value: Any) -> Any:
+  """A value with Python's numbers in place of NumPy's scalars, at any depth."""
+  if isinstance(value, np.generic):
+    return value.item()
+  if isinstance(value, Mapping):
+    return {key: _plain(each) for key, each in value.items()}
+  if isinstance(value, list | tuple):
+    found = [_plain(each) for each in value]
+    return tuple(found) if isinstance(value, tuple) else found
+  return value
 
 
 def _module(path: pathlib.Path) -> Any:

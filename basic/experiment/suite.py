@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 import time
@@ -28,7 +29,8 @@ def measure(
   the weights, the vocabulary, the preprocessing and the settings of the task but
   its `batch_size`, so that a program that was killed goes on with the next task,
   and a result is never taken for that of something else. If the source says that
-  its examples have changed, the task is measured again.
+  its examples have changed, or the metric of the task is not among those stored,
+  the task is measured again.
 
   Args:
     model: the towers.
@@ -53,7 +55,7 @@ def measure(
       "shown": list(task.metrics), "settings": redact.value("", settings),
   }
   path = pathlib.Path(out) / f"{task.name}-{_key(model, settings)}.json"
-  stored = _stored(path)
+  stored = _stored(path, task.metrics[0])
   try:
     sources = _opened(task.settings)
     absent = None
@@ -66,7 +68,8 @@ def measure(
   if _everywhere(
       stored is not None and (absent is not None or stored["source"] == now)
   ):
-    return {**record, **(stored or {}), "model": model.origin}
+    said = {key: record[key] for key in ("about", "model", "step", "shown")}
+    return {**record, **(stored or {}), **said}
   if not _everywhere(absent is None):
     why = absent or "another process does not find its data."
     return record | {"status": "skipped", "why": f"{why} {task.needs}".strip()}
@@ -119,7 +122,7 @@ def _measured(
 def _on_features(model, settings, folder) -> types.Metrics:
   """An evaluator of frozen towers, on embeddings that are kept for other tasks."""
   evaluate = schema.make("evals", settings)
-  if "text" not in settings.get("views", ("image",)):
+  if not _reads_words(model, settings):
     model, folder = model._replace(tokenizer=None), folder / "of_images"
   read, counts = [], {}
   for key, limit in (("source", "limit"), ("reference", "reference_limit")):
@@ -136,6 +139,17 @@ def _on_features(model, settings, folder) -> types.Metrics:
   return bootstrap.extended(metrics, counts)
 
 
+def _reads_words(model, settings) -> bool:
+  """Whether a setting of an evaluator, such as `image`, names a view of texts."""
+  views = model.model.encode.views
+  return any(
+      name in views and views[name].field == "text"
+      for value in settings.values()
+      for name in (value if isinstance(value, tuple) else (value,))
+      if isinstance(name, str)
+  )
+
+
 def _key(model, settings):
   """Changes with everything that a result depends on, but the data itself."""
   rest = {name: x for name, x in settings.items() if name != "batch_size"}
@@ -143,14 +157,14 @@ def _key(model, settings):
   return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def _stored(path):
-  """A result that was stored before; None if there is none that can be read."""
+def _stored(path, metric):
+  """A result that was stored before; None if there is none that has the metric."""
   try:
     found = json.loads(path.read_text())
   except (OSError, ValueError):
     return None
   complete = isinstance(found, dict) and found.get("status") == "done"
-  return found if complete else None
+  return found if complete and metric in found["metrics"] else None
 
 
 def _opened(settings):
@@ -188,5 +202,5 @@ def _sentence(error: BaseException) -> str:
 
 
 def _number(x) -> float | None:
-  """A number for JSON, which has no NaN."""
-  return float(x) if float(x) == float(x) else None
+  """A number for JSON, which has neither NaN nor infinity."""
+  return float(x) if math.isfinite(x) else None

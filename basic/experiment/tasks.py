@@ -145,7 +145,7 @@ def read(
     if file is not None and takes(setting):
       given = _listed(pathlib.Path(file), setting, known_as)
       if "classes" in given:
-        found.pop("names", None)
+        found = _relabelled(found, given["classes"])
       found |= given
   accepted = {k: v for k, v in (changes or {}).items() if v is not None}
   placed = _placed({**found, **accepted}, data_dir, own.get("needs", ""), path.stem)
@@ -199,6 +199,19 @@ def _listed(path, setting, known_as):
   if isinstance(found, dict) and setting != "classes":
     raise ValueError(f"{path}: {setting} takes a list, and it has a mapping.")
   return {"names" if isinstance(found, dict) else setting: found}
+
+
+def _relabelled(found, classes):
+  """A task before `classes` take the place of its `names`, which `subset` may use.
+
+  Labels are in the order of the sorted names, as TFDS and folders of classes have it.
+  """
+  own = found.get("names") or {}
+  labels = {name: label for label, name in enumerate(sorted(own))}
+  rest = {key: value for key, value in found.items() if key != "names"}
+  if own and "subset" in found and not set(found["subset"]) <= set(classes):
+    rest["subset"] = tuple(labels.get(each, each) for each in found["subset"])
+  return rest
 
 
 def _placed(found, data_dir, needs, name):

@@ -65,15 +65,18 @@ class Towers(NamedTuple):
   fingerprint: str
 
 
-def named(where: str | os.PathLike) -> Towers:
+def named(where: str | os.PathLike, step: int | None = None) -> Towers:
   """The towers that a name stands for.
 
   Args:
     where: the folder of a run, "runs/x"; or a format of weights/ and a path,
       "hf_clip:DIR".
+    step: the checkpoint of a run; None: the newest intact one. Weights of other
+      projects have no steps.
 
   Raises:
-    FileNotFoundError: if there is neither a run nor such weights.
+    FileNotFoundError: if there is neither a run nor such weights, or the run has no
+      such checkpoint.
     ValueError: if there is no such format, or the files are damaged.
   """
   kind, colon, path = os.fspath(where).partition(":")
@@ -85,7 +88,7 @@ def named(where: str | os.PathLike) -> Towers:
         f"{schema.plugins('weights')}. Give one of these with a path, as in "
         "hf_clip:DIR, or the folder of a run."
     )
-  return of_run(where)
+  return of_run(where, step)
 
 
 def of_run(workdir: str | os.PathLike, step: int | None = None) -> Towers:

@@ -102,6 +102,27 @@ def test_what_is_stored_is_not_measured_again(tmp_path, model, monkeypatch):
   assert seen == []
 
 
+def test_another_metric_of_a_stored_result_is_shown(tmp_path, model, monkeypatch):
+  first = suite.measure(model, task(tmp_path), tmp_path)
+  seen = counted(monkeypatch)
+  change = ('"Single digits."', '"Digits."\nmetric = ["mean_per_class", "@5"]')
+  found = suite.measure(model, task(tmp_path, change), tmp_path)
+  assert seen == [] and found["metrics"] == first["metrics"]
+  assert (found["about"], found["shown"]) == ("Digits.", ["/per_class@1", "@5"])
+
+
+def test_a_metric_that_is_not_stored_is_measured(tmp_path, model, monkeypatch):
+  first = suite.measure(model, task(tmp_path), tmp_path)
+  (file,) = tmp_path.glob("single-*.json")
+  fewer = {name: x for name, x in first["metrics"].items() if name != "@5"}
+  file.write_text(json.dumps({**first, "metrics": fewer}))
+  seen = counted(monkeypatch)
+  assert suite.measure(model, task(tmp_path), tmp_path)["metrics"] == fewer
+  change = ('about = "Single digits."', 'metric = "@5"')
+  found = suite.measure(model, task(tmp_path, change), tmp_path)
+  assert found["metrics"] == first["metrics"] and seen == ["single"]
+
+
 @pytest.mark.parametrize("change", [
     ("limit = 40", "limit = 39"), ("the digit {}", "the number {}"),
     ('kind = "single"', 'kind = "pairs"'),
@@ -223,6 +244,17 @@ def test_what_learns_from_a_training_split_is_the_evaluation_and_embeds_it_once(
   assert again["status"] == "done"
 
 
+@pytest.mark.parametrize("kind, setting", [
+    ("fewshot", 'image = "text"\nmetric = "/1_shot@1"'), ("knn", 'image = "text"'),
+    ("probe", 'views = ["text"]'),
+])
+def test_a_task_on_embeddings_of_texts_reads_texts(tmp_path, model, kind, setting):
+  change = ('name = "knn"\nneighbours = 3', f'name = "{kind}"\n{setting}')
+  found = suite.measure(model, task(tmp_path, *KNN, change), tmp_path / "out")
+  assert found["status"] == "done", found
+  assert not (tmp_path / "out" / "features" / "of_images").exists()
+
+
 def test_metrics_that_cannot_be_resampled_have_no_interval(
     tmp_path, model, monkeypatch
 ):
@@ -230,8 +262,10 @@ def test_metrics_that_cannot_be_resampled_have_no_interval(
 
   def plain(*args):
     judge = made(*args)
-    return judge._replace(run=lambda params: {**judge.run(params), "/x": np.nan})
+    strange = {"/x": np.nan, "/y": np.inf, "/z": -np.inf}
+    return judge._replace(run=lambda params: {**judge.run(params), **strange})
 
   monkeypatch.setattr(evaluation, "evaluation", plain)
   found = suite.measure(model, task(tmp_path), tmp_path)
-  assert found["intervals"] == {} and found["metrics"]["/x"] is None
+  assert found["intervals"] == {}
+  assert [found["metrics"][name] for name in ("/x", "/y", "/z")] == [None] * 3

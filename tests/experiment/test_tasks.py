@@ -212,6 +212,28 @@ def test_lists_in_the_layout_of_clip_benchmark_take_precedence(tmp_path):
   assert "classes" not in found
 
 
+@pytest.mark.parametrize("name", ["imagenet_a", "imagenet_r"])
+def test_a_list_of_names_keeps_the_200_classes_of_1000(tmp_path, name):
+  feature, _ = of_tfds(read(name).settings["source"])
+  given = [f"name of {number}" for number in feature.names]
+  (tmp_path / "names.json").write_text(json.dumps({"imagenet1k": given}))
+  own = read(name).settings["subset"]
+  settings = tasks.read(name, classnames=tmp_path / "names.json").settings
+  found, said = class_prompts.candidates(
+      classes=settings["classes"], subset=settings["subset"],
+      names=settings["names"],
+  )
+  assert found == class_prompts.chosen(feature.names, own) and len(found) == 200
+  assert said == tuple(f"name of {number}" for number in own)
+
+
+def test_a_subset_of_the_given_names_stays_as_it_is(own, tmp_path):
+  own.write_text(OWN.replace("limit = 10", 'subset = ["b"]'))
+  (tmp_path / "list.txt").write_text("a\nb\n")
+  found = tasks.read(own, data_dir="/", classnames=tmp_path / "list.txt").settings
+  assert (found["classes"], found["subset"]) == (("a", "b"), ("b",))
+
+
 @pytest.mark.parametrize("file, content, expected", [
     ("a.txt", "# none\none\n\ntwo {c}\n", ("one", "two {}")),
     ("a.json", '["one", "two {c}"]', ("one", "two {}")),

@@ -139,6 +139,21 @@ def test_settings_beside_a_file_are_checked(tmp_path):
     basic.config(path, steps="many")
 
 
+def test_scalars_of_numpy_are_settings_as_numbers_of_python_are():
+  optimizer = dict(name="sgd", peak=np.float32(0.5))
+  config = basic.config(
+      {"steps": np.int32(3), "evals": {"a": {"limit": np.int64(7)}}},
+      batch_size=np.int64(5), optimizer=optimizer, frozen=[np.str_("image/.*")],
+  )
+  found = json.loads(json.dumps(config.to_dict()))
+  assert found == {
+      "steps": 3, "evals": {"a": {"limit": 7}}, "batch_size": 5,
+      "optimizer": {"name": "sgd", "peak": 0.5}, "frozen": ["image/.*"],
+  }
+  with pytest.raises(ValueError, match=r"batch_size is 5\.5 \(float\)"):
+    basic.config({}, batch_size=np.float64(5.5))
+
+
 @pytest.mark.parametrize(("content", "words"), [
     ("x = 1\n", "has no function get_config"),
     ("def get_config():\n  return 3\n", "returned a int"),
