@@ -155,6 +155,10 @@ class _Data:
         "towers": trained.fingerprint, "source": complete, "examples": len(source),
         "fingerprint": fingerprint, "count": count, "label_captions": label_captions,
     }
+    # That of the first process: another host may hold copies with other times.
+    state = exchange.exchange([getattr(source, "state", None)])[0][0]
+    if state is not None:
+      facts["state"] = state
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     prepare = input_pipeline.to_arrays(
         source, trained.tokenizer, trained.config, label_captions
