@@ -120,7 +120,9 @@ def features(
   path = files.folder("the folder of features", folder) / data.key
   if not exchange.exchange([path.exists()])[0][0]:
     with _alone(path):
-      _write(path, data, trained, batch_size)
+      # Another may have finished it between the look above and the lock.
+      if not exchange.exchange([path.exists()])[0][0]:
+        _write(path, data, trained, batch_size)
   exchange.exchange(["complete"])  # All wait until the first has renamed it.
   return _read(path)
 

@@ -140,6 +140,22 @@ def test_two_processes_do_not_compute_the_same(trained, tmp_path):
     features.features(trained, SOURCE, tmp_path, limit=4)
 
 
+def test_what_another_process_finished_before_the_lock_is_read(
+    trained, tmp_path, monkeypatch
+):
+  counted, hold = Counted(trained), lock.hold
+
+  def slower(folder):
+    monkeypatch.setattr(features.lock, "hold", hold)
+    features.features(trained, SOURCE, tmp_path, limit=4)  # The other process.
+    return hold(folder)
+
+  monkeypatch.setattr(features.lock, "hold", slower)
+  found = features.features(counted.towers, SOURCE, tmp_path, limit=4)
+  assert counted.calls == 0 and found.readable.all()
+  assert [path.name for path in tmp_path.iterdir()] == [found.folder.name]
+
+
 @pytest.mark.parametrize("changes, sentence", [
     (dict(limit=0), "limit is 0"), (dict(batch_size=0), "batch_size 0"),
 ])
