@@ -299,6 +299,10 @@ class Source(Protocol):
     classes: a tuple with the names of the labels, in their order.
     fingerprint: a str that changes with the examples; a run resumes only where
       it is the same. Without it a changed data set is not noticed.
+    state: a str that changes whenever a file changes: a digest of names, sizes
+      and times of all files, found when it is asked for. Stored embeddings and
+      results are used only where it is the same; None or without it they go by
+      `fingerprint`.
     order: (seed) -> (position -> index), the order in which an endless stream
       visits the examples, at any position from 0, for a source that has an
       order of its own. Without it each epoch is a random permutation.

@@ -120,7 +120,9 @@ def features(
   path = files.folder("the folder of features", folder) / data.key
   if not exchange.exchange([path.exists()])[0][0]:
     with _alone(path):
-      _write(path, data, trained, batch_size)
+      # Another may have finished it between the look above and the lock.
+      if not exchange.exchange([path.exists()])[0][0]:
+        _write(path, data, trained, batch_size)
   exchange.exchange(["complete"])  # All wait until the first has renamed it.
   return _read(path)
 
@@ -155,6 +157,10 @@ class _Data:
         "towers": trained.fingerprint, "source": complete, "examples": len(source),
         "fingerprint": fingerprint, "count": count, "label_captions": label_captions,
     }
+    # That of the first process: another host may hold copies with other times.
+    state = exchange.exchange([getattr(source, "state", None)])[0][0]
+    if state is not None:
+      facts["state"] = state
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     prepare = input_pipeline.to_arrays(
         source, trained.tokenizer, trained.config, label_captions

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from basic import cli, files, types
-from basic.engine import checksums
+from basic.engine import checksums, exchange
 from basic.experiment import evaluation, features, schema, tasks, towers
 from basic.ops import bootstrap
 from basic.recording import redact
@@ -42,7 +42,8 @@ def measure(
     model has no such tower) or "failed"; "why", if not done, in a sentence; "task",
     "about", "model", "step", "fingerprint", "settings", "shown" (the metrics for a
     table); and if done "metrics", "intervals" (95%, by metric, of those that can be
-    resampled), "source" (its fingerprint), "examples" and "seconds".
+    resampled), "source" (its fingerprint), "state" (of its files), "examples" and
+    "seconds".
 
   Raises:
     cli.Stalled: if a read does not end.
@@ -64,9 +65,12 @@ def measure(
   except cli.EXPLAINED as error:
     return record | {"status": "failed", "why": _sentence(error)}
   now = [getattr(source, "fingerprint", None) for source in sources]
+  state = _states(sources)
   # All processes do the same, also where they see other files.
   if _everywhere(
-      stored is not None and (absent is not None or stored["source"] == now)
+      stored is not None and (absent is not None or (
+          stored["source"] == now and stored.get("state", [None] * len(now)) == state
+      ))
   ):
     said = {key: record[key] for key in ("about", "model", "step", "shown")}
     return {**record, **(stored or {}), **said}
@@ -81,7 +85,7 @@ def measure(
     raise
   except cli.EXPLAINED as error:
     return record | {"status": "failed", "why": _sentence(error)}
-  record |= {"status": "done", "source": now, **found}
+  record |= {"status": "done", "source": now, "state": state, **found}
   if jax.process_index() == 0:
     files.replace(path, (json.dumps(record, indent=1) + "\n").encode())
   return record
@@ -173,6 +177,15 @@ def _opened(settings):
       schema.make("sources", settings[key]) for key in ("source", "reference")
       if settings.get(key) is not None
   ]
+
+
+def _states(sources) -> list[str | None]:
+  """The state of each source, the same in all processes that found them.
+
+  Copies of the files on other hosts have other times.
+  """
+  own = [getattr(source, "state", None) for source in sources]
+  return next((found for found in exchange.exchange(own) if found), own)
 
 
 def _unfit(model, task, sources) -> dict[str, str]:

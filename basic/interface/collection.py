@@ -19,7 +19,7 @@ from basic.experiment import features, schema
 from basic.ops import nearest, normalize
 
 _NORMALISED = 1 << 16  # rows at a time
-_LEAST = 16  # items that are looked for, of which k are returned
+_LEAST = 16  # items that are looked for
 _SIDE = 128  # pixels of what a notebook shows
 
 
@@ -98,7 +98,7 @@ class Index:
 
 
 def search(
-    queries: Float[np.ndarray, "n d"], among: Any, k: int
+    queries: Float[np.ndarray, "n d"], among: Any, k: int, *, least: int = _LEAST
 ) -> Found:
   """Finds the k nearest items of each query.
 
@@ -106,6 +106,8 @@ def search(
     queries: unit vectors.
     among: an `Index`, or vectors [m d] of any length.
     k: how many; no more than there are.
+    least: items that are looked for, of which k are returned: one program is
+      compiled for all smaller k.
 
   Raises:
     ValueError: if `k` is below 1, the collection is empty or of another width.
@@ -124,7 +126,7 @@ def search(
         f"{among.embeddings.shape[1]}: it was embedded by another model."
     )
   # Of few sizes, since each is compiled.
-  most = min(max(_LEAST, 1 << (k - 1).bit_length()), len(among))
+  most = min(1 << (max(k, least) - 1).bit_length(), len(among))
   scores, indices = (
       np.asarray(found)[:, :k]
       for found in nearest.top_k(jnp.asarray(queries), among.embeddings, most)

@@ -115,15 +115,15 @@ class Service:
   def _nearest(self, queries: np.ndarray, k: int) -> list[dict[str, Any]]:
     if not 1 <= k <= MOST:
       raise Refused(f"Ask for 1 to {MOST} pictures; found {k}.")
-    # Always as many, so that one program serves every k.
-    found = collection.search(queries, self._index, MOST)
+    # Always as many are looked for, so that one program serves every k.
+    found = collection.search(queries, self._index, k, least=MOST)
     return [
         {
             "number": number, "name": files.printable(name), "score": score,
             "caption": files.printable(self._said(number)),
         }
         for number, name, score in zip(
-            found.indices[0][:k], found.names[0], found.scores[0], strict=False
+            found.indices[0], found.names[0], found.scores[0], strict=True
         )
     ]
 

@@ -1,6 +1,7 @@
 """What the layouts of the source folder have in common."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 
@@ -61,4 +62,8 @@ class Rows(Protocol):
 
   def digest(self) -> str:
     """Hashes what the table, or the names of the files, say."""
+    ...
+
+  def files(self) -> Iterator[str]:
+    """Paths of the table, the pictures and the captions, whatever is there."""
     ...

@@ -18,7 +18,7 @@ import collections
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from basic.sources import _columns, _storage
@@ -78,6 +78,11 @@ class KarpathyRows:
   def digest(self) -> str:
     """Hashes the images and captions of the split."""
     return hashlib.sha256(repr(self._images).encode()).hexdigest()
+
+  def files(self) -> Iterator[str]:
+    """The paths of the JSON file and of the pictures of the split."""
+    yield self.where
+    yield from map(self.place, range(len(self)))
 
   def _find_base(self, path: str) -> str:
     """The folder of the images; they may lie in it without theirs, train2014."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from basic import types
@@ -179,6 +179,14 @@ class TableRows:
 
   def digest(self) -> str:
     return self._table.digest()
+
+  def files(self) -> Iterator[str]:
+    yield self.where
+    for number in range(len(self)):
+      try:
+        yield self._path(self._table.row(number))
+      except types.Unreadable:
+        continue  # It names no file.
 
   def _choose(self, settings: _folder_rows.Settings) -> _columns.Columns:
     names = self._table.names

@@ -1,6 +1,7 @@
 """Pictures in folders: with text files beside them, in a folder a class, or alone."""
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,9 @@ class TextRows:
   def digest(self) -> str:
     return self._tree.digest()
 
+  def files(self) -> Iterator[str]:
+    return self._tree.files(with_text=True)
+
 
 class ClassRows:
   """Pictures in a folder for each class. See `Rows`."""
@@ -104,6 +108,9 @@ class ClassRows:
   def digest(self) -> str:
     return self._tree.digest()
 
+  def files(self) -> Iterator[str]:
+    return self._tree.files(with_text=False)
+
 
 class PictureRows:
   """Pictures at any depth, without captions and labels. See `Rows`."""
@@ -131,3 +138,6 @@ class PictureRows:
 
   def digest(self) -> str:
     return self._tree.digest()
+
+  def files(self) -> Iterator[str]:
+    return self._tree.files(with_text=False)

@@ -157,6 +157,20 @@ def fault(pattern: Pattern, wanted: Wanted) -> str:
   return ""
 
 
+def key(read: _tar_format.Read, size: int) -> str:
+  """The key of one sample, of which only the headers of a member are read.
+
+  Args:
+    read: (start, stop) -> bytes of the sample.
+    size: of the sample in bytes.
+
+  Returns:
+    The key; "" if the sample does not begin with a member.
+  """
+  first = next(_tar_format.members(read, size), None)
+  return split(first.name)[0] if isinstance(first, _tar_format.Member) else ""
+
+
 def contents(data: bytes) -> tuple[str, dict[str, bytes]]:
   """The members of one sample.
 

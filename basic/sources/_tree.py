@@ -112,6 +112,16 @@ class Tree:
       digest.update(b"\0".join([*names, b""]))
     return digest.hexdigest()
 
+  def files(self, *, with_text: bool) -> Iterator[str]:
+    """The whole paths of all pictures and, if asked, of the captions beside them."""
+    for start, names in self._parts():
+      for index, name in enumerate(names, start):
+        path = f"{self.root}/{os.fsdecode(name)}"
+        yield path
+        if with_text and self._beside[index]:
+          end = ".txt" if self._beside[index] == _TXT else ".json"
+          yield os.path.splitext(path)[0] + end
+
   def _parts(self) -> Iterator[tuple[int, list[bytes]]]:
     """(number of the first, names), for all names in parts."""
     for start in range(0, len(self), 1 << 16):

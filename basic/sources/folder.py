@@ -17,6 +17,7 @@ from basic.sources import (
   _layouts,
   _records,
   _stable,
+  _state,
   _storage,
 )
 
@@ -155,6 +156,10 @@ class _Folder:
           self._rows.digest(), _storage.fingerprint(there) if there else "",
       )
     return self._fingerprint
+
+  @property
+  def state(self) -> str:
+    return _state.state(self._rows.files())
 
   def __len__(self) -> int:
     return len(self._rows)

@@ -71,6 +71,10 @@ class _Labels:
       if hasattr(source, name):
         setattr(self, name, getattr(source, name))
 
+  @property
+  def state(self) -> str | None:
+    return getattr(self._source, "state", None)
+
   def __len__(self) -> int:
     return len(self._source)
 

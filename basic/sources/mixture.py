@@ -133,6 +133,11 @@ class _Mixture:
         "mixture", rows, sorted(self._fields), self._shuffle, self._window
     )
 
+  @property
+  def state(self) -> str | None:
+    states = [getattr(part, "state", None) for part in self._parts]
+    return _stable.fingerprint("mixture", states) if any(states) else None
+
   def __len__(self) -> int:
     return self._starts[-1]
 

@@ -1,9 +1,10 @@
 """Images and captions in Parquet files, with random access by row groups."""
 
+import itertools
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -16,6 +17,7 @@ from basic.sources import (
     _records,
     _row_groups,
     _stable,
+    _state,
     _storage,
 )
 
@@ -104,6 +106,7 @@ class _Parquet:
       raise ValueError(f"{_several(self._files)} no rows.")
     self._columns, names = _choose(found[0].schema, self._files[0], settings)
     _check_schemas(self._files, found, self._columns)
+    self._paths = _paths(found[0].schema, self._columns.image)
     self._labels = _columns.Labels(self._files[0], names)
     self.classes = self._labels.names
     self._labels.check_captions(self._columns.text, "columns", found[0].schema.names)
@@ -143,6 +146,10 @@ class _Parquet:
         *self._columns.hashed, self.classes, len(self), self._content,
     )
 
+  @property
+  def state(self) -> str:
+    return _state.state(itertools.chain(self._files, self._named()))
+
   def __len__(self) -> int:
     return int(self._places.starts[-1])
 
@@ -180,9 +187,28 @@ class _Parquet:
       found = found.get("bytes") or found.get("path")
     if not isinstance(found, str):
       return found
+    return _image_files.content(self._path(found, file))
+
+  def _path(self, found: str, file: int) -> str:
+    """The path of an image that a row of a file names."""
     base = self._settings["folder"] or os.path.dirname(self._files[file])
-    path = found if _storage.is_remote(found) else os.path.join(base, found)
-    return _image_files.content(path)
+    return found if _storage.is_remote(found) else os.path.join(base, found)
+
+  def _named(self) -> Iterator[str]:
+    """The paths of all images that rows name."""
+    if self._paths is None:
+      return
+    groups = _row_groups.RowGroups(self._files, [self._paths], 1)
+    places = zip(self._places.files, self._places.groups, strict=True)
+    for file, group in places:
+      try:
+        column = groups.table(int(file), int(group)).column(0).to_pylist()
+      except (types.Unreadable, UnicodeDecodeError):
+        continue  # Its rows cannot be read either.
+      for found in column:
+        named = found.get("path") if isinstance(found, dict) else found
+        if isinstance(named, str):
+          yield self._path(named, int(file))
 
   def _say(self) -> None:
     _log.info("%s: %d rows in %s", self._files[0], len(self), self.found)
@@ -219,6 +245,14 @@ def _choose(
   if names is None and columns.label is not None:
     names = features.get(columns.label, {}).get("names")
   return columns, tuple(names or ())
+
+
+def _paths(schema: pyarrow.Schema, image: str) -> str | None:
+  """The column, or the part of it, with paths of images; None if there is none."""
+  kind = schema.field(image).type
+  if _kind(kind) == "struct":
+    return f"{image}.path" if kind.get_field_index("path") >= 0 else None
+  return image if _kind(kind) == "text" else None
 
 
 def _features(schema: pyarrow.Schema, path: str) -> dict[str, dict[str, Any]]:

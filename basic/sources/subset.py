@@ -93,6 +93,10 @@ class _Subset:
         "subset", getattr(self._source, "fingerprint", None), self._report["digest"]
     )
 
+  @property
+  def state(self) -> str | None:
+    return getattr(self._source, "state", None)
+
   def where(self, index: int) -> str:
     """Where the source has an example; "" if it does not say."""
     return damage.where(self._source, int(self._examples[index]))

@@ -263,9 +263,8 @@ class _Tar:
     """The shard and the key; the number in the shard where that is unreadable."""
     shard, inside = self._place(index)
     path = self._shards[shard].path
-    try:
-      key, _ = self._members(index)
-    except types.Unreadable:
+    key = self._key(index)
+    if not key:
       return f"{path} sample {inside}"
     shown = key if key.isprintable() and len(key) < 200 else f"{key!r:.200}"
     return f"{path} key {shown}"
@@ -276,11 +275,22 @@ class _Tar:
     return number, index - int(self._ends[number - 1]) if number else index
 
   def name(self, index: int) -> str:
-    """The shard and the key of a sample, which is read for it."""
+    """The key of a sample; its number where that cannot be read."""
+    return self._key(index) or str(index)
+
+  def _key(self, index: int) -> str:
+    """The key of a sample, from its first headers; "" if it cannot be read."""
+    number, inside = self._place(index)
+    path = self._shards[number].path
     try:
-      return self._members(index)[0]
-    except types.Unreadable:
-      return str(index)
+      row = self._row(number, inside)
+      start = int(row["start"])
+      key = _tar_samples.key(
+          lambda a, b: _storage.read(path, start + a, start + b), int(row["length"])
+      )
+    except OSError:
+      return ""
+    return key if _tar_samples.hashed(key) == row["key"] else ""
 
   def _members(self, index: int) -> tuple[str, dict[str, bytes]]:
     """(key of a sample, its contents by extension)."""

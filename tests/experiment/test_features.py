@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tiny
+from PIL import Image
 
 from basic import types
 from basic.data import stored_rows
@@ -139,6 +140,22 @@ def test_two_processes_do_not_compute_the_same(trained, tmp_path):
     features.features(trained, SOURCE, tmp_path, limit=4)
 
 
+def test_what_another_process_finished_before_the_lock_is_read(
+    trained, tmp_path, monkeypatch
+):
+  counted, hold = Counted(trained), lock.hold
+
+  def slower(folder):
+    monkeypatch.setattr(features.lock, "hold", hold)
+    features.features(trained, SOURCE, tmp_path, limit=4)  # The other process.
+    return hold(folder)
+
+  monkeypatch.setattr(features.lock, "hold", slower)
+  found = features.features(counted.towers, SOURCE, tmp_path, limit=4)
+  assert counted.calls == 0 and found.readable.all()
+  assert [path.name for path in tmp_path.iterdir()] == [found.folder.name]
+
+
 @pytest.mark.parametrize("changes, sentence", [
     (dict(limit=0), "limit is 0"), (dict(batch_size=0), "batch_size 0"),
 ])
@@ -166,3 +183,35 @@ def test_rows_of_another_shape_are_not_mixed_in(tmp_path):
     again.append({"a": np.zeros((2, 5), np.float32)})
   with pytest.raises(ValueError, match="2 of 4 rows"):
     again.finish({})
+
+
+def captioned(folder, count):
+  """A folder of pictures, each with a text file beside it."""
+  folder.mkdir()
+  rng = np.random.default_rng(0)
+  for n in range(count):
+    pixels = rng.integers(0, 256, (24, 24), np.uint8)
+    Image.fromarray(pixels).save(folder / f"{n:03}.png")
+    (folder / f"{n:03}.txt").write_text("a three" if n % 2 else "a seven")
+  return dict(name="folder", path=str(folder), channels=1)
+
+
+def test_edited_captions_and_pictures_are_embedded_again(trained, tmp_path):
+  source = captioned(tmp_path / "data", 200)
+
+  def embedded():
+    return features.features(trained, source, tmp_path / "kept", batch_size=100)
+
+  first = embedded()
+  assert embedded().folder == first.folder
+  (tmp_path / "data/101.txt").write_text("a seven")  # As long as before.
+  second = embedded()
+  other = (tmp_path / "data/003.png").read_bytes()
+  (tmp_path / "data/150.png").write_bytes(other)
+  third = embedded()
+  changed = [
+      [np.flatnonzero((a.views[view] != b.views[view]).any(1)).tolist()
+       for view in ("image", "text")]
+      for a, b in ((first, second), (second, third))
+  ]
+  assert changed == [[[], [101]], [[150], []]]

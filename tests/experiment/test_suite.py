@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import tiny
+from PIL import Image
 
 from basic.experiment import evaluation, features, suite, tasks, towers
 from basic.recording import recorder
@@ -269,3 +270,25 @@ def test_metrics_that_cannot_be_resampled_have_no_interval(
   found = suite.measure(model, task(tmp_path), tmp_path)
   assert found["intervals"] == {}
   assert [found["metrics"][name] for name in ("/x", "/y", "/z")] == [None] * 3
+
+
+def test_a_folder_with_an_edited_file_is_measured_again(
+    tmp_path, model, monkeypatch
+):
+  for n in range(12):
+    (tmp_path / "data" / str(n % 10)).mkdir(parents=True, exist_ok=True)
+    Image.new("L", (24, 24), 20 * n).save(tmp_path / f"data/{n % 10}/{n}.png")
+  change = (
+      'name = "digits"\nsplit = "test"\nkind = "single"\ncanvas = 24',
+      f'name = "folder"\npath = "{tmp_path}/data"',
+  )
+
+  def measured():
+    return suite.measure(model, task(tmp_path, change), tmp_path)
+
+  first = measured()
+  seen = counted(monkeypatch)
+  assert measured() == first and seen == []
+  Image.new("L", (24, 24), 7).save(tmp_path / "data/3/3.png")
+  assert measured()["status"] == "done" and seen == ["single"]
+  assert measured()["status"] == "done" and seen == ["single"]

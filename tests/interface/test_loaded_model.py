@@ -224,3 +224,12 @@ def test_three_channels_are_found_for_a_tower_of_them(tmp_path, monkeypatch):
   found = basic.load(pathlib.Path(tmp_path))
   assert found._images.shape == (16, 16, 3)
   assert found.embed_images(np.zeros((9, 5), np.uint8)).shape == (1, 8)
+
+
+@pytest.mark.parametrize("least", [16, 60])
+def test_only_the_items_asked_for_are_named(least):
+  z, named = np.eye(70, dtype=np.float32), []
+  index = collection.Index(collection.unit(z), lambda n: named.append(n) or str(n))
+  found = collection.search(z[[5]] + 0.1 * z[[8]], index, 2, least=least)
+  assert found.indices == [[5, 8]] and found.names == [["5", "8"]]
+  assert named == [5, 8]

@@ -425,7 +425,7 @@ def hostile(kind):
     (hostile("link"), "neither a file nor a folder"),
     (hostile("above"), "outside its folder"), (hostile("absolute"), "outside"),
     (b"no archive", "damaged"), (hostile("link")[:40], "damaged"),
-])
+], ids=("link", "above", "absolute", "no archive", "cut"))
 def test_a_hostile_archive_is_refused(data, sentence):
   with pytest.raises(ValueError, match=sentence):
     _emoji_packages.read(PACKAGE, data, lambda path: True)

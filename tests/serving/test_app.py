@@ -1,5 +1,6 @@
 """The search page answers in JSON, whatever is sent to it, and guards itself."""
 
+import dataclasses
 import io
 import re
 import zlib
@@ -276,3 +277,17 @@ def test_a_model_without_words_says_so(client):
 def test_a_host_that_others_reach_is_warned_of(host, warned):
   assert bool(guards.open_to_others(host)) == warned
   assert ("no password" in guards.open_to_others(host)) == warned
+
+
+def test_only_the_pictures_asked_for_are_named(monkeypatch):
+  _, source, answers = pages.parts()
+  named = []
+  index = answers._index
+
+  def name(number):
+    named.append(number)
+    return source.name(number)
+
+  monkeypatch.setattr(answers, "_index", dataclasses.replace(index, name=name))
+  found = answers.words("a seven", 2)
+  assert named == [each["number"] for each in found] and len(named) == 2

@@ -349,3 +349,39 @@ def test_members_equal_those_of_tarfile(tmp_path):
     assert source.damage == {}
     for n, (image, text) in enumerate(read(source)):
       assert [image, text[0].encode()] == found[2 * n : 2 * n + 2]
+
+
+@pytest.mark.parametrize("form", [
+    tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT,
+])
+@pytest.mark.parametrize("folder", ["short", "träume" * 20])
+def test_a_name_is_read_from_headers_alone(tmp_path, monkeypatch, form, folder):
+  if form == tarfile.USTAR_FORMAT and len(folder) > 100:
+    folder = "d" * 60 + "/" + "e" * 60  # With a prefix.
+  members = [
+      member for n in range(3) for member in (
+          (f"{folder}/{n}.png", tar_shards.png(n) + bytes(100_000)),
+          (f"{folder}/{n}.txt", b"a caption"),
+      )
+  ]
+  source = tar(shards=shard(tmp_path, tar_shards.archive(members, form)))
+  whole = _storage.read
+  sizes = []
+
+  def counted(path, start=0, stop=None):
+    data = whole(path, start, stop)
+    sizes.append(len(data) if path.endswith(".tar") else 0)
+    return data
+
+  monkeypatch.setattr(_storage, "read", counted)
+  assert [source.name(n) for n in range(3)] == [f"{folder}/{n}" for n in range(3)]
+  assert source.where(1).endswith(f"key {folder}/1") or len(folder) > 100
+  assert 0 < sum(sizes) <= 4 * 4 * 512
+
+
+def test_a_shard_that_differs_from_its_index_names_no_sample(tmp_path):
+  path = shard(tmp_path, tar_shards.pairs(0, 1))
+  source = tar(shards=path)
+  shard(tmp_path, tar_shards.pairs(5, 6))
+  assert [source.name(n) for n in range(2)] == ["0", "1"]
+  assert source.where(1) == f"{path} sample 1"
