@@ -11,6 +11,7 @@ from PIL import Image
 import basic
 from basic import embed
 from basic.data import array_records, embedding_files
+from basic.experiment import schema
 from basic.sources import digits
 
 
@@ -150,3 +151,29 @@ def test_what_cannot_work_is_refused_before_anything_is_encoded(
   settings = dict(source=SOURCE, workdir=str(tiny.whole()), out="z.npz")
   with pytest.raises(ValueError, match=words):
     embed.embed(**{**settings, **changes})
+
+
+def secretive(*, url: str, api_key: str, options: dict[str, str]):
+  """Digits behind secrets."""
+  del url, api_key, options
+  return digits.digits(canvas=24, channels=1, split="test", length=4)
+
+
+def test_secrets_of_a_source_are_not_written(tmp_path, monkeypatch):
+  plugin = schema.plugin
+  monkeypatch.setattr(schema, "plugin", lambda folder, name: (
+      secretive if name == "secretive" else plugin(folder, name)))
+  source = dict(name="secretive", url="https://me:hidden1@host/x", api_key="hidden2",
+                options=dict(password="hidden3"))
+  out = tmp_path / "z.npz"
+  embed.embed(source=source, workdir=str(tiny.whole()), out=str(out))
+  with np.load(out) as found:
+    about = json.loads(str(found["about"][0]))
+  assert about["source"] == {
+      "name": "secretive", "url": "https://[redacted]@host/x",
+      "api_key": "[redacted]", "options": {"password": "[redacted]"},
+  }
+  kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+  assert any(path.name == "about.json" for path in kept)
+  for path in (out, *kept):
+    assert b"hidden" not in path.read_bytes(), path

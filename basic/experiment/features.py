@@ -22,7 +22,7 @@ from basic import files, types
 from basic.data import pipeline, stored_rows
 from basic.engine import exchange, shared_rows
 from basic.experiment import input_pipeline, schema, settings, towers
-from basic.recording import lock
+from basic.recording import lock, redact
 from basic.sharding import layout
 
 _VIEW, _FIELD, _READABLE = "view ", "field ", "readable"
@@ -230,7 +230,7 @@ def _write(path, data, trained, batch_size) -> None:
           kept = time.monotonic()
       counts = _added(counts, shared_rows.total(batches.unreadable))
   if first:
-    writer.finish({**data.facts, "unreadable": counts})
+    writer.finish({**redact.value("", dict(data.facts)), "unreadable": counts})
 
 
 def _arrays(trained, batch, mask) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from basic.data import embedding_files, examples
 from basic.experiment import features, input_pipeline, schema, towers
 from basic.interface import collection
 from basic.ops import normalize
+from basic.recording import redact
 
 Column = embedding_files.Column
 
@@ -110,7 +111,10 @@ def write(
   opened = schema.make("sources", source)
   table = columns(stored, opened)
   if is_npz:
-    about = json.dumps({"model": trained.origin, "source": dict(source)}, default=str)
+    # Through JSON, so that redaction sees nested settings of any type.
+    plain = json.loads(json.dumps(
+        {"model": trained.origin, "source": dict(source)}, default=str))
+    about = json.dumps(redact.value("", plain))
     table["about"] = Column.of(np.array([about], np.str_))
     embedding_files.write_npz(target, table)
   else:
