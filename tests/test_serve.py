@@ -56,7 +56,7 @@ def test_a_port_that_is_taken_is_noticed_before_anything_is_embedded(monkeypatch
 
 def test_what_is_not_installed_is_named(monkeypatch):
   monkeypatch.setitem(sys.modules, "uvicorn", None)
-  with pytest.raises(ImportError, match=r"pip install 'basic\[serve\]'"):
+  with pytest.raises(ImportError, match=r"pip install -e '.\[serve\]'"):
     serve.application(source=SOURCE, workdir=str(tiny.whole()))
 
 
