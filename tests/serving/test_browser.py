@@ -148,6 +148,7 @@ def test_a_blank_search_is_answered_in_words(browser, address):
   page.close()
 
 
+@pytest.mark.slow  # On a busy machine the browser's dialog may come too late.
 def test_a_picture_is_chosen_with_the_keyboard(page):
   _, source, _ = pages.parts()
   page.focus("#file")
