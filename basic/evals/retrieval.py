@@ -4,11 +4,11 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from basic import types
-from basic.ops import bootstrap, normalize, pair_ranks
+from basic.data import class_prompts
+from basic.ops import bootstrap, pair_ranks
 
 _FEW = 10  # images that share a caption, on average, before that is said
 _log = logging.getLogger(__name__)
@@ -85,6 +85,7 @@ def retrieval(
     https://arxiv.org/abs/2205.12522
 
   Example:
+    >>> import jax.numpy as jnp
     >>> def encode(batch):  # towers that see and read one number each
     ...   return types.Embedded({
     ...       view: types.Features(jnp.eye(4)[leaf.reshape(len(leaf))])
@@ -105,7 +106,8 @@ def retrieval(
       kept = np.asarray(mask, bool)
       tokens = _captions(batch, image, captions)[kept, :most_captions]
       spoken = _languages(batch, languages, captions)[kept, :most_captions]
-      images.append(_embed(encode, image, batch[image])[kept])
+      x = class_prompts.embed(encode, image, batch[image])
+      images.append(np.asarray(x)[kept])
       row, column = np.nonzero(tokens.any(axis=-1))
       found.append((tokens[row, column], spoken[row, column], seen + row))
       seen += len(tokens)
@@ -141,12 +143,6 @@ def _warn_of_equal(tokens):
     )
 
 
-def _embed(encode, field, rows):
-  """Unit embeddings of one view, in host memory."""
-  pooled = np.asarray(encode({field: rows}).views[field].pooled)
-  return np.asarray(normalize.unit(jnp.asarray(pooled)))
-
-
 def _embed_texts(encode, text, tokens, batch_size):
   """Unit embeddings of captions, in batches of one shape.
 
@@ -158,7 +154,8 @@ def _embed_texts(encode, text, tokens, batch_size):
   for start in range(0, len(tokens), batch_size):
     chunk = tokens[start : start + batch_size]
     padded = np.pad(chunk, ((0, batch_size - len(chunk)), (0, 0)))
-    embedded.append(_embed(encode, text, padded)[: len(chunk)])
+    y = class_prompts.embed(encode, text, padded)
+    embedded.append(np.asarray(y)[: len(chunk)])
   return np.concatenate(embedded)[inverse.reshape(-1)]
 
 

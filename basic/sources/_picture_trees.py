@@ -25,7 +25,28 @@ def _beside(folder: str) -> str:
   return f" Beside it is {tables[0]}: if that is its table, set table={tables[0]!r}."
 
 
-class TextRows:
+class _TreeRows:
+  """What all of them say of the pictures in `_tree`."""
+
+  _tree: _tree.Tree
+
+  def __len__(self) -> int:
+    return len(self._tree)
+
+  def place(self, index: int) -> str:
+    return self._tree.path(index)
+
+  def seen(self) -> str:
+    return f"{len(self)} pictures with names of the digest {self.digest()[:16]}"
+
+  def digest(self) -> str:
+    return self._tree.digest()
+
+  def files(self) -> Iterator[str]:
+    return self._tree.files(with_text=False)
+
+
+class TextRows(_TreeRows):
   """Pictures with a text file of the same name beside each. See `Rows`."""
 
   def __init__(self, settings: _folder_rows.Settings, tree: _tree.Tree):
@@ -40,29 +61,17 @@ class TextRows:
         f"without, {tree.lonely} text files without a picture"
     )
 
-  def __len__(self) -> int:
-    return len(self._tree)
-
   def example(self, index: int) -> tuple[str, dict[str, Any]]:
     try:
       return self._tree.path(index), self._tree.fields(index)
     except OSError as error:
       raise types.Unreadable("failed read", str(error)) from error
 
-  def place(self, index: int) -> str:
-    return self._tree.path(index)
-
-  def seen(self) -> str:
-    return f"{len(self)} pictures with names of the digest {self.digest()[:16]}"
-
-  def digest(self) -> str:
-    return self._tree.digest()
-
   def files(self) -> Iterator[str]:
     return self._tree.files(with_text=True)
 
 
-class ClassRows:
+class ClassRows(_TreeRows):
   """Pictures in a folder for each class. See `Rows`."""
 
   def __init__(self, settings: _folder_rows.Settings, tree: _tree.Tree):
@@ -90,29 +99,14 @@ class ClassRows:
         f"captions; {outside} pictures outside of them are left out"
     )
 
-  def __len__(self) -> int:
-    return len(self._tree)
-
   def example(self, index: int) -> tuple[str, dict[str, Any]]:
     label = self._labels[index]
     return self._tree.path(index), {
         "label": np.int32(label), "text": (self.classes[label],)
     }
 
-  def place(self, index: int) -> str:
-    return self._tree.path(index)
 
-  def seen(self) -> str:
-    return f"{len(self)} pictures with names of the digest {self.digest()[:16]}"
-
-  def digest(self) -> str:
-    return self._tree.digest()
-
-  def files(self) -> Iterator[str]:
-    return self._tree.files(with_text=False)
-
-
-class PictureRows:
+class PictureRows(_TreeRows):
   """Pictures at any depth, without captions and labels. See `Rows`."""
 
   def __init__(self, settings: _folder_rows.Settings, tree: _tree.Tree):
@@ -124,20 +118,5 @@ class PictureRows:
     self.left_out = 0
     self.found = "pictures alone"
 
-  def __len__(self) -> int:
-    return len(self._tree)
-
   def example(self, index: int) -> tuple[str, dict[str, Any]]:
     return self._tree.path(index), {}
-
-  def place(self, index: int) -> str:
-    return self._tree.path(index)
-
-  def seen(self) -> str:
-    return f"{len(self)} pictures with names of the digest {self.digest()[:16]}"
-
-  def digest(self) -> str:
-    return self._tree.digest()
-
-  def files(self) -> Iterator[str]:
-    return self._tree.files(with_text=False)

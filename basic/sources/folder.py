@@ -12,13 +12,13 @@ import numpy as np
 from basic import types
 from basic.data import damage
 from basic.sources import (
-  _folder_rows,
-  _image_files,
-  _layouts,
-  _records,
-  _stable,
-  _state,
-  _storage,
+    _folder_rows,
+    _image_files,
+    _layouts,
+    _records,
+    _stable,
+    _state,
+    _storage,
 )
 
 _LOOKED_AT = 1_000  # examples, when opening
